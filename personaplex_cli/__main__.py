@@ -1,0 +1,6 @@
+"""`python -m personaplex_cli` is the same program as `personaplex`."""
+
+from personaplex_cli.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What a program tells whoever watches it: frozen facts, no tensors, no terminal.
+
+Library code never prints. It hands these to a `Listener`; `screen/` draws them, `--json` writes them out.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence for the user, such as which device was picked and why."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What the program is doing now: downloading, loading, priming, live, ended."""
+
+    name: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Downloading:
+    """Bytes of the model that are here, of all that are needed."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds that one frame spent in each stage of the engine."""
+
+    encode: float
+    lm: float
+    decode: float
+
+    @property
+    def total(self) -> float:
+        return self.encode + self.lm + self.decode
+
+
+@dataclass(frozen=True)
+class Step:
+    """One frame of conversation: the agent's text piece (may be empty), both levels in dBFS, the engine's timings."""
+
+    index: int
+    text: str
+    heard: float
+    said: float
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Started:
+    """One recording is about to be played to the model: `frames` of 80 ms."""
+
+    source: str
+    frames: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One recording is answered; `files` are the paths written, `speed` how many times faster than real time."""
+
+    source: str
+    files: tuple[str, ...]
+    seconds: float
+    speed: float
+    text: str
+
+
+Event = Note | State | Downloading | Step | Started | Finished
+Listener = Callable[[Event], None]
+
+
+def as_json(event: Event) -> dict[str, Any]:
+    """The event as a JSON object: its kind in lower case under "event", then its fields."""
+    return {"event": type(event).__name__.lower(), **asdict(event)}

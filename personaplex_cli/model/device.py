@@ -1,0 +1,82 @@
+"""Where the model runs and in which precision: chosen once, with the reason said."""
+
+import re
+
+import torch
+
+from personaplex_cli.errors import DeviceError, UsageError
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def choose_device(name: str) -> tuple[torch.device, str]:
+    """The device for `auto`, `cuda`, `cuda:N`, `mps` or `cpu`, and a sentence that says which and why.
+
+    Raises UsageError for other names, DeviceError if the device is not there or this torch cannot use it.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return _cuda(0, "the first CUDA GPU")
+        if torch.backends.mps.is_available():
+            return torch.device("mps"), "Running on mps: this Mac's GPU (no CUDA here)."
+        return torch.device("cpu"), "Running on cpu: no GPU that PyTorch can use was found."
+    if match := re.fullmatch(r"cuda(?::(\d+))?", name):
+        return _cuda(int(match[1] or 0), "as asked")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise DeviceError("This machine has no GPU that PyTorch reaches by MPS.", "Use --device auto.")
+        return torch.device("mps"), "Running on mps, as asked."
+    if name == "cpu":
+        return torch.device("cpu"), "Running on cpu, as asked."
+    raise UsageError(f"There is no device {name!r}.", "Use auto, cuda, cuda:N, mps or cpu.")
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype for `auto`, `bf16`, `fp16` or `fp32`. Raises UsageError for others and for bf16 where there is none.
+
+    `auto` is the checkpoint's bf16, fp16 on GPUs before compute capability 8.0, and fp32 on the CPU.
+    """
+    has_bf16 = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16 if has_bf16 else torch.float16
+    if name not in PRECISIONS:
+        raise UsageError(f"There is no precision {name!r}.", f"Use auto, {', '.join(PRECISIONS)}.")
+    if name == "bf16" and not has_bf16:
+        raise UsageError(f"{torch.cuda.get_device_name(device)} cannot compute in bf16.", "Use --precision fp16.")
+    return PRECISIONS[name]
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    return next(name for name, each in PRECISIONS.items() if each == dtype)
+
+
+def _cuda(index: int, reason: str) -> tuple[torch.device, str]:
+    if not torch.cuda.is_available():
+        why = "this PyTorch is built without CUDA" if torch.version.cuda is None else "PyTorch sees no CUDA GPU"
+        raise DeviceError(
+            f"There is no CUDA device: {why}.",
+            "Check `nvidia-smi` and install a CUDA build of PyTorch, or use --device cpu.",
+        )
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise DeviceError(f"There is no cuda:{index}.", f"This machine has cuda:0 to cuda:{count - 1}.")
+    _check_architecture(index)
+    return torch.device("cuda", index), f"Running on cuda:{index} ({torch.cuda.get_device_name(index)}): {reason}."
+
+
+def _check_architecture(index: int) -> None:
+    """A GPU newer or older than the installed PyTorch fails later with 'no kernel image': say so now."""
+    built_for = torch.cuda.get_arch_list()
+    if torch.version.hip or not built_for:  # ROCm also calls its devices cuda, with architectures of other names
+        return
+    major, minor = torch.cuda.get_device_capability(index)
+    same_family = [arch for arch in built_for if re.fullmatch(rf"sm_{major}\d[af]?", arch)]
+    compiles = any(
+        arch.startswith("compute_") and int(arch[8:].rstrip("af")) <= major * 10 + minor for arch in built_for
+    )
+    if not same_family and not compiles:
+        raise DeviceError(
+            f"{torch.cuda.get_device_name(index)} (sm_{major}{minor}) is not among the GPUs that this PyTorch "
+            f"{torch.__version__} was built for ({', '.join(built_for)}).",
+            "Install a PyTorch build that lists it: see https://pytorch.org/get-started/locally/.",
+        )

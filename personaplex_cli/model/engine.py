@@ -1,0 +1,171 @@
+"""The engine: 80 ms of the user's voice in, 80 ms of the agent's voice and perhaps a piece of text out.
+
+    frame -> Mimi encode -> Talk.step -> Mimi decode -> reply
+
+One engine serves every program. `begin` may be called again at any time for a new conversation. All calls must come
+from one thread at a time; gradients are off whichever it is. Sound is numpy; no tensor leaves this room.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from moshi.models import MimiModel
+from sentencepiece import SentencePieceProcessor
+from torch import Tensor
+
+from personaplex_cli.errors import DeviceError
+from personaplex_cli.events import Listener, Note, Timings
+from personaplex_cli.library.weights import ModelFiles
+from personaplex_cli.model.checkpoint import load_lm, load_mimi, load_tokenizer
+from personaplex_cli.model.device import choose_device, choose_precision, precision_name
+from personaplex_cli.model.offload import LAYERS, offload_layers
+from personaplex_cli.model.prompting import SavedVoice, check_room, lay_out, load_saved_voice, system_text
+from personaplex_cli.model.sizes import sizes_of
+from personaplex_cli.model.talk import Talk
+from personaplex_cli.model.text import TextStream
+from personaplex_cli.prompt import Prompt
+from personaplex_cli.samples import FRAME, Samples, frame_at, frames_for
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The agent's answer to one frame: `pcm` [1920] float32 at 24 kHz, the text it adds (often empty), the timings."""
+
+    pcm: Samples
+    text: str
+    timings: Timings
+
+
+class Engine:
+    """A loaded model, ready for one conversation after another."""
+
+    def __init__(self, talk: Talk, mimi: MimiModel, tokenizer: SentencePieceProcessor) -> None:
+        self.device = talk.device
+        self.precision = precision_name(talk.lm.dtype)
+        self.talk = talk
+        self._mimi = mimi
+        self._tokenizer = tokenizer
+        self._text = TextStream(tokenizer)
+        self._clock = StageClock(self.device)
+        mimi.streaming_forever(1)
+
+    @torch.inference_mode()
+    def begin(self, prompt: Prompt) -> int:
+        """Start a conversation from nothing but the prompt; returns how many frames of context the prompt takes.
+
+        Raises ModelError for a voice file that does not fit, UsageError for a prompt longer than the context.
+        """
+        with out_of_memory_explained():
+            voice = self._voice(prompt.voice)
+            tokens = self._tokenizer.encode(system_text(prompt.text))
+            layout = lay_out(voice, tokens, self.talk.rows)
+            check_room(layout, self.talk.context)
+            self._mimi.reset_streaming()
+            self._text = TextStream(self._tokenizer)
+            self.talk.begin(layout, prompt.sampling, prompt.seed)
+        return layout.positions
+
+    @torch.inference_mode()
+    def step(self, frame: Samples) -> Reply:
+        """Hear one frame [1920] float32 at 24 kHz and answer it. One wait for the device, at the end."""
+        clock = self._clock
+        clock.start()
+        codes = self._encode(frame)
+        clock.lap()
+        text, agent = self.talk.step(codes)
+        clock.lap()
+        sound = self._mimi.decode(agent.view(1, -1, 1))[0, 0]
+        clock.lap()
+        # Sound and text token travel together, so that the device is asked once.
+        answer = torch.cat([sound, text[None].to(sound.dtype)]).cpu().numpy()
+        return Reply(answer[:FRAME], self._text.piece(int(answer[FRAME])), Timings(*clock.milliseconds()))
+
+    def _voice(self, voice: Path | Samples) -> Tensor | SavedVoice:
+        if isinstance(voice, Path):
+            return load_saved_voice(voice, self.talk.lm.dim, self.talk.rows)
+        self._mimi.reset_streaming()
+        return torch.stack([self._encode(frame_at(voice, i)) for i in range(frames_for(len(voice)))], dim=1).cpu()
+
+    def _encode(self, frame: Samples) -> Tensor:
+        """A frame [1920] -> its Mimi codes [8]."""
+        sound = torch.from_numpy(np.ascontiguousarray(frame, dtype=np.float32)).to(self.device)
+        codes: Tensor = self._mimi.encode(sound.view(1, 1, FRAME))
+        return codes[0, :, 0]
+
+
+class StageClock:
+    """Milliseconds between laps: by the device's own events on CUDA, where calls return before the work is done."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._marks: list[float | torch.cuda.Event] = []
+
+    def start(self) -> None:
+        self._marks.clear()
+        self.lap()
+
+    def lap(self) -> None:
+        if self._cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+
+    def milliseconds(self) -> Iterator[float]:
+        """Each stage's duration. On CUDA the last lap's work must be done."""
+        for earlier, later in zip(self._marks, self._marks[1:], strict=False):
+            if isinstance(earlier, torch.cuda.Event):
+                yield earlier.elapsed_time(later)
+            else:
+                yield 1000 * (later - earlier)
+
+
+def load_engine(files: ModelFiles, device: str, precision: str, cpu_offload: bool, listen: Listener) -> Engine:
+    """Load a model for `--device`, `--precision` and `--cpu-offload`, and say what was chosen.
+
+    Raises DeviceError, UsageError or ModelError, each with its remedy.
+    """
+    where, reason = choose_device(device)
+    dtype = choose_precision(precision, where)
+    listen(Note(reason))
+    offload = cpu_offload and where.type != "cpu"
+    if cpu_offload:
+        listen(Note(_OFFLOADED if offload else "CPU offload changes nothing here: the whole model is on the CPU."))
+    sizes = sizes_of(files.folder)
+    host = torch.device("cpu")
+    # Convolutions in TF32 flip Mimi's codes.
+    torch.backends.cudnn.allow_tf32 = False
+    with out_of_memory_explained():
+        tokenizer = load_tokenizer(files.tokenizer, sizes.lm["text_card"])
+        mimi = load_mimi(files.mimi, sizes.mimi, where)
+        lm = load_lm(
+            files.weights, sizes.lm, dtype, lambda name: host if offload and name.startswith(LAYERS) else where
+        )
+        if offload:
+            offload_layers(lm, where)
+        return Engine(Talk(lm), mimi, tokenizer)
+
+
+_OFFLOADED = "CPU offload: layers visit the GPU one at a time. Good for files, far too slow for talking."
+
+
+@contextmanager
+def out_of_memory_explained() -> Iterator[None]:
+    """Turn torch's ways of saying that memory ran out into a DeviceError."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise DeviceError("The memory of this device is too small for the model.", _SMALLER) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise DeviceError("This machine's memory is too small for the model.", _SMALLER) from error
+
+
+_SMALLER = "Close other programs that use it, try --precision bf16, or --cpu-offload for recorded files."

@@ -1,0 +1,34 @@
+"""The sound of the conversation: 24 kHz, mono, float32 in [-1, 1], cut into frames of 80 ms.
+
+These figures are the model's (Mimi's) and hold everywhere; anything else is converted at the edges.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+
+SAMPLE_RATE = 24_000
+FRAME = 1_920  # samples in one frame
+FRAME_SECONDS = FRAME / SAMPLE_RATE  # 0.08 s
+
+
+def frames_for(samples: int) -> int:
+    """How many frames hold this many samples, the last one perhaps not full."""
+    return -(-samples // FRAME)
+
+
+def frame_at(samples: Samples, index: int) -> Samples:
+    """Frame `index` of `samples` [n]: [FRAME] samples, with silence where the sound has ended."""
+    frame = np.zeros(FRAME, dtype=np.float32)
+    part = samples[index * FRAME : (index + 1) * FRAME]
+    frame[: len(part)] = part
+    return frame
+
+
+def level(samples: Samples) -> float:
+    """Loudness of some samples in dBFS (root mean square): 0 for a full-scale square wave, -100 for silence."""
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
+    return max(-100.0, 10.0 * math.log10(power)) if power > 0 else -100.0

@@ -1,0 +1,35 @@
+"""Every test runs in its own user folders; `--golden-dir` chooses the golden tokens to check against."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden-dir",
+        type=Path,
+        default=HERE / "data" / "golden",
+        help="folder of golden-*.json files (and golden-*.voice.pt) that the engine must reproduce",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "golden_path" in metafunc.fixturenames:
+        paths = sorted(metafunc.config.getoption("--golden-dir").glob("golden-*.json"))
+        assert paths, "no golden-*.json in the golden folder"
+        metafunc.parametrize("golden_path", paths, ids=lambda path: path.stem)
+
+
+@pytest.fixture(autouse=True)
+def user_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Settings, caches and tokens of whoever runs the tests are out of reach."""
+    for name in list(os.environ):
+        if name.startswith(("PERSONAPLEX_", "HF_", "DEFAULT_")) or name == "CPU_OFFLOAD":
+            monkeypatch.delenv(name)
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "user" / name.lower()))
+    return tmp_path / "user"
