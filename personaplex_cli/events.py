@@ -17,7 +17,7 @@ class Note:
 
 @dataclass(frozen=True)
 class State:
-    """What the program is doing now: downloading, loading, priming, live, ended."""
+    """What the program is doing now: downloading, loading, warming up, priming, live, reconnecting or ended."""
 
     name: str
     detail: str = ""
@@ -56,6 +56,39 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Began:
+    """A conversation begins: who is there, on what, and how many frames of the model's context are taken already."""
+
+    persona: str
+    voice: str
+    model: str
+    device: str
+    precision: str
+    seed: int
+    prompt_frames: int
+    context: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds that sound spends around the engine, now: in the card, in our queues, in the playback cushion."""
+
+    device_in: float
+    queue: float
+    cushion: float
+    device_out: float
+
+
+@dataclass(frozen=True)
+class Glitch:
+    """Something was lost or filled in: `kind` is underrun, overflow, dropped, shed or reopened; `total` counts it."""
+
+    kind: str
+    total: int
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Started:
     """One recording is about to be played to the model: `frames` of 80 ms."""
 
@@ -74,7 +107,7 @@ class Finished:
     text: str
 
 
-Event = Note | State | Downloading | Step | Started | Finished
+Event = Note | State | Downloading | Began | Step | Latency | Glitch | Started | Finished
 Listener = Callable[[Event], None]
 
 

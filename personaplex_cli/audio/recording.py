@@ -1,0 +1,154 @@
+"""Recorded sound: any file in, 24 kHz mono inside, wav out. And a recording as the `Audio` of a conversation.
+
+sphn decodes, soxr resamples, pyloudnorm measures loudness; what is ours is to refuse what would go wrong silently.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyloudnorm
+import soxr
+import sphn
+
+from personaplex_cli.errors import AudioError, UsageError
+from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, frame_at, frames_for
+
+STDIN = "-"
+VOICE_LOUDNESS = -24.0  # LUFS; the voices that the model was trained on
+VOICE_PEAK = 0.99
+SHORTEST_VOICE = 0.4  # seconds; loudness is not defined below
+# Programs that write wav into a pipe do not know its length and put the largest number in the header.
+ENDLESS = 2**29  # samples
+
+
+class RecordedAudio:
+    """A recording [n] as the user's side of a conversation; the agent's side is kept in `answer`.
+
+    `tail` seconds of silence are listened to after the recording, so that a late answer is not cut.
+    """
+
+    def __init__(self, recording: Samples, tail: float = 0.0) -> None:
+        self.heard = np.concatenate([recording, np.zeros(round(tail * SAMPLE_RATE), dtype=np.float32)])
+        self._said: list[Samples] = []
+
+    def __len__(self) -> int:
+        """How many frames the conversation has."""
+        return frames_for(len(self.heard))
+
+    def frames(self) -> Iterator[Samples]:
+        return (frame_at(self.heard, index) for index in range(len(self)))
+
+    def play(self, pcm: Samples) -> None:
+        self._said.append(pcm)
+
+    @property
+    def answer(self) -> Samples:
+        """What the agent has said so far: as long as what it heard, the rest of the last frame cut off."""
+        return np.concatenate([np.empty(0, dtype=np.float32), *self._said])[: len(self.heard)]
+
+
+def read_recording(path: Path) -> Samples:
+    """A sound file of any rate and any number of channels -> [n] float32 at 24 kHz, channels mixed.
+
+    Raises UsageError if there is no such file, AudioError if it is no sound, empty or cut short.
+    """
+    if not path.exists():
+        raise UsageError(f"There is no file {path}.", "Check the path.")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder.", "Name the recordings in it.")
+    try:
+        start = _first_bytes(path)
+        sound, rate = sphn.read_opus(str(path)) if b"OpusHead" in start else sphn.read(str(path))
+        promised = sphn.durations([str(path)])[0]
+    except BaseException as error:  # sphn's decoders may panic, which is no Exception
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise AudioError(f"{path} is not a sound file that can be read.", _FORMATS) from error
+    _refuse_damage(path, sound, rate, promised)
+    mono = sound.mean(axis=0, dtype=np.float32)
+    return np.asarray(soxr.resample(mono, rate, SAMPLE_RATE), dtype=np.float32)
+
+
+def read_voice_sample(path: Path) -> Samples:
+    """A sample of somebody's speech, as the model wants voices: 24 kHz mono at -24 LUFS, peaks at most 0.99.
+
+    Raises AudioError if it is shorter than 0.4 s or silent, and what `read_recording` raises.
+    """
+    sample = read_recording(path)
+    if len(sample) < SHORTEST_VOICE * SAMPLE_RATE:
+        raise AudioError(f"The voice sample {path} is shorter than {SHORTEST_VOICE} s.", "10 to 20 s are best.")
+    loudness = pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(sample)
+    if not np.isfinite(loudness):
+        raise AudioError(f"The voice sample {path} is silent.", "Record 10 to 20 s of clear speech.")
+    gain = min(10 ** ((VOICE_LOUDNESS - loudness) / 20), VOICE_PEAK / float(np.abs(sample).max()))
+    return (sample * gain).astype(np.float32)
+
+
+@contextmanager
+def standard_input() -> Iterator[Path]:
+    """What arrives on stdin, as a file for as long as the block runs. Raises UsageError if stdin is a keyboard."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("There is no sound on standard input.", "Pipe a wav into it, or name a file.")
+    with tempfile.TemporaryDirectory(prefix="personaplex-") as folder:
+        path = Path(folder) / "stdin"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when the block ends well: written beside, then renamed.
+
+    Raises AudioError if it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            yield file
+        os.replace(partial, path)
+    except OSError as error:
+        raise AudioError(f"{path} cannot be written ({error.strerror}).", "Choose another place with -o.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_wav(file: IO[bytes], *channels: Samples) -> None:
+    """16-bit wav at 24 kHz from channels [n] of equal length; samples beyond full scale are clipped."""
+    scaled = np.clip(np.stack(channels, axis=1), -1.0, 1.0) * 32767.0
+    with wave.open(file, "wb") as out:
+        out.setnchannels(len(channels))
+        out.setsampwidth(2)
+        out.setframerate(SAMPLE_RATE)
+        out.writeframes(np.round(scaled).astype("<i2").tobytes())
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
+
+
+def _refuse_damage(path: Path, sound: Samples, rate: int, promised: float | None) -> None:
+    """Decoders return what they could read; compare it with what the header says, and look at the numbers."""
+    samples = sound.shape[1]
+    if samples == 0:
+        raise AudioError(f"{path} holds no sound.", "Record it again.")
+    if promised is not None and promised * rate < ENDLESS and samples < promised * rate - FRAME:
+        raise AudioError(
+            f"{path} is cut short: it should last {promised:.1f} s and ends after {samples / rate:.1f} s.",
+            "Copy it again, or keep what is there with `sox FILE whole.wav`.",
+        )
+    if not np.isfinite(sound).all():
+        raise AudioError(f"{path} holds values that are not numbers.", "Export it again.")
+
+
+_FORMATS = "Use wav, flac, mp3, ogg, opus, aac, aiff or caf; convert others, for example with ffmpeg."

@@ -1,0 +1,240 @@
+"""The command line: it parses, calls the program behind each command, and turns errors into words and exit codes.
+
+No logic lives here, and nothing slow is imported before a command needs it.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from personaplex_cli import __version__
+from personaplex_cli.errors import PersonaplexError, UsageError
+from personaplex_cli.events import Event, Listener, as_json
+from personaplex_cli.library.catalog import DEFAULT_PERSONA, DEFAULT_VOICE, find_persona
+from personaplex_cli.library.catalog import personas as all_personas
+from personaplex_cli.library.catalog import voices as all_voices
+from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file, variable
+from personaplex_cli.library.weights import DEFAULT_MODEL
+from personaplex_cli.prompt import Sampling
+from personaplex_cli.screen.progress import ProgressScreen
+from personaplex_cli.screen.tables import show_table
+
+if TYPE_CHECKING:
+    from personaplex_cli.startup import Machine
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="personaplex",
+    help="Talk with NVIDIA's PersonaPlex-7B, a model that listens and speaks at the same time.",
+    epilog="Exit codes: 0 ok, 1 bug, 2 usage, 3 model, 4 audio, 5 GPU or memory, 6 network, 130 Ctrl-C.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+personas_app = typer.Typer(help="The personas there are.", invoke_without_command=True)
+app.add_typer(personas_app, name="personas")
+
+
+def option(name: str, *flags: str, group: str | None = None, **more: Any) -> Any:
+    """A Typer option that may also be set by its environment variables (see `library/settings.py`)."""
+    flags = flags or (f"--{name.replace('_', '-')}",)
+    return typer.Option(*flags, envvar=variable(name), rich_help_panel=group, show_envvar=False, **more)
+
+
+SAMPLING = "Sampling"
+MACHINE = "Machine"
+
+Model = Annotated[str, option("model", group=MACHINE, help="demo, a folder, or a Hugging Face ORG/REPO.")]
+Revision = Annotated[
+    str | None, option("revision", group=MACHINE, help="Branch, tag or commit of the repository.", show_default="main")
+]
+Device = Annotated[str, option("device", group=MACHINE, help="auto, cuda, cuda:N, mps or cpu.")]
+Precision = Annotated[str, option("precision", group=MACHINE, help="auto, bf16, fp16 or fp32.")]
+Offload = Annotated[
+    bool,
+    option(
+        "cpu_offload",
+        "--cpu-offload/--no-cpu-offload",
+        group=MACHINE,
+        help="Keep the layers in main memory: for files on small GPUs, too slow for talking.",
+    ),
+]
+VoiceName = Annotated[
+    str | None,
+    option("voice", help="A name from `personaplex voices`, or a sample of speech.", show_default="the persona's"),
+]
+PersonaName = Annotated[str, option("persona", help="A name from `personaplex personas`.")]
+PromptText = Annotated[
+    str | None, option("prompt", help="Text that replaces the persona's; @FILE reads it.", show_default="the persona's")
+]
+Seed = Annotated[
+    int | None, option("seed", group=SAMPLING, help="Makes the answer repeatable.", show_default="random")
+]
+Greedy = Annotated[bool, option("greedy", "--greedy", group=SAMPLING, help="Always take the likeliest token.")]
+AudioTemperature = Annotated[float, option("audio_temperature", group=SAMPLING, help="0 to 5.")]
+AudioTopK = Annotated[int, option("audio_top_k", group=SAMPLING, help="1 to 2048.")]
+TextTemperature = Annotated[float, option("text_temperature", group=SAMPLING, help="0 to 5.")]
+TextTopK = Annotated[int, option("text_top_k", group=SAMPLING, help="1 to 2048.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+
+DEFAULTS = Sampling()
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        print(f"personaplex {__version__}")
+        raise typer.Exit
+    load_dotenv_file()
+    context.default_map = default_map(config_path(), _settable(context.command))
+
+
+@app.command()
+def run(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Recordings; - reads a wav from stdin.")],
+    out: Annotated[
+        str | None,
+        typer.Option("-o", "--out", help="A wav, a folder, or - for stdout.", show_default="INPUT.answer.wav"),
+    ] = None,
+    voice: VoiceName = None,
+    persona: PersonaName = DEFAULT_PERSONA,
+    prompt: PromptText = None,
+    stereo: Annotated[bool, typer.Option("--stereo", help="Write you on the left, the agent on the right.")] = False,
+    transcript: Annotated[bool, typer.Option(help="Write the words with their times beside the wav (.json).")] = True,
+    srt: Annotated[bool, typer.Option("--srt", help="Write subtitles beside the wav (.srt).")] = False,
+    tail: Annotated[float, option("tail", help="Seconds of silence to listen to after the recording.")] = 0.0,
+    as_json_lines: Annotated[bool, typer.Option("--json", help="One JSON line per event on stdout.")] = False,
+    model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    cpu_offload: Offload = False,
+    seed: Seed = None,
+    greedy: Greedy = False,
+    audio_temperature: AudioTemperature = DEFAULTS.audio_temperature,
+    audio_top_k: AudioTopK = DEFAULTS.audio_top_k,
+    text_temperature: TextTemperature = DEFAULTS.text_temperature,
+    text_top_k: TextTopK = DEFAULTS.text_top_k,
+) -> None:
+    """Answer recorded speech: the same conversation as live, frame by frame, with files."""
+    from personaplex_cli import run as program
+    from personaplex_cli.startup import Machine, choose_character, describe, start_engine
+
+    if as_json_lines and out == program.STDOUT:
+        raise UsageError("Standard output cannot carry both sound and JSON.", "Give -o FILE, or leave --json.")
+    sampling = Sampling(audio_temperature, audio_top_k, text_temperature, text_top_k, greedy)
+    character = choose_character(persona, prompt, voice, sampling, seed)
+    keeping = program.Keeping(stereo, transcript, srt, tail)
+    jobs = program.plan(inputs, out)
+    program.check(jobs)
+    machine = Machine(model, revision, device, precision, cpu_offload)
+    with ProgressScreen(_stderr()) as screen:
+        listen: Listener = _write_json_line if as_json_lines else screen.show
+        engine, files = start_engine(machine, listen)
+        listen(character.note())
+        settings = describe(machine, character, engine, files)
+        program.answer(engine, character.prompt(files), jobs, keeping, settings, listen)
+
+
+@app.command()
+def download(model: Model = DEFAULT_MODEL, revision: Revision = None) -> None:
+    """Fetch the model once; everything else then works without a network."""
+    from personaplex_cli.startup import find_files
+
+    with ProgressScreen(_stderr()) as screen:
+        files = find_files(model, revision, screen.show)
+    print(files.folder)
+
+
+@app.command()
+def voices(as_json: AsJson = False) -> None:
+    """The voices there are."""
+    listed = [(voice.name, voice.description, str(voice.path or voice.source)) for voice in all_voices()]
+    _show(["name", "description", "source"], listed, as_json)
+
+
+@personas_app.callback()
+def personas(context: typer.Context, as_json: AsJson = False) -> None:
+    if context.invoked_subcommand is None:
+        listed = [(persona.name, persona.description, persona.voice) for persona in all_personas()]
+        _show(["name", "description", "voice"], listed, as_json)
+
+
+@personas_app.command("show")
+def show_persona(name: Annotated[str, typer.Argument(help="A name from `personaplex personas`.")]) -> None:
+    """One persona: its voice and its whole prompt."""
+    persona = find_persona(name)
+    print(f"{persona.name}: {persona.description}\nvoice: {persona.voice}\nfile: {persona.path}\n\n{persona.prompt}")
+
+
+def main() -> None:
+    """The program `personaplex`."""
+    sys.exit(program(sys.argv[1:]))
+
+
+def program(arguments: Sequence[str]) -> int:
+    """Run a command line; returns the exit code. Every error ends here, as words on stderr."""
+    debug = "--debug" in arguments
+    try:
+        result = app(args=list(arguments), prog_name="personaplex", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except PersonaplexError as error:
+        _complain(str(error), error.hint, debug)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("Stopped. What was finished is kept.", "", debug=False)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # Typer's own: a wrong option or argument
+            error.show(sys.stderr)
+            return int(error.exit_code)
+        _complain(f"This is a bug: {type(error).__name__}: {error}", "See it whole with `personaplex --debug`.", debug)
+        return PersonaplexError.exit_code
+
+
+def _complain(what: str, hint: str, debug: bool) -> None:
+    console = _stderr()
+    if debug:
+        console.print_exception()
+    console.print(f"[bold red]{escape(what)}[/]", highlight=False, soft_wrap=True)
+    if hint:
+        console.print(escape(hint), highlight=False, soft_wrap=True)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
+def _write_json_line(event: Event) -> None:
+    print(json.dumps(as_json(event), ensure_ascii=False), flush=True)
+
+
+def _show(titles: Sequence[str], rows: Sequence[Sequence[str]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([dict(zip(titles, row, strict=True)) for row in rows], ensure_ascii=False, indent=1))
+    else:
+        show_table(Console(), titles, rows)
+
+
+def _settable(group: Any) -> dict[str, set[str]]:
+    """The options of each command that config.toml may set: those that an environment variable may set too."""
+    return {
+        name: {each.name for each in command.params if getattr(each, "envvar", None)}
+        for name, command in group.commands.items()
+    }

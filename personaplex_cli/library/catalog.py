@@ -1,0 +1,159 @@
+"""The voices and personas there are: those shipped, and the user's own, which win by name.
+
+Each is a small TOML file named after itself; a sound file or `.pt` file in the user's `voices` folder is a voice as it
+is. A file is only read when its name is asked for, so that one spoiled file spoils no other name.
+This module does not know what a voice sounds like: it opens neither sound nor `.pt` files, nor the model.
+"""
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from unicodedata import normalize
+
+from personaplex_cli.errors import UsageError, unknown_name
+from personaplex_cli.library.settings import config_folder, read_toml
+
+DEFAULT_VOICE = "NATF2"
+DEFAULT_PERSONA = "teacher"
+
+PACKAGE = Path(__file__).parents[1]
+VOICE_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".pt")
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How the agent sounds: either `file` in the model's voices archive, or a local sample or `.pt` file (`path`)."""
+
+    name: str
+    description: str = ""
+    source: str = ""
+    licence: str = ""
+    file: str = ""
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Persona:
+    """Who the agent is: the prompt (may be empty) and the voice that goes with it; `path` is where that is written."""
+
+    name: str
+    prompt: str
+    voice: str
+    description: str
+    path: Path
+
+
+def voices() -> list[Voice]:
+    """All voices, by name. Raises UsageError for the first file that is spoiled: a list would hide it."""
+    return [_read_voice(path) for path in _sorted(_voice_files())]
+
+
+def personas() -> list[Persona]:
+    """All personas, by name. Raises UsageError for the first file that is spoiled: a list would hide it."""
+    return [_read_persona(path) for path in _sorted(_persona_files())]
+
+
+def find_voice(name_or_path: str) -> Voice:
+    """The voice of that name, or a voice made of the file at that path.
+
+    A path has a separator or the suffix of a voice; `NATF2.pt` also finds NATF2 if there is no such file here.
+    Raises UsageError for an unknown name, a path where no file is, and a spoiled TOML file.
+    """
+    path = Path(os.path.expanduser(name_or_path))  # unlike Path.expanduser, silent about unknown users
+    has_separator = any(separator in name_or_path for separator in (os.sep, os.altsep) if separator)
+    has_suffix = path.suffix.lower() in VOICE_SUFFIXES
+    # os.path.isfile, unlike Path.is_file, is silent about names too long to exist.
+    if (has_separator or has_suffix) and os.path.isfile(path):
+        return Voice(name=path.stem, path=path)
+    files = _voice_files()
+    stem = path.stem if has_suffix else name_or_path
+    if not has_separator and _folded(stem) in files:
+        return _read_voice(files[_folded(stem)])
+    if has_separator or has_suffix:
+        raise UsageError(f"There is no file {name_or_path}.", "A voice is a name or the path of a sample of speech.")
+    raise unknown_name("voice", name_or_path, _names(files), "See `personaplex voices`.")
+
+
+def find_persona(name: str) -> Persona:
+    """The persona of that name. Raises UsageError for an unknown name and for a spoiled file."""
+    files = _persona_files()
+    if _folded(name) not in files:
+        raise unknown_name("persona", name, _names(files), "See `personaplex personas`.")
+    return _read_persona(files[_folded(name)])
+
+
+def _folded(name: str) -> str:
+    """What makes two names the same: case does not count, nor dash or underscore, nor how an accent is encoded."""
+    return normalize("NFC", name).casefold().replace("-", "_")
+
+
+def _voice_files() -> dict[str, Path]:
+    return _files("voices", (".toml", *VOICE_SUFFIXES))
+
+
+def _persona_files() -> dict[str, Path]:
+    return _files("personas", (".toml",))
+
+
+def _files(kind: str, suffixes: Collection[str]) -> dict[str, Path]:
+    """The file behind each folded name: the user's own folder goes first, and in a folder a TOML file does."""
+    files: dict[str, Path] = {}
+    for folder in (config_folder() / kind, _shipped(kind)):
+        try:
+            found = sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() != ".toml", path.name))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UsageError(f"{folder} cannot be read: {error.strerror}.") from error
+        for path in found:
+            if path.suffix.lower() in suffixes and not path.name.startswith("."):
+                files.setdefault(_folded(path.stem), path)
+    return files
+
+
+def _shipped(kind: str) -> Path:
+    """The folder inside the package, as in a wheel, otherwise beside it, as in a checkout."""
+    inside = PACKAGE / kind
+    return inside if inside.is_dir() else PACKAGE.parent / kind
+
+
+def _sorted(files: Mapping[str, Path]) -> list[Path]:
+    return [files[name] for name in sorted(files)]
+
+
+def _names(files: Mapping[str, Path]) -> list[str]:
+    return [path.stem for path in files.values()]
+
+
+def _read_voice(path: Path) -> Voice:
+    if path.suffix.lower() != ".toml":
+        return Voice(name=path.stem, path=path)
+    fields = _fields(path, required="file", optional=("description", "source", "licence"))
+    voice = Voice(path.stem, fields["description"], fields["source"], fields["licence"], fields["file"])
+    beside = path.parent / os.path.expanduser(voice.file)
+    if os.path.isfile(beside):
+        return replace(voice, file="", path=beside)
+    # What does not lie beside its TOML file can only come with the model, whose archive holds plain .pt names.
+    if voice.file != Path(voice.file).name or not voice.file.endswith(".pt"):
+        raise UsageError(f"{path}: there is no file {voice.file!r}.", f"Put it into {path.parent}, or correct `file`.")
+    return voice
+
+
+def _read_persona(path: Path) -> Persona:
+    fields = _fields(path, required="prompt", optional=("voice", "description"))
+    return Persona(path.stem, fields["prompt"], fields["voice"] or DEFAULT_VOICE, fields["description"], path)
+
+
+def _fields(path: Path, required: str, optional: Collection[str]) -> dict[str, str]:
+    """The texts in a TOML file, empty where left out. Raises UsageError for other keys, other values, one missing."""
+    known = (required, *optional)
+    table = read_toml(path)
+    for key, value in table.items():
+        if key not in known:
+            raise unknown_name("key", key, known, f"{path} may have: {', '.join(known)}.")
+        if not isinstance(value, str):
+            raise UsageError(f"{path}: {key} is not a text.", f'Write it in quotes: {key} = "..."')
+    if required not in table:
+        raise UsageError(f"{path} has no {required}.", f'Add a line: {required} = "..."')
+    return {key: table.get(key, "").strip() for key in known}

@@ -1,0 +1,119 @@
+"""From what the user chose to what is needed to talk: a loaded engine, a prompt. The same for every program.
+
+torch is imported here and not before: looking at help or lists must be quick.
+"""
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from personaplex_cli.audio.recording import read_voice_sample
+from personaplex_cli.errors import UsageError
+from personaplex_cli.events import Listener, Note, State
+from personaplex_cli.library import weights
+from personaplex_cli.library.catalog import Persona, Voice, find_persona, find_voice
+from personaplex_cli.library.weights import ModelFiles
+from personaplex_cli.prompt import Prompt, Sampling
+
+if TYPE_CHECKING:
+    from personaplex_cli.model.engine import Engine
+
+DEMO = "demo"  # the model that needs no download
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Which model runs where: the values of --model, --revision, --device, --precision and --cpu-offload."""
+
+    model: str
+    revision: str | None
+    device: str
+    precision: str
+    cpu_offload: bool
+
+
+@dataclass(frozen=True)
+class Character:
+    """Who speaks and how: what --persona, --prompt, --voice, --seed and the sampling options came to."""
+
+    persona: Persona
+    text: str
+    voice: Voice
+    sampling: Sampling
+    seed: int
+
+    def note(self) -> Note:
+        """What will make the talk, in a sentence."""
+        return Note(f"{self.persona.name} with the voice {self.voice.name}, seed {self.seed}.")
+
+    def prompt(self, files: ModelFiles) -> Prompt:
+        """The prompt for a model; reads the voice. Raises UsageError, ModelError or AudioError for the voice."""
+        path = self.voice.path or weights.voice_file(files, self.voice.file)
+        voice = path if path.suffix == ".pt" else read_voice_sample(path)
+        return Prompt(self.text, voice, self.sampling, self.seed)
+
+
+def choose_character(
+    persona: str, text: str | None, voice: str | None, sampling: Sampling, seed: int | None
+) -> Character:
+    """Look everything up. `text` replaces the persona's prompt; `@FILE` reads it from a file.
+
+    Without a voice the persona's own is taken, without a seed a fresh one. Raises UsageError for unknown names.
+    """
+    who = find_persona(persona)
+    return Character(
+        persona=who,
+        text=who.prompt if text is None else _text(text),
+        voice=find_voice(voice or who.voice),
+        sampling=sampling,
+        seed=secrets.randbelow(2**31) if seed is None else seed,
+    )
+
+
+def find_files(model: str, revision: str | None, listen: Listener) -> ModelFiles:
+    """The files of `demo`, a folder or a Hugging Face repository, downloaded if they are not here yet."""
+    if model == DEMO:
+        from personaplex_cli.model.demo import demo_files
+
+        return demo_files(listen)
+    folder = Path(model).expanduser()
+    if folder.is_dir() or model.startswith((".", "/", "~")):
+        return weights.open_folder(folder)
+    listen(State("downloading", model))
+    return weights.download(model, revision, listen)
+
+
+def start_engine(machine: Machine, listen: Listener) -> "tuple[Engine, ModelFiles]":
+    """Find the model and load it. Raises ModelError, NetworkError, DeviceError or UsageError."""
+    files = find_files(machine.model, machine.revision, listen)
+    listen(State("loading", files.name))
+    from personaplex_cli.model.engine import load_engine
+
+    return load_engine(files, machine.device, machine.precision, machine.cpu_offload, listen), files
+
+
+def _text(text: str) -> str:
+    if not text.startswith("@"):
+        return text
+    path = Path(text[1:]).expanduser()
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The prompt file {path} cannot be read.", "Give --prompt @FILE with a text file.") from error
+
+
+def describe(machine: Machine, character: Character, engine: "Engine", files: ModelFiles) -> dict[str, Any]:
+    """All settings of a conversation as plain values, enough to hold it again."""
+    return {
+        "model": machine.model,
+        "revision": files.revision,
+        "device": str(engine.device),
+        "precision": engine.precision,
+        "cpu_offload": machine.cpu_offload,
+        "persona": character.persona.name,
+        "prompt": character.text,
+        "voice": character.voice.name,
+        "seed": character.seed,
+        "sampling": vars(character.sampling).copy(),
+    }

@@ -1,0 +1,203 @@
+"""Settings: the order of their sources through a real Typer app, and what is wrong with a `config.toml`."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+from unittest import mock
+
+import pytest
+import typer
+from dotenv import dotenv_values
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from personaplex_cli.errors import UsageError
+from personaplex_cli.library import settings
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = {"run": ["voice", "seed", "cpu_offload"], "chat": ["voice", "mute"]}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory whose `.env` leaves no trace in the environment afterwards."""
+    monkeypatch.chdir(tmp_path)
+    with mock.patch.dict(os.environ):
+        yield tmp_path
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def app() -> typer.Typer:
+    """A program that takes its settings as the real one does, and prints them."""
+    program = typer.Typer()
+
+    @program.callback()
+    def start(ctx: typer.Context) -> None:
+        settings.load_dotenv_file()
+        ctx.default_map = settings.default_map(settings.config_path(), OPTIONS)
+
+    @program.command()
+    def run(
+        voice: Annotated[str, typer.Option(envvar=settings.variable("voice"))] = "default",
+        seed: Annotated[int, typer.Option(envvar=settings.variable("seed"))] = 0,
+        cpu_offload: Annotated[
+            bool, typer.Option("--cpu-offload/--no-cpu-offload", envvar=settings.variable("cpu_offload"))
+        ] = False,
+    ) -> None:
+        print(voice, seed, cpu_offload)
+
+    @program.command()
+    def chat(voice: str = "default", mute: bool = False) -> None:
+        print(voice, mute)
+
+    return program
+
+
+def outcome(*flags: str, environment: dict[str, str] | None = None) -> str:
+    with mock.patch.dict(os.environ, environment or {}):
+        result = CliRunner().invoke(app(), ["run", *flags])
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
+
+
+SOURCES = ("flag", "environment", ".env", "config.toml")
+
+
+@pytest.mark.parametrize("present", [kept for n in range(5) for kept in itertools.combinations(SOURCES, n)], ids=str)
+@pytest.mark.parametrize("variables", [(0, 0), (0, -1), (-1, 0), (-1, -1)], ids=["ours", "file", "shell", "both"])
+def test_the_strongest_source_present_wins(present: tuple[str, ...], variables: tuple[int, int], folder: Path) -> None:
+    """For a text, a number and a flag; in the shell, the file or both by the established names instead of ours."""
+    # Neighbouring sources disagree about the flag, and all about the rest.
+    values = {source: (source, str(n), n % 2 == 0) for n, source in enumerate(SOURCES, start=1)}
+    names = {
+        source: [settings.variable(option)[which] for option in OPTIONS["run"]]
+        for source, which in zip(("environment", ".env"), variables, strict=True)
+    }
+    flags: list[str] = []
+    environment: dict[str, str] = {}
+    for source in present:
+        voice, seed, offload = values[source]
+        word = str(offload).lower()
+        match source:
+            case "flag":
+                flags = ["--voice", voice, "--seed", seed, "--cpu-offload" if offload else "--no-cpu-offload"]
+            case "environment":
+                environment = dict(zip(names[source], (voice, seed, word), strict=True))
+            case ".env":
+                lines = zip(names[source], (voice, seed, word), strict=True)
+                write(folder / ".env", "".join(f"{name}={value}\n" for name, value in lines))
+            case _:
+                write(settings.config_path(), f'voice = "{voice}"\nseed = {seed}\ncpu-offload = {word}\n')
+    voice, seed, offload = values[present[0]] if present else ("default", "0", False)
+    assert outcome(*flags, environment=environment) == f"{voice} {seed} {offload}"
+
+
+def test_an_empty_variable_counts_as_unset(folder: Path) -> None:
+    write(folder / ".env", "PERSONAPLEX_VOICE=NATM1\nHF_HOME=\nHF_TOKEN\n")
+    assert outcome(environment={"PERSONAPLEX_VOICE": "", "PERSONAPLEX_SEED": ""}) == "NATM1 0 False"
+    settings.load_dotenv_file()
+    assert not {"HF_HOME", "HF_TOKEN"} & set(os.environ)
+
+
+def test_dotenv_is_found_upwards_and_a_byte_order_mark_is_no_part_of_a_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / ".env").write_bytes(b"\xef\xbb\xbfHF_TOKEN=secret\n")
+    (folder / "deep" / "below").mkdir(parents=True)
+    monkeypatch.chdir(folder / "deep" / "below")
+    settings.load_dotenv_file()
+    assert os.environ["HF_TOKEN"] == "secret"
+
+
+def test_a_dotenv_that_is_not_text_is_named(folder: Path) -> None:
+    (folder / ".env").write_bytes("HF_TOKEN=a".encode("utf-16"))
+    with pytest.raises(UsageError, match=r"\.env is not plain text") as caught:
+        settings.load_dotenv_file()
+    assert "UTF-8" in caught.value.hint
+
+
+def test_config_path_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.config_path() == settings.config_folder() / "config.toml"
+    monkeypatch.setenv("PERSONAPLEX_CONFIG", "~/mine.toml")
+    assert settings.config_path() == Path.home() / "mine.toml"
+    monkeypatch.setenv("PERSONAPLEX_CONFIG", "")
+    assert settings.config_path() == settings.config_folder() / "config.toml"
+
+
+def test_settings_reach_the_commands_that_have_them_and_a_table_wins(folder: Path) -> None:
+    path = write(folder / "config.toml", 'voice = "NATF0"\nseed = 7\n[chat]\nvoice = "NATM1"\nmute = true\n')
+    assert settings.default_map(path, OPTIONS) == {
+        "run": {"voice": "NATF0", "seed": "7"},
+        "chat": {"voice": "NATM1", "mute": True},
+    }
+
+
+def test_a_missing_file_sets_nothing(folder: Path) -> None:
+    assert settings.default_map(folder / "config.toml", OPTIONS) == {}
+
+
+def test_a_fraction_is_not_cut_to_a_whole_number() -> None:
+    write(settings.config_path(), "seed = 1.5")
+    assert CliRunner().invoke(app(), ["run"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("voise = 1", ["'voise'", "voice"]),
+        ("cpu-ofload = true", ["'cpu-ofload'", "cpu_offload"]),
+        ("[run]\nmute = true", ["'mute'", "[run]"]),
+        ("[chatt]\nmute = true", ["command", "'chatt'", "chat"]),
+        ("run = 1", ["run", "command", "[run]"]),
+        ("[[run]]\nseed = 1", ["run", "command", "[run]"]),
+        ("[run.inner]\nseed = 1", ["setting", "'inner'"]),
+        ("seed = [1]", ["seed", "single"]),
+        ("seed = 2026-01-01", ["seed", "single"]),
+        ("[run]\nseed = {a = 1}", ["seed", "single"]),
+        ("[seed]\na = 1", ["seed", "single"]),
+        ("cpu-offload = true\ncpu_offload = false", ["cpu_offload", "twice"]),
+        ("seed = 1\nvoice = \n", ["line 2"]),
+        ("seed = 1\nseed = 2\n", ["line 2"]),
+    ],
+)
+def test_errors_name_the_file_and_the_key(text: str, words: list[str], folder: Path) -> None:
+    path = write(folder / "config.toml", text)
+    with pytest.raises(UsageError) as caught:
+        settings.default_map(path, OPTIONS)
+    said = f"{caught.value} {caught.value.hint}"
+    assert all(word in said for word in [str(path), *words]), said
+
+
+def test_what_cannot_be_read_is_an_error(folder: Path) -> None:
+    (folder / "config.toml").mkdir()
+    with pytest.raises(UsageError, match=r"config\.toml cannot be read"):
+        settings.default_map(folder / "config.toml", OPTIONS)
+
+
+@given(contents=st.binary() | st.text(alphabet="=[]{}\"'\n runseedvoice1.-_").map(str.encode))
+def test_any_file_gives_settings_or_a_usage_error(tmp_path_factory: pytest.TempPathFactory, contents: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_bytes(contents)
+    try:
+        found = settings.default_map(path, OPTIONS)
+    except UsageError as error:
+        assert str(path) in f"{error} {error.hint}"
+    else:
+        assert all(set(values) <= set(OPTIONS[command]) for command, values in found.items())
+
+
+def test_the_example_changes_nothing_until_a_line_is_uncommented() -> None:
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    assert dotenv_values(ROOT / ".env.example") == {}
+    assignments = [line[2:].partition("=")[0] for line in example.splitlines() if line.startswith("# ") and "=" in line]
+    ours = [name.removeprefix("PERSONAPLEX_").lower() for name in assignments if name.startswith("PERSONAPLEX_")]
+    assert {"HF_TOKEN", "HF_HOME"} | {settings.variable(option)[0] for option in ours} == set(assignments)
+    assert all(settings.variable(option)[-1] in example for option in settings.ESTABLISHED)
