@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 from rich.markup import escape
 
@@ -30,8 +31,30 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
+
+class Commands(typer.core.TyperGroup):
+    """Typer would end the process by itself for these two; `program` has more to say."""
+
+    def invoke(self, context: Any) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+
+
+class Interrupted(Exception):
+    """The user pressed Ctrl-C."""
+
+
+class ReaderGone(Exception):
+    """Whoever read our output has seen enough."""
+
+
 app = typer.Typer(
     name="personaplex",
+    cls=Commands,
     help="Talk with NVIDIA's PersonaPlex-7B, a model that listens and speaks at the same time.",
     epilog="Exit codes: 0 ok, 1 bug, 2 usage, 3 model, 4 audio, 5 GPU or memory, 6 network, 130 Ctrl-C.",
     no_args_is_help=True,
@@ -74,9 +97,7 @@ PersonaName = Annotated[str, option("persona", help="A name from `personaplex pe
 PromptText = Annotated[
     str | None, option("prompt", help="Text that replaces the persona's; @FILE reads it.", show_default="the persona's")
 ]
-Seed = Annotated[
-    int | None, option("seed", group=SAMPLING, help="Makes the answer repeatable.", show_default="random")
-]
+Seed = Annotated[int | None, option("seed", group=SAMPLING, help="Makes the answer repeatable.", show_default="random")]
 Greedy = Annotated[bool, option("greedy", "--greedy", group=SAMPLING, help="Always take the likeliest token.")]
 AudioTemperature = Annotated[float, option("audio_temperature", group=SAMPLING, help="0 to 5.")]
 AudioTopK = Annotated[int, option("audio_top_k", group=SAMPLING, help="1 to 2048.")]
@@ -87,22 +108,27 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")
 DEFAULTS = Sampling()
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"personaplex {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
-    if version:
-        print(f"personaplex {__version__}")
-        raise typer.Exit
     load_dotenv_file()
     context.default_map = default_map(config_path(), _settable(context.command))
 
 
 @app.command()
 def run(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Recordings; - reads a wav from stdin.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Recordings; - reads a wav from stdin.")],
     out: Annotated[
         str | None,
         typer.Option("-o", "--out", help="A wav, a folder, or - for stdout.", show_default="INPUT.answer.wav"),
@@ -129,12 +155,13 @@ def run(
 ) -> None:
     """Answer recorded speech: the same conversation as live, frame by frame, with files."""
     from personaplex_cli import run as program
-    from personaplex_cli.startup import Machine, choose_character, describe, start_engine
+    from personaplex_cli.startup import Machine, choose_character, describe, fresh_seed, start_engine
 
     if as_json_lines and out == program.STDOUT:
         raise UsageError("Standard output cannot carry both sound and JSON.", "Give -o FILE, or leave --json.")
-    sampling = Sampling(audio_temperature, audio_top_k, text_temperature, text_top_k, greedy)
-    character = choose_character(persona, prompt, voice, sampling, seed)
+    seed = fresh_seed() if seed is None else seed
+    sampling = Sampling(audio_temperature, audio_top_k, text_temperature, text_top_k, greedy, seed)
+    character = choose_character(persona, prompt, voice, sampling)
     keeping = program.Keeping(stereo, transcript, srt, tail)
     jobs = program.plan(inputs, out)
     program.check(jobs)
@@ -193,11 +220,11 @@ def program(arguments: Sequence[str]) -> int:
     except PersonaplexError as error:
         _complain(str(error), error.hint, debug)
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (Interrupted, KeyboardInterrupt):
         _complain("Stopped. What was finished is kept.", "", debug=False)
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain again when it flushes at exit.
+    except (ReaderGone, BrokenPipeError):
+        # Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:

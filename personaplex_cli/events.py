@@ -107,7 +107,21 @@ class Finished:
     text: str
 
 
-Event = Note | State | Downloading | Began | Step | Latency | Glitch | Started | Finished
+@dataclass(frozen=True)
+class Muted:
+    """The microphone is muted (the agent hears silence), or on again."""
+
+    on: bool
+
+
+@dataclass(frozen=True)
+class Hushed:
+    """The agent was told to stop talking and waits for the user's voice, or speaks freely again."""
+
+    on: bool
+
+
+Event = Note | State | Downloading | Began | Step | Latency | Glitch | Started | Finished | Muted | Hushed
 Listener = Callable[[Event], None]
 
 

@@ -15,7 +15,8 @@ SEED_LIMIT = 2**63  # torch takes seeds of 63 bits
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. A temperature of 0 (or `greedy`) always takes the likeliest token.
+    """How tokens are chosen. A temperature of 0 (or `greedy`) always takes the likeliest token; the same `seed` makes
+    the same talk.
 
     The defaults are the reference's. Raises UsageError for values out of range.
     """
@@ -25,6 +26,7 @@ class Sampling:
     text_temperature: float = 0.7
     text_top_k: int = 25
     greedy: bool = False
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("audio_temperature", "text_temperature"):
@@ -35,6 +37,8 @@ class Sampling:
             value = getattr(self, name)
             if not 1 <= value <= 2048:
                 raise UsageError(f"The {name.replace('_', ' ')} is {value}.", "Give a whole number from 1 to 2048.")
+        if not 0 <= self.seed < SEED_LIMIT:
+            raise UsageError(f"The seed is {self.seed}.", f"Give a whole number from 0 to {SEED_LIMIT - 1}.")
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,9 @@ class Prompt:
     """Who speaks: `text` describes the persona (may be empty), `voice` is how it sounds.
 
     A voice is the path of a `.pt` file saved by the reference, or a sample of speech: [n] samples of 24 kHz mono,
-    already at the right loudness. `seed` makes the talk repeatable.
+    already at the right loudness.
     """
 
     text: str
     voice: Path | Samples
     sampling: Sampling = Sampling()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < SEED_LIMIT:
-            raise UsageError(f"The seed is {self.seed}.", f"Give a whole number from 0 to {SEED_LIMIT - 1}.")

@@ -33,6 +33,7 @@ from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE
 from personaplex_cli.transcript import Transcript
 
 STDOUT = "-"
+LONGEST_TAIL = 600  # seconds; more is a mistake
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Keeping:
     transcript: bool = True
     srt: bool = False
     tail: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tail <= LONGEST_TAIL:
+            raise UsageError(f"The tail is {self.tail} s.", f"Give a number of seconds from 0 to {LONGEST_TAIL}.")
 
 
 def plan(inputs: Sequence[str], out: str | None) -> list[Job]:
@@ -104,20 +109,21 @@ def answer(
             transcript.add(step.index, step.text)
             timings.append(step.timings)
             listen(step)
-        speed = len(audio) * FRAME_SECONDS / (time.perf_counter() - began)
-        report = {
+        speed = round(len(audio) * FRAME_SECONDS / (time.perf_counter() - began), 2)
+        seconds = round(len(audio.heard) / SAMPLE_RATE, 3)
+        report: dict[str, Any] = {
             "personaplex": __version__,
             "input": job.source,
             "output": STDOUT if job.target is None else str(job.target),
-            "seconds": round(len(audio.heard) / SAMPLE_RATE, 3),
+            "seconds": seconds,
             "settings": {**settings, **asdict(keeping)},
             "text": transcript.text,
             "words": [asdict(word) for word in transcript.words()],
-            "speed": round(speed, 2),
+            "speed": speed,
             "milliseconds": _percentiles(timings),
         }
         files = _write(job, audio, transcript, report, keeping)
-        listen(Finished(job.source, files, report["seconds"], report["speed"], transcript.text))
+        listen(Finished(job.source, files, seconds, speed, transcript.text))
 
 
 def _write(

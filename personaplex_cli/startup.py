@@ -35,31 +35,28 @@ class Machine:
 
 @dataclass(frozen=True)
 class Character:
-    """Who speaks and how: what --persona, --prompt, --voice, --seed and the sampling options came to."""
+    """Who speaks and how: what --persona, --prompt, --voice and the sampling options came to."""
 
     persona: Persona
     text: str
     voice: Voice
     sampling: Sampling
-    seed: int
 
     def note(self) -> Note:
         """What will make the talk, in a sentence."""
-        return Note(f"{self.persona.name} with the voice {self.voice.name}, seed {self.seed}.")
+        return Note(f"{self.persona.name} with the voice {self.voice.name}, seed {self.sampling.seed}.")
 
     def prompt(self, files: ModelFiles) -> Prompt:
         """The prompt for a model; reads the voice. Raises UsageError, ModelError or AudioError for the voice."""
         path = self.voice.path or weights.voice_file(files, self.voice.file)
         voice = path if path.suffix == ".pt" else read_voice_sample(path)
-        return Prompt(self.text, voice, self.sampling, self.seed)
+        return Prompt(self.text, voice, self.sampling)
 
 
-def choose_character(
-    persona: str, text: str | None, voice: str | None, sampling: Sampling, seed: int | None
-) -> Character:
+def choose_character(persona: str, text: str | None, voice: str | None, sampling: Sampling) -> Character:
     """Look everything up. `text` replaces the persona's prompt; `@FILE` reads it from a file.
 
-    Without a voice the persona's own is taken, without a seed a fresh one. Raises UsageError for unknown names.
+    Without a voice the persona's own is taken. Raises UsageError for unknown names.
     """
     who = find_persona(persona)
     return Character(
@@ -67,8 +64,12 @@ def choose_character(
         text=who.prompt if text is None else _text(text),
         voice=find_voice(voice or who.voice),
         sampling=sampling,
-        seed=secrets.randbelow(2**31) if seed is None else seed,
     )
+
+
+def fresh_seed() -> int:
+    """A seed for a talk that nobody asked to be repeatable; it is told, so that it can be."""
+    return secrets.randbelow(2**31)
 
 
 def find_files(model: str, revision: str | None, listen: Listener) -> ModelFiles:
@@ -114,6 +115,5 @@ def describe(machine: Machine, character: Character, engine: "Engine", files: Mo
         "persona": character.persona.name,
         "prompt": character.text,
         "voice": character.voice.name,
-        "seed": character.seed,
         "sampling": vars(character.sampling).copy(),
     }

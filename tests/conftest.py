@@ -33,3 +33,13 @@ def user_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "user" / name.lower()))
     return tmp_path / "user"
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's files. Tests that spoil files work on a copy."""
+    from personaplex_cli.model.demo import build_demo
+
+    folder = tmp_path_factory.mktemp("demo")
+    build_demo(folder)
+    return folder

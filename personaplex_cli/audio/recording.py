@@ -9,7 +9,7 @@ import sys
 import tempfile
 import wave
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -52,7 +52,8 @@ class RecordedAudio:
     @property
     def answer(self) -> Samples:
         """What the agent has said so far: as long as what it heard, the rest of the last frame cut off."""
-        return np.concatenate([np.empty(0, dtype=np.float32), *self._said])[: len(self.heard)]
+        said: Samples = np.concatenate([np.empty(0, dtype=np.float32), *self._said])
+        return said[: len(self.heard)]
 
 
 def read_recording(path: Path) -> Samples:
@@ -89,7 +90,7 @@ def read_voice_sample(path: Path) -> Samples:
     if not np.isfinite(loudness):
         raise AudioError(f"The voice sample {path} is silent.", "Record 10 to 20 s of clear speech.")
     gain = min(10 ** ((VOICE_LOUDNESS - loudness) / 20), VOICE_PEAK / float(np.abs(sample).max()))
-    return (sample * gain).astype(np.float32)
+    return np.asarray(sample * gain, dtype=np.float32)
 
 
 @contextmanager
@@ -119,7 +120,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise AudioError(f"{path} cannot be written ({error.strerror}).", "Choose another place with -o.") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_wav(file: IO[bytes], *channels: Samples) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ class Engine:
             check_room(layout, self.talk.context)
             self._mimi.reset_streaming()
             self._text = TextStream(self._tokenizer)
-            self.talk.begin(layout, prompt.sampling, prompt.seed)
+            self.talk.begin(layout, prompt.sampling)
         return layout.positions
 
     @torch.inference_mode()
@@ -103,7 +104,7 @@ class StageClock:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._marks: list[float | torch.cuda.Event] = []
+        self._marks: list[Any] = []  # CUDA events, or seconds
 
     def start(self) -> None:
         self._marks.clear()
@@ -111,19 +112,15 @@ class StageClock:
 
     def lap(self) -> None:
         if self._cuda:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self._marks.append(event)
+            self._marks.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
+            self._marks[-1].record()
         else:
             self._marks.append(time.perf_counter())
 
     def milliseconds(self) -> Iterator[float]:
         """Each stage's duration. On CUDA the last lap's work must be done."""
         for earlier, later in zip(self._marks, self._marks[1:], strict=False):
-            if isinstance(earlier, torch.cuda.Event):
-                yield earlier.elapsed_time(later)
-            else:
-                yield 1000 * (later - earlier)
+            yield earlier.elapsed_time(later) if self._cuda else 1000 * (later - earlier)
 
 
 def load_engine(files: ModelFiles, device: str, precision: str, cpu_offload: bool, listen: Listener) -> Engine:

@@ -27,7 +27,7 @@ def _visit(layer: nn.Module, device: torch.device) -> None:
             parameter.data = data.to(device)
 
     def leave(*_: object) -> None:
-        for (parameter, _), stand_in in zip(waiting, absent, strict=True):
+        for (parameter, _data), stand_in in zip(waiting, absent, strict=True):
             parameter.data = stand_in
 
     leave()

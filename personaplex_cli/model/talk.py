@@ -33,7 +33,7 @@ class Talk:
         lm.depformer.streaming_forever(1)
 
     @torch.inference_mode()
-    def begin(self, layout: Layout, sampling: Sampling, seed: int) -> None:
+    def begin(self, layout: Layout, sampling: Sampling) -> None:
         """Forget any earlier conversation, read the whole prompt in one pass, sample the first tokens of the talk."""
         self.lm.transformer.reset_streaming()
         self._sampling = sampling
@@ -44,7 +44,7 @@ class Talk:
         hidden = self._read(prompt)
         self.position = layout.positions
         # Seeded only now, so that nothing run before changes the talk.
-        self._random.manual_seed(seed)
+        self._random.manual_seed(sampling.seed)
         # The first column: its delayed rows are still the prompt's, so the depformer has one code to choose.
         text, codes = self._choose(hidden, codes=1)
         self._column.copy_(columns[:, -1])
@@ -74,11 +74,13 @@ class Talk:
         total = self.lm.emb[0](columns[1])
         for row in range(2, len(columns)):
             total = total + self.lm.emb[row - 1](columns[row])
-        return (self.lm.text_emb(columns[TEXT]) + total)[None]
+        summed: Tensor = self.lm.text_emb(columns[TEXT]) + total
+        return summed[None]
 
     def _read(self, embedded: Tensor) -> Tensor:
         """Run the next positions [1, t, dim] through the transformer -> the last one's output [1, 1, dim]."""
-        return self.lm.out_norm(self.lm.transformer(embedded)[:, -1:])
+        hidden: Tensor = self.lm.out_norm(self.lm.transformer(embedded)[:, -1:])
+        return hidden
 
     def _choose(self, hidden: Tensor, codes: int) -> tuple[Tensor, Tensor]:
         """Sample the next position's text token [] and its agent's first `codes` codes [codes]."""

@@ -22,7 +22,13 @@ from rich.progress import (
 from personaplex_cli.events import Downloading, Event, Finished, Note, Started, State, Step
 from personaplex_cli.samples import FRAME_SECONDS
 
-DOWNLOAD = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+DOWNLOAD = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    DownloadColumn(),
+    TransferSpeedColumn(),
+    TimeRemainingColumn(),
+)
 ANSWER = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[speed]}"))
 
 

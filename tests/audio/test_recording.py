@@ -1,0 +1,217 @@
+"""Recordings in: any rate, any channels, any format, and every way in which a file can be wrong."""
+
+import io
+import struct
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pyloudnorm
+import pytest
+import sphn
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as some
+
+from personaplex_cli.audio.recording import (
+    RecordedAudio,
+    read_recording,
+    read_voice_sample,
+    standard_input,
+    whole_file,
+    write_wav,
+)
+from personaplex_cli.errors import AudioError, UsageError
+from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, frame_at, frames_for, level
+
+TONE = 440.0
+
+
+def tone(seconds: float, rate: int = SAMPLE_RATE, amplitude: float = 0.3) -> Samples:
+    return (amplitude * np.sin(2 * np.pi * TONE * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def wav(path: Path, channels: list[Samples], rate: int = SAMPLE_RATE) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(len(channels))
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.stack(channels, axis=1) * 32767).astype("<i2").tobytes())
+    return path
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 24000, 44100, 48000, 96000])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_any_rate_and_any_channels_become_24_khz_mono(rate: int, channels: int, tmp_path: Path) -> None:
+    read = read_recording(wav(tmp_path / "x.wav", [tone(1.0, rate)] * channels, rate))
+    assert read.dtype == np.float32 and len(read) == SAMPLE_RATE
+    inner = slice(2400, -2400)  # a resampler rings at the ends
+    assert np.abs(read[inner] - tone(1.0)[inner]).max() < 2e-3
+
+
+def test_channels_are_mixed_not_dropped(tmp_path: Path) -> None:
+    read = read_recording(wav(tmp_path / "x.wav", [tone(0.5), np.zeros(12000, dtype=np.float32)]))
+    assert np.abs(read - tone(0.5) / 2).max() < 1e-3
+
+
+def test_ogg_opus_is_read(tmp_path: Path) -> None:
+    sphn.write_opus(str(tmp_path / "x.ogg"), tone(1.0), SAMPLE_RATE)
+    assert abs(len(read_recording(tmp_path / "x.ogg")) - SAMPLE_RATE) <= FRAME
+
+
+def test_a_wav_of_unknown_length_is_read_to_its_end(tmp_path: Path) -> None:
+    """Programs that write into a pipe put the largest number where the length belongs."""
+    content = bytearray(wav(tmp_path / "x.wav", [tone(1.0)]).read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    (tmp_path / "x.wav").write_bytes(content)
+    assert len(read_recording(tmp_path / "x.wav")) == SAMPLE_RATE
+
+
+WRONG: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "not a sound file"),
+    "text": (b"hello, this is no sound", "not a sound file"),
+    "page": (b"<!DOCTYPE html><html></html>", "not a sound file"),
+    "header only": (b"RIFF\0\0\0\0WAVE", "not a sound file"),
+    "an mp4": (b"\0\0\0\x20ftypM4A \0\0\0\0" + bytes(100), "not a sound file"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_no_sound_is_refused(kind: str, tmp_path: Path) -> None:
+    content, message = WRONG[kind]
+    (tmp_path / "x.wav").write_bytes(content)
+    with pytest.raises(AudioError, match=message) as caught:
+        read_recording(tmp_path / "x.wav")
+    assert "x.wav" in str(caught.value) and caught.value.hint
+
+
+def test_no_file_and_a_folder_are_the_users_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There is no file"):
+        read_recording(tmp_path / "nothing.wav")
+    with pytest.raises(UsageError, match="is a folder"):
+        read_recording(tmp_path)
+
+
+def test_a_recording_cut_short_is_told_with_both_lengths(tmp_path: Path) -> None:
+    path = wav(tmp_path / "x.wav", [tone(2.0)])
+    path.write_bytes(path.read_bytes()[: 44 + SAMPLE_RATE * 2])
+    with pytest.raises(AudioError, match=r"should last 2\.0 s and ends after 1\.0 s"):
+        read_recording(path)
+
+
+def test_a_recording_without_samples_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AudioError):
+        read_recording(wav(tmp_path / "x.wav", [tone(0)]))
+
+
+def test_values_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    samples = tone(0.5)
+    samples[100] = np.nan
+    data = samples.tobytes()
+    header = b"RIFF" + struct.pack("<I", 36 + len(data)) + b"WAVEfmt "
+    header += (
+        struct.pack("<IHHIIHH", 16, 3, 1, SAMPLE_RATE, SAMPLE_RATE * 4, 4, 32) + b"data" + struct.pack("<I", len(data))
+    )
+    (tmp_path / "x.wav").write_bytes(header + data)
+    with pytest.raises(AudioError, match="not numbers"):
+        read_recording(tmp_path / "x.wav")
+
+
+class TestVoiceSample:
+    @pytest.mark.parametrize("amplitude", [0.01, 0.3, 1.0])
+    def test_it_is_set_to_the_loudness_of_the_models_voices(self, amplitude: float, tmp_path: Path) -> None:
+        sample = read_voice_sample(wav(tmp_path / "x.wav", [tone(1.0, amplitude=amplitude)]))
+        assert pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(sample) == pytest.approx(-24, abs=0.1)
+
+    def test_peaks_stay_below_full_scale(self, tmp_path: Path) -> None:
+        quiet = tone(1.0, amplitude=0.003)
+        quiet[5000] = 0.9
+        sample = read_voice_sample(wav(tmp_path / "x.wav", [quiet]))
+        assert np.abs(sample).max() <= 0.9901
+
+    def test_too_short_or_silent_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(AudioError, match=r"shorter than 0\.4 s"):
+            read_voice_sample(wav(tmp_path / "x.wav", [tone(0.39)]))
+        with pytest.raises(AudioError, match="is silent"):
+            read_voice_sample(wav(tmp_path / "x.wav", [np.zeros(SAMPLE_RATE, dtype=np.float32)]))
+
+
+class TestRecordedAudio:
+    @given(st.integers(0, 5 * FRAME), st.floats(0, 0.3))
+    def test_the_answer_is_as_long_as_what_was_heard(self, samples: int, tail: float) -> None:
+        recording = np.arange(samples, dtype=np.float32)
+        audio = RecordedAudio(recording, tail)
+        frames = list(audio.frames())
+        for frame in frames:
+            assert frame.shape == (FRAME,) and frame.dtype == np.float32
+            audio.play(frame)
+        assert len(frames) == len(audio) == frames_for(samples + round(tail * SAMPLE_RATE))
+        assert len(audio.answer) == samples + round(tail * SAMPLE_RATE)
+        assert np.array_equal(audio.answer[:samples], recording)
+
+    def test_nothing_said_yet_is_no_sound(self) -> None:
+        assert len(RecordedAudio(tone(1)).answer) == 0
+
+
+@given(some.arrays(np.float32, st.integers(0, 4000), elements=st.floats(-2, 2, width=32)))
+def test_wav_out_and_in_again_is_the_same_sound_clipped(samples: Samples) -> None:
+    file = io.BytesIO()
+    write_wav(file, samples, -samples)
+    with wave.open(io.BytesIO(file.getvalue())) as written:
+        assert (written.getframerate(), written.getnchannels(), written.getnframes()) == (24000, 2, len(samples))
+        sound = np.frombuffer(written.readframes(len(samples)), "<i2").reshape(-1, 2) / 32767
+    assert np.allclose(sound[:, 0], np.clip(samples, -1, 1), atol=1 / 32767)
+    assert np.allclose(sound[:, 1], -sound[:, 0], atol=1 / 32767)
+
+
+class TestWholeFile:
+    def test_it_appears_only_when_done(self, tmp_path: Path) -> None:
+        path = tmp_path / "new" / "x.txt"
+        with whole_file(path) as file:
+            file.write(b"half")
+            assert not path.exists()
+        assert path.read_bytes() == b"half" and list(path.parent.iterdir()) == [path]
+
+    @pytest.mark.parametrize("interruption", [KeyboardInterrupt, ValueError])
+    def test_interrupted_it_leaves_what_was_there(self, interruption: type[BaseException], tmp_path: Path) -> None:
+        path = tmp_path / "x.txt"
+        path.write_bytes(b"before")
+        with pytest.raises(interruption), whole_file(path) as file:
+            file.write(b"half")
+            raise interruption
+        assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+    def test_a_place_that_cannot_be_written_is_an_audio_error(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(AudioError, match="cannot be written"), whole_file(tmp_path / "file" / "x.wav"):
+            pass
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(AudioError, match="cannot be written"), whole_file(tmp_path / "folder"):
+            pass
+        assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_standard_input_is_a_file_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"sound")))
+    with standard_input() as path:
+        assert path.read_bytes() == b"sound"
+    assert not path.exists()
+
+
+def test_a_keyboard_is_no_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    with pytest.raises(UsageError, match="no sound on standard input"), standard_input():
+        pass
+
+
+def test_levels() -> None:
+    assert level(np.ones(FRAME, dtype=np.float32)) == pytest.approx(0)
+    assert level(tone(1.0, amplitude=1.0)) == pytest.approx(-3.01, abs=0.01)
+    assert level(np.zeros(FRAME, dtype=np.float32)) == level(np.empty(0, dtype=np.float32)) == -100
+
+
+@given(st.integers(0, 4000), st.integers(0, 5))
+def test_frames_past_the_end_are_silent(samples: int, index: int) -> None:
+    frame = frame_at(np.ones(samples, dtype=np.float32), index)
+    assert frame.sum() == max(0, min(FRAME, samples - index * FRAME))

@@ -1,0 +1,88 @@
+"""The command line around the programs: lists, settings, help."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from personaplex_cli import __version__, cli
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_voices_are_lines_on_a_pipe_and_objects_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.program(["voices"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 18 and all(line.count("\t") == 2 for line in lines)
+    assert cli.program(["voices", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [voice["name"] for voice in listed] == [line.split("\t")[0] for line in lines]
+
+
+def test_personas_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.program(["personas", "--json"]) == 0
+    names = [persona["name"] for persona in json.loads(capsys.readouterr().out)]
+    assert names == ["assistant", "astronaut", "chef", "customer_service", "teacher"]
+    for name in names:
+        assert cli.program(["personas", "show", name]) == 0
+        assert capsys.readouterr().out.splitlines()[0].startswith(name)
+    assert cli.program(["personas", "show", "cheff"]) == 2
+    assert "Did you mean chef?" in capsys.readouterr().err
+
+
+def test_the_users_own_files_are_listed(user_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = Path(os.environ["XDG_CONFIG_HOME"]) / "personaplex/personas"
+    own.mkdir(parents=True)
+    (own / "pirate.toml").write_text('prompt = "You enjoy having a good conversation."\ndescription = "Ahoy"')
+    assert cli.program(["personas"]) == 0
+    assert "pirate\tAhoy\tNATF2" in capsys.readouterr().out
+
+
+def test_settings_of_the_config_file_reach_the_command(
+    user_folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(os.environ["XDG_CONFIG_HOME"]) / "personaplex"
+    folder.mkdir(parents=True)
+    Path("a.wav").touch()
+    (folder / "config.toml").write_text('persona = "nobody"')
+    assert cli.program(["run", "a.wav"]) == 2
+    assert "no persona named 'nobody'" in capsys.readouterr().err
+    monkeypatch.setenv("DEFAULT_PERSONA", "noone")
+    assert cli.program(["run", "a.wav"]) == 2
+    assert "no persona named 'noone'" in capsys.readouterr().err
+    assert cli.program(["run", "a.wav", "--persona", "nemo"]) == 2
+    assert "no persona named 'nemo'" in capsys.readouterr().err
+    (folder / "config.toml").write_text('personna = "teacher"')
+    assert cli.program(["run", "a.wav"]) == 2
+    assert "persona" in capsys.readouterr().err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.program(["--version"]) == 0
+    assert capsys.readouterr().out == f"personaplex {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["download"], ["voices"], ["personas"], ["personas", "show"]])
+def test_help_fits_80_columns(command: list[str]) -> None:
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
+    code = "import sys; from personaplex_cli.cli import program; sys.exit(program(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0 and "Usage: personaplex" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    code = "import sys; from personaplex_cli.cli import program; sys.exit(program(['voices', '--json']))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0

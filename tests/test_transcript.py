@@ -1,0 +1,67 @@
+"""Words and subtitles from pieces of text."""
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personaplex_cli.samples import FRAME_SECONDS
+from personaplex_cli.transcript import SUBTITLE_LENGTH, Transcript, Word
+
+pieces = st.lists(
+    st.tuples(st.integers(0, 20), st.text(alphabet=" abé.?", max_size=5)),
+    max_size=40,
+)
+
+
+def spoken(steps: list[tuple[int, str]]) -> Transcript:
+    """A transcript from (frames of pause before, piece)."""
+    transcript, frame = Transcript(), 0
+    for pause, piece in steps:
+        frame += pause
+        transcript.add(frame, piece)
+        frame += 1
+    return transcript
+
+
+def test_pieces_make_words_with_times() -> None:
+    transcript = spoken([(10, " Hel"), (0, "lo"), (5, " there"), (0, "."), (3, "")])
+    assert transcript.text == "Hello there."
+    assert transcript.words() == [Word("Hello", 0.8, 0.96), Word("there.", 1.36, 1.52)]
+
+
+@given(pieces)
+def test_words_are_the_text_in_order(steps: list[tuple[int, str]]) -> None:
+    transcript = spoken(steps)
+    words = transcript.words()
+    assert [word.word for word in words] == transcript.text.split()
+    times = [time for word in words for time in (word.start, word.end)]
+    assert all(word.start < word.end for word in words)
+    assert [word.start for word in words] == sorted(word.start for word in words)
+    assert all(abs(time / FRAME_SECONDS - round(time / FRAME_SECONDS)) < 1e-6 for time in times)
+
+
+@given(pieces)
+def test_subtitles_hold_every_word_once_and_never_overlap(steps: list[tuple[int, str]]) -> None:
+    transcript = spoken(steps)
+    blocks = transcript.srt().strip().split("\n\n") if transcript.srt() else []
+    lines = [block.split("\n") for block in blocks]
+    assert " ".join(line[2] for line in lines) == " ".join(transcript.text.split())
+    assert [line[0] for line in lines] == [str(number + 1) for number in range(len(lines))]
+    assert all(len(line[2]) <= SUBTITLE_LENGTH or " " not in line[2] for line in lines)
+    times = [time for line in lines for time in line[1].split(" --> ")]
+    assert times == sorted(times)
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d,\d{3}", time) for time in times)
+
+
+def test_subtitles_break_at_pauses_and_sentences_and_stay_a_moment() -> None:
+    srt = spoken([(0, " One"), (0, " two."), (0, " Three"), (20, " four")]).srt()
+    assert srt == (
+        "1\n00:00:00,000 --> 00:00:00,160\nOne two.\n\n"
+        "2\n00:00:00,160 --> 00:00:01,240\nThree\n\n"
+        "3\n00:00:01,840 --> 00:00:02,920\nfour\n"
+    )
+
+
+def test_nothing_said_is_no_subtitle() -> None:
+    assert Transcript().srt() == "" and Transcript().words() == [] and Transcript().text == ""
