@@ -22,10 +22,10 @@ from platformdirs import user_cache_path
 from safetensors.torch import save_file
 
 from personaplex_cli.events import Listener, Note
-from personaplex_cli.library.weights import MIMI, TOKENIZER, VOICES, WEIGHTS, ModelFiles
+from personaplex_cli.library.weights import MIMI, SIZES, TOKENIZER, VOICES, WEIGHTS, ModelFiles
 from personaplex_cli.model.checkpoint import file_shapes, no_random_init
 from personaplex_cli.model.prompting import PAD, Rows, lay_out
-from personaplex_cli.model.sizes import SIZES_FILE, sizes_with
+from personaplex_cli.model.sizes import sizes_with
 from personaplex_cli.model.text import SPACE
 
 DEMO = "demo"
@@ -97,7 +97,7 @@ def build_demo(folder: Path, differing: dict[str, Any] = DIFFERING) -> None:
     save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, folder / WEIGHTS)
     save_file({name: _mimi_tensor(name, shape, random) for name, shape in file_shapes(mimi).items()}, folder / MIMI)
     (folder / TOKENIZER).write_bytes(tokenizer)
-    (folder / SIZES_FILE).write_text(json.dumps(differing, indent=1))
+    (folder / SIZES).write_text(json.dumps(differing, indent=1))
     rows = Rows(sizes.lm["delays"], [sizes.lm["text_card"]] + [sizes.lm["card"]] * sizes.lm["n_q"])
     with tarfile.open(folder / VOICES, "w:gz", compresslevel=1) as archive:
         for name in VOICE_NAMES:

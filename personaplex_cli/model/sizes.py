@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from personaplex_cli.errors import ModelError, PersonaplexError, unknown_name
+from personaplex_cli.library.weights import SIZES
 
-SIZES_FILE = "personaplex.json"
 
 CODEBOOKS = 8  # Mimi codes per frame and speaker; also the depformer's steps that we run
 
@@ -106,7 +106,7 @@ class Sizes:
 
 def sizes_of(folder: Path) -> Sizes:
     """The sizes of the model in this folder. Raises ModelError if its personaplex.json makes no sense."""
-    path = folder / SIZES_FILE
+    path = folder / SIZES
     try:
         differing = json.loads(path.read_text(encoding="utf-8"))
         return sizes_with(differing)

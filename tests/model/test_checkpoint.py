@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from personaplex_cli.errors import ModelError
 from personaplex_cli.model.checkpoint import file_shapes, load_lm, load_mimi, load_tokenizer, no_random_init
-from personaplex_cli.model.sizes import LM, SIZES_FILE, sizes_of
-from personaplex_cli.library.weights import MIMI, TOKENIZER, WEIGHTS
+from personaplex_cli.model.sizes import LM, sizes_of
+from personaplex_cli.library.weights import MIMI, SIZES, TOKENIZER, WEIGHTS
 
 GOLDEN = load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
 
@@ -163,12 +163,12 @@ def test_a_tokenizer_must_be_one_and_fit(demo: Path) -> None:
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"lm": {"dims": 3}}', '{"lm": 3}', '{"voice": {}}'])
 def test_sizes_that_make_no_sense_are_refused(content: str, tmp_path: Path) -> None:
-    (tmp_path / SIZES_FILE).write_text(content)
+    (tmp_path / SIZES).write_text(content)
     with pytest.raises(ModelError, match="does not describe a model"):
         sizes_of(tmp_path)
 
 
 def test_a_folder_without_sizes_is_the_7b(tmp_path: Path) -> None:
     assert sizes_of(tmp_path).lm == LM
-    (tmp_path / SIZES_FILE).write_text(json.dumps({"lm": {"context": 40}}))
+    (tmp_path / SIZES).write_text(json.dumps({"lm": {"context": 40}}))
     assert sizes_of(tmp_path).lm == {**LM, "context": 40}

@@ -1,0 +1,235 @@
+"""Files of a Hugging Face repo, from the cache or over the network.
+
+They live in huggingface_hub's own cache (HF_HOME): other programs share them, and any file already there counts.
+This module does not know what the files are for, prints nothing, and never holds the token: huggingface_hub finds it
+(HF_TOKEN, or what `hf auth login` stored) and sends it.
+
+huggingface_hub is imported inside the functions: it reads HF_HOME when imported, and `.env` may have to set that first.
+"""
+
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from personaplex_cli.errors import ModelError, UsageError
+from personaplex_cli.events import Downloading, Listener
+from personaplex_cli.library.hub_errors import OTHER_FOLDER, in_words
+
+TIMEOUT = 10.0  # seconds the hub may be silent at first
+ATTEMPTS = 3  # cut connections in a row without a new byte, before giving up
+PAUSE = 1.0  # seconds before the next attempt
+POLL = 0.2  # seconds between two reports of progress
+CHUNK = 1 << 18  # bytes written at once: the step of the progress, and what an interruption may lose
+RESERVE = 500_000_000  # bytes that must stay free on the disk
+
+REVISION = re.compile(r"(?!.*\.\.)\w[\w./+@#=-]*")
+
+
+def find(repo: str, revision: str | None, needed: Sequence[str]) -> Path | None:
+    """The folder of the revision in the cache if all needed files are there; asks no network.
+
+    Its name is the commit. Raises UsageError for malformed names, ModelError if the cache may not be read.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if revision is not None and not REVISION.fullmatch(revision):
+        raise UsageError(f"{revision!r} is not a revision.", "Give a branch, a tag or a commit, such as main.")
+    try:
+        if "/" not in repo:
+            raise HFValidationError
+        with in_words(repo, revision):
+            found = [try_to_load_from_cache(repo, name, constants.HF_HUB_CACHE, revision) for name in needed]
+    except HFValidationError:
+        what = f"{repo!r} is neither a folder nor the name of a Hugging Face repo."
+        raise UsageError(what, "Give the path of a folder, or a repo as ORG/NAME.") from None
+    paths = [Path(path) for path in found if isinstance(path, str) and os.path.getsize(path) > 0]
+    return paths[0].parent if len(paths) == len(needed) else None
+
+
+def fetch(
+    repo: str,
+    revision: str | None,
+    needed: Sequence[str],
+    optional: Sequence[str],
+    listen: Listener,
+    endpoint: str | None = None,
+) -> Path:
+    """Bring the files of the revision into the cache and return their folder, whose name is the commit.
+
+    The needed files come last, so that once they are here all are. `listen` hears `Downloading` some times a second,
+    from a thread of its own but never from two at once; if it raises, the reports end, and the error comes out here
+    after the download. Ctrl-C leaves at once. Whatever stopped one call, the next goes on from there.
+
+    Raises ModelError if the repo is gated, absent, lacks a needed file, or does not fit the disk, and NetworkError.
+    """
+    from huggingface_hub import constants, hf_hub_download
+
+    cache = Path(constants.HF_HUB_CACHE)
+    with in_words(repo, revision, endpoint), _plain_http():
+        commit, files = _remote_files(repo, revision, needed, optional, endpoint)
+        for file in files:
+            file.discard_if_damaged()
+        total = sum(file.size for file in files)
+        _check_space(total - _bytes_here(files), cache)
+    with _progress(files, total, listen), in_words(repo, revision, endpoint), _plain_http():
+        for file in files:
+            get = partial(hf_hub_download, repo, file.name, revision=commit, cache_dir=cache, endpoint=endpoint)
+            _persist(get, file)
+            if file.discard_if_damaged():
+                raise ModelError(f"{file.name} came with a wrong size.", "Run this again: it is fetched anew.")
+        _remember(files[0].blob.parents[1], revision or "main", commit)
+    listen(Downloading(total, total))
+    return files[0].final.parent
+
+
+@dataclass(frozen=True)
+class _RemoteFile:
+    """A file of the hub, and its places in the cache: where it grows, where it is whole, where it has its name."""
+
+    name: str
+    size: int
+    growing: Path
+    blob: Path
+    final: Path
+
+    def here(self) -> int:
+        """How many of its bytes are here. Looks in the order in which it moves, not to miss it on its way."""
+        for place in (self.growing, self.blob, self.final):
+            with suppress(FileNotFoundError):
+                return place.stat().st_size
+        return 0
+
+    def discard_if_damaged(self) -> bool:
+        """Remove it if its size cannot be right: huggingface_hub would keep it for ever. Says whether it did."""
+        whole = [place.stat().st_size for place in (self.blob, self.final) if place.exists()]
+        too_long = self.growing.exists() and self.growing.stat().st_size > self.size
+        damaged = too_long or any(size != self.size for size in whole)
+        if damaged:
+            for place in (self.growing, self.blob, self.final):
+                place.unlink(missing_ok=True)
+        return damaged
+
+
+def _bytes_here(files: list[_RemoteFile]) -> int:
+    return sum(file.here() for file in files)
+
+
+def _remote_files(
+    repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str], endpoint: str | None
+) -> tuple[str, list[_RemoteFile]]:
+    """The commit of the revision and the files of it that we want. A gated repo's gate is passed here, or not."""
+    from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import FileMetadataError
+    from huggingface_hub.file_download import repo_folder_name
+
+    info = HfApi(endpoint=endpoint).model_info(repo, revision=revision, timeout=TIMEOUT)
+    commit, there = str(info.sha), {sibling.rfilename for sibling in info.siblings or ()}
+    if absent := [name for name in needed if name not in there]:
+        what = f"{repo} is not a PersonaPlex model: it has no {' and no '.join(absent)}."
+        raise ModelError(what, "Give the name of another model, or none for the default.")
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    files = []
+    for name in (name for name in (*optional, *needed) if name in there):
+        # Each is asked for on its own: the list above may mask the hashes of a gated repo, which name the blobs.
+        about = get_hf_file_metadata(hf_hub_url(repo, name, revision=commit, endpoint=endpoint), endpoint=endpoint)
+        if about.size is None or about.etag is None:
+            raise FileMetadataError(name)
+        blob = folder / "blobs" / about.etag
+        growing = blob.with_name(f"{blob.name}.incomplete")
+        files.append(_RemoteFile(name, about.size, growing, blob, folder / "snapshots" / commit / name))
+    return commit, files
+
+
+@contextmanager
+def _plain_http() -> Iterator[None]:
+    """huggingface_hub silent and on plain HTTP, for as long as this lasts.
+
+    Its faster ways (hf_xet, hf_transfer) begin again from zero after an interruption and write late or out of order:
+    neither resuming nor progress would hold. It read these settings from the environment when it was imported, perhaps
+    long ago; so they are set in its variables.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    bar, log = "huggingface_hub.http_get", logging.getLogger("huggingface_hub")
+    settings = {"HF_HUB_DISABLE_XET": True, "HF_HUB_ENABLE_HF_TRANSFER": False, "DOWNLOAD_CHUNK_SIZE": CHUNK}
+    with warnings.catch_warnings(), ExitStack() as undo:
+        # It warns when the disk has no room for a whole file, even if only the rest is missing: we have checked that.
+        warnings.simplefilter("ignore", UserWarning)
+        for name, value in settings.items():
+            undo.callback(setattr, constants, name, getattr(constants, name))
+            setattr(constants, name, value)
+        undo.callback(log.setLevel, log.level)
+        log.setLevel(logging.ERROR)
+        if not are_progress_bars_disabled(bar):
+            undo.callback(enable_progress_bars, bar)
+            disable_progress_bars(bar)
+        yield
+
+
+@contextmanager
+def _progress(files: list[_RemoteFile], total: int, listen: Listener) -> Iterator[None]:
+    """Tell the listener how the files grow, from a thread: the download has the caller's, where Ctrl-C ends it."""
+    over = threading.Event()
+
+    def watch() -> None:
+        done = 0
+        while True:
+            done = max(done, min(_bytes_here(files), total))
+            listen(Downloading(done, total))
+            if over.wait(POLL):
+                return
+
+    with ThreadPoolExecutor(1, "download progress") as pool:
+        try:
+            watching = pool.submit(watch)
+            yield
+        finally:
+            over.set()
+    watching.result()
+
+
+def _persist(get: Callable[[], object], file: _RemoteFile) -> None:
+    """Get the file through any number of cut connections, until ATTEMPTS in a row bring nothing."""
+    import requests
+
+    failures = 0
+    while True:
+        before = file.here()
+        try:
+            get()
+            return
+        except requests.RequestException as error:
+            failures = 0 if file.here() > before else failures + 1
+            answered = isinstance(error, requests.HTTPError)  # and will answer the same again
+            if failures == ATTEMPTS or (failures and answered):
+                raise
+            time.sleep(PAUSE)
+
+
+def _check_space(missing: int, folder: Path) -> None:
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if missing and free < missing + RESERVE:
+        need = f"{(missing + RESERVE) / 1e9:.1f} GB of disk space"
+        what = f"The model needs {need}, and {existing} has {free / 1e9:.1f} GB."
+        raise ModelError(what, f"Make room there, or {OTHER_FOLDER}.")
+
+
+def _remember(folder: Path, revision: str, commit: str) -> None:
+    """Note which commit the branch is at, where huggingface_hub looks; done last, when all its files are here."""
+    if revision != commit:
+        ref = folder / "refs" / revision
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(commit)

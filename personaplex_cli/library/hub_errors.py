@@ -1,0 +1,126 @@
+"""What goes wrong between the Hugging Face hub, the network and the disk, in words: one sentence each, and one of help.
+
+This module does not download; it knows the answers of the hub. As the hub gives them (read off it in 2026):
+
+    401 GatedRepo        a gated model, no token             401, a token was sent    a token it does not know
+    403 GatedRepo        licence not accepted, or pending    403 "... fine-grained"   a token without gated models
+    401 or 404           no such repo, or a private one      404                      no such revision, no such file
+
+A gated model's page and list of files are open to all; it is its files that answer so.
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from personaplex_cli.errors import ModelError, NetworkError, PersonaplexError
+
+if TYPE_CHECKING:
+    import requests
+
+SITE = "https://huggingface.co"
+TOKENS = f"{SITE}/settings/tokens"
+OTHER_FOLDER = "set HF_HOME to a folder on another disk, such as HF_HOME=/data/huggingface"
+
+
+@contextmanager
+def in_words(model: str, revision: str | None, endpoint: str | None = None) -> Iterator[None]:
+    """Turn what huggingface_hub, requests and the disk raise into our errors: ModelError or NetworkError."""
+    import requests
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        yield
+    except (UnicodeEncodeError, requests.exceptions.InvalidHeader):
+        # They hold the header that could not be sent, and with it the token: end the chain here.
+        raise _unknown_token() from None
+    except OSError as error:  # which those of the other two are as well
+        # The hub's client wraps whatever stopped it; inside are different things to tell.
+        inner = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
+        raise _told(inner or error, model, revision, endpoint) from error
+
+
+def disk_error(error: BaseException, folder: Path, remedy: str) -> ModelError:
+    """What the operating system's refusal to use the folder means; `remedy` completes "make room, or ..."."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return ModelError(f"The disk of {folder} is full.", f"Make room, or {remedy}; then run this again.")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        place = getattr(error, "filename", None) or folder
+        return ModelError(f"There is no permission to use {place}.", f"Change its owner or mode, or {remedy}.")
+    return ModelError(f"{folder} cannot be used ({error}).", f"Repair it, or {remedy}.")
+
+
+def _told(error: BaseException, model: str, revision: str | None, endpoint: str | None) -> PersonaplexError:
+    import requests
+    from huggingface_hub import constants
+    from huggingface_hub.errors import FileMetadataError, OfflineModeIsEnabled
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return _refusal(error, error.response, model, revision)
+    if isinstance(error, OfflineModeIsEnabled):
+        return NetworkError(f"{model} is not here, and HF_HUB_OFFLINE forbids to fetch it.", "Unset HF_HUB_OFFLINE.")
+    if isinstance(error, requests.RequestException | FileMetadataError):
+        host = urlsplit(endpoint or constants.ENDPOINT).hostname or "the hub"
+        return NetworkError(
+            f"There is no good connection to {host} ({type(error).__name__}).",
+            "Check the network (behind a proxy: HTTPS_PROXY) and run this again: it goes on where it stopped.",
+        )
+    if isinstance(error, OSError) and error.errno is None:  # the client's own check of a file's size
+        detail, *_ = str(error).split("\n")
+        return ModelError(f"A file did not arrive whole: {detail}", "Run this again.")
+    return disk_error(error, Path(constants.HF_HUB_CACHE), OTHER_FOLDER)
+
+
+def _refusal(
+    error: "requests.HTTPError", answer: "requests.Response", model: str, revision: str | None
+) -> PersonaplexError:
+    from huggingface_hub import errors as hub
+
+    page, status, message = f"{SITE}/{model}", answer.status_code, getattr(error, "server_message", None) or ""
+    gated = isinstance(error, hub.GatedRepoError)  # a kind of RepositoryNotFoundError: look for it first
+    # We look whether a token was sent, not at it. A good token gets 404 for a missing repo, none gets 401.
+    if status == 401 and "authorization" in answer.request.headers:
+        return _unknown_token()
+    if status == 401 and gated:
+        return ModelError(
+            f"{model} is gated, and there is no Hugging Face token.",
+            f"Accept its licence at {page}, make a token at {TOKENS}, then run `hf auth login` or set HF_TOKEN.",
+        )
+    if status == 403 and "fine-grained" in message:
+        return ModelError(
+            "Your Hugging Face token is not allowed to read gated models.",
+            f'Edit it at {TOKENS}: tick "Read access to contents of all public gated repos you can access".',
+        )
+    if gated and "awaiting" in message:
+        return ModelError(f"The authors of {model} have not answered your request yet.", f"See {page}.")
+    if gated:
+        return ModelError(
+            f"Your Hugging Face account has no access to {model}: accept its licence first.",
+            f"Open {page}, logged in as the owner of the token, accept it, and run this again.",
+        )
+    if isinstance(error, hub.RevisionNotFoundError):
+        return ModelError(f"{model} has no revision {revision!r}.", f"See {page}/commits/main, or leave it out.")
+    if isinstance(error, hub.RepositoryNotFoundError) or status == 401:
+        return ModelError(
+            f"There is no model {model} on Hugging Face, or it is private.",
+            f"Check the name at {page}; for a private model run `hf auth login` or set HF_TOKEN.",
+        )
+    if isinstance(error, hub.EntryNotFoundError):
+        return ModelError(f"A file of {model} is not on Hugging Face any more.", f"See {page}/tree/main.")
+    if status in (403, 451):
+        return ModelError(f"Hugging Face does not give out {model}: {message or status}", f"See {page}.")
+    return NetworkError(
+        f"Hugging Face answers with error {status} {answer.reason}.",
+        "Try again later (https://status.huggingface.co): it goes on where it stopped.",
+    )
+
+
+def _unknown_token() -> ModelError:
+    return ModelError(
+        "Hugging Face does not know your token: it is mistyped, expired or revoked.",
+        f"Make a new one at {TOKENS}; set HF_TOKEN to it, or unset HF_TOKEN and run `hf auth login`.",
+    )
