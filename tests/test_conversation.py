@@ -15,7 +15,7 @@ from personaplex_cli.samples import FRAME, Samples
 class Echo:
     pcm: Samples
     text: str
-    timings: Timings = Timings(1, 2, 3)
+    timings: Timings
 
 
 @dataclass
@@ -30,7 +30,7 @@ class EchoEngine:
 
     def step(self, frame: Samples) -> Echo:
         self.heard += 1
-        return Echo(frame, f" {self.heard}")
+        return Echo(frame, f" {self.heard}", Timings(1, 2, 3))
 
 
 @dataclass

@@ -32,8 +32,6 @@ SURPLUS = re.compile(
 # Attention weights of all depformer steps are stacked in one tensor, ours first.
 STACKED = re.compile(r"depformer\.layers\.\d+\.self_attn\.(in_proj_weight|out_proj\.weight)")
 
-REMEDY = "Remove it and run `personaplex download` again."
-
 
 def load_lm(path: Path, sizes: dict[str, Any], dtype: torch.dtype, place: Place) -> LMModel:
     """The language model from `model.safetensors`, in `dtype`, each tensor where `place` wants it.
@@ -58,7 +56,7 @@ def load_tokenizer(path: Path, text_card: int) -> SentencePieceProcessor:
     try:
         tokenizer = SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as error:
-        raise ModelError(f"{path} is not a SentencePiece tokenizer.", REMEDY) from error
+        raise ModelError(f"{path} is not a SentencePiece tokenizer.", _remedy(path)) from error
     if tokenizer.get_piece_size() > text_card:
         raise ModelError(
             f"{path} has {tokenizer.get_piece_size()} pieces, the model knows {text_card}.",
@@ -105,11 +103,11 @@ def fill(module: M, path: Path, dtype: torch.dtype, place: Place) -> M:
     try:
         state = dict(_read(path, file_shapes(module), dtype, place))
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged or incomplete ({error}).", REMEDY) from error
+        raise ModelError(f"{path} is damaged or incomplete ({error}).", _remedy(path)) from error
     module.load_state_dict(state, strict=False, assign=True)
     left = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
     if left:
-        raise ModelError(f"{path} left {len(left)} tensors without values, such as {left[0]}.", REMEDY)
+        raise ModelError(f"{path} left {len(left)} tensors without values, such as {left[0]}.", _remedy(path))
     return module.requires_grad_(False).eval()
 
 
@@ -144,6 +142,11 @@ def _compare(path: Path, wanted: Shapes, found: Shapes) -> None:
 _WRONG_MODEL = "This is not a PersonaPlex model of the expected size: check --model, or download it again."
 
 
+def _remedy(path: Path) -> str:
+    # In the hub's cache the name is a link: only without what it points to is the file fetched anew.
+    return f"Remove {path.resolve()} and run `personaplex download` again."
+
+
 def refuse_pretenders(path: Path) -> None:
     """Raise ModelError for a file that is missing, empty, a Git LFS pointer or a web page saved under its name."""
     try:
@@ -152,8 +155,8 @@ def refuse_pretenders(path: Path) -> None:
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}).", "Run `personaplex download`.") from error
     if not start:
-        raise ModelError(f"{path} is empty.", REMEDY)
+        raise ModelError(f"{path} is empty.", _remedy(path))
     if start.startswith(b"version https://git-lfs"):
         raise ModelError(f"{path} is a Git LFS pointer, not the file itself.", "Run `git lfs pull` in that folder.")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise ModelError(f"{path} is a web page, not model data.", REMEDY)
+        raise ModelError(f"{path} is a web page, not model data.", _remedy(path))

@@ -13,7 +13,6 @@ from typing import Any
 from personaplex_cli.errors import ModelError, PersonaplexError, unknown_name
 from personaplex_cli.library.weights import SIZES
 
-
 CODEBOOKS = 8  # Mimi codes per frame and speaker; also the depformer's steps that we run
 
 # Keyword arguments of moshi's LMModel. The file holds 16 depformer steps; the last 8 predict the user's codes, which
