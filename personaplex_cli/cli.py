@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 import typer.core
@@ -17,7 +17,7 @@ from rich.markup import escape
 from personaplex_cli import __version__
 from personaplex_cli.errors import PersonaplexError, UsageError
 from personaplex_cli.events import Event, Listener, as_json
-from personaplex_cli.library.catalog import DEFAULT_PERSONA, DEFAULT_VOICE, find_persona
+from personaplex_cli.library.catalog import DEFAULT_PERSONA, find_persona
 from personaplex_cli.library.catalog import personas as all_personas
 from personaplex_cli.library.catalog import voices as all_voices
 from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file, variable
@@ -26,8 +26,6 @@ from personaplex_cli.prompt import Sampling
 from personaplex_cli.screen.progress import ProgressScreen
 from personaplex_cli.screen.tables import show_table
 
-if TYPE_CHECKING:
-    from personaplex_cli.startup import Machine
 
 INTERRUPTED = 130
 

@@ -1,4 +1,4 @@
-"""What the agent said, as words with times; as subtitles.
+"""What the agent said: as words with times, as turns, as subtitles.
 
 A text token belongs to the frame it came with, so words are placed within 80 ms.
 """
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from personaplex_cli.samples import FRAME_SECONDS
 
+TURN_PAUSE = 1.5  # seconds without text that end a turn; within one, words come closer together
 SUBTITLE_LENGTH = 42  # characters on a line of subtitles
 SUBTITLE_PAUSE = 0.8  # seconds of silence that begin a new subtitle
 SUBTITLE_LINGER = 1.0  # seconds that a subtitle stays after its last word, unless the next one comes
@@ -49,6 +50,22 @@ class Transcript:
                 words.append(Word(first, start, end))
             words += [Word(other, start, end) for other in others]
         return [word for word in words if word.word]
+
+    def turns(self) -> list[list[Word]]:
+        """The words, grouped in turns."""
+        turns: list[list[Word]] = []
+        for word in self.words():
+            if not turns or word.start - turns[-1][-1].end >= TURN_PAUSE:
+                turns.append([])
+            turns[-1].append(word)
+        return turns
+
+    def markdown(self) -> str:
+        """One paragraph per turn, each with the time at which it began."""
+        return "\n\n".join(
+            f"**{int(turn[0].start) // 60}:{int(turn[0].start) % 60:02}** {' '.join(word.word for word in turn)}"
+            for turn in self.turns()
+        )
 
     def srt(self) -> str:
         """The words as SubRip subtitles, broken at pauses, ends of sentences and full lines."""

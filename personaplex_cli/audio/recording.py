@@ -125,13 +125,17 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_wav(file: IO[bytes], *channels: Samples) -> None:
-    """16-bit wav at 24 kHz from channels [n] of equal length; samples beyond full scale are clipped."""
-    scaled = np.clip(np.stack(channels, axis=1), -1.0, 1.0) * 32767.0
+    """16-bit wav at 24 kHz from channels [n] of equal length."""
     with wave.open(file, "wb") as out:
         out.setnchannels(len(channels))
         out.setsampwidth(2)
         out.setframerate(SAMPLE_RATE)
-        out.writeframes(np.round(scaled).astype("<i2").tobytes())
+        out.writeframes(pcm16(*channels))
+
+
+def pcm16(*channels: Samples) -> bytes:
+    """Channels [n] as interleaved 16-bit samples; those beyond full scale are clipped."""
+    return np.round(np.clip(np.stack(channels, axis=1), -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
 
 
 def _first_bytes(path: Path) -> bytes:

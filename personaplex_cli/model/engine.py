@@ -30,7 +30,12 @@ from personaplex_cli.model.sizes import sizes_of
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.model.text import TextStream
 from personaplex_cli.prompt import Prompt
-from personaplex_cli.samples import FRAME, Samples, frame_at, frames_for
+from personaplex_cli.samples import FRAME, Samples, frame_at, frames_for, level
+
+HUSH_FRAMES = 150  # 12 s: longer, and the model loses the thread
+SPEECH_LEVEL = -45.0  # dBFS; a frame above it is taken for speech
+SPEECH_FRAMES = 3  # in a row: 0.24 s, so that a click does not end the silence
+WARM_UP_FRAMES = 8
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Engine:
         self._mimi = mimi
         self._tokenizer = tokenizer
         self._text = TextStream(tokenizer)
+        self._hushed = 0  # frames for which the agent must still keep silent
+        self._spoken = 0  # frames in a row in which the user spoke into that silence
         self._clock = StageClock(self.device)
         mimi.streaming_forever(1)
 
@@ -68,6 +75,7 @@ class Engine:
             check_room(layout, self.talk.context)
             self._mimi.reset_streaming()
             self._text = TextStream(self._tokenizer)
+            self._hushed = 0
             self.talk.begin(layout, prompt.sampling)
         return layout.positions
 
@@ -78,13 +86,32 @@ class Engine:
         clock.start()
         codes = self._encode(frame)
         clock.lap()
-        text, agent = self.talk.step(codes)
+        text, agent = self.talk.step(codes, silent=self._stays_silent(frame))
         clock.lap()
         sound = self._mimi.decode(agent.view(1, -1, 1))[0, 0]
         clock.lap()
         # Sound and text token travel together, so that the device is asked once.
         answer = torch.cat([sound, text[None].to(sound.dtype)]).cpu().numpy()
         return Reply(answer[:FRAME], self._text.piece(int(answer[FRAME])), Timings(*clock.milliseconds()))
+
+    def hush(self) -> None:
+        """Make the agent fall silent until the user speaks (again), for 12 seconds at most."""
+        self._hushed, self._spoken = HUSH_FRAMES, 0
+
+    def warm_up(self, prompt: Prompt) -> float:
+        """Do everything once that is slow the first time; returns the p95 of a step in milliseconds afterwards."""
+        self.begin(prompt)
+        silence = np.zeros(FRAME, dtype=np.float32)
+        steps = [self.step(silence).timings.total for _ in range(2 * WARM_UP_FRAMES)]
+        return float(np.percentile(steps[WARM_UP_FRAMES:], 95))
+
+    def _stays_silent(self, frame: Samples) -> bool:
+        """Whether `hush` holds in this frame."""
+        if self._hushed == 0:
+            return False
+        self._spoken = self._spoken + 1 if level(frame) > SPEECH_LEVEL else 0
+        self._hushed = 0 if self._spoken >= SPEECH_FRAMES else self._hushed - 1
+        return self._hushed > 0
 
     def _voice(self, voice: Path | Samples) -> Tensor | SavedVoice:
         if isinstance(voice, Path):

@@ -12,7 +12,7 @@ import torch
 from moshi.models import LMModel
 from torch import Tensor
 
-from personaplex_cli.model.prompting import AGENT, TEXT, USER, Layout, Rows
+from personaplex_cli.model.prompting import AGENT, PAD, SILENCE, TEXT, USER, Layout, Rows
 from personaplex_cli.model.sizes import CODEBOOKS
 from personaplex_cli.prompt import Sampling
 
@@ -27,6 +27,7 @@ class Talk:
         self.context: int = lm.context  # positions that the transformer remembers, a ring
         self.position = 0  # the next position to be read
         self._column = torch.zeros(lm.num_codebooks, dtype=torch.long, device=self.device)
+        self._silence = torch.tensor(SILENCE, device=self.device)
         self._sampling = Sampling()
         self._random = torch.Generator()  # on the CPU: a seed means the same on every device
         lm.transformer.streaming_forever(1)
@@ -52,15 +53,21 @@ class Talk:
         self._column[AGENT.start] = codes[0]
 
     @torch.inference_mode()
-    def step(self, user: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, user: Tensor, silent: bool = False) -> tuple[Tensor, Tensor]:
         """The user's codes [8] of one frame -> the agent's text token [] and codes [8] of the same frame.
 
-        All are int64 tensors on the model's device; nothing waits for it.
+        All are int64 tensors on the model's device; nothing waits for it. With `silent` the agent is made to say
+        nothing in this frame, as in the pauses of the prompt; the clock runs on.
         """
         column = self._column
         column[USER.start] = user[0]
+        if silent:
+            column[TEXT] = PAD
+            column[AGENT.start] = self._silence[0]
         hidden = self._read(self._embed(column[:, None]))
-        next_text, next_codes = self._choose(hidden, codes=CODEBOOKS)
+        next_text, next_codes = self._choose(hidden, codes=1 if silent else CODEBOOKS)
+        if silent:
+            next_codes = torch.cat([next_codes, self._silence[1:]])
         text = column[TEXT].clone()
         agent = torch.cat([column[AGENT.start : AGENT.start + 1], next_codes[1:]])
         column[TEXT] = next_text

@@ -220,3 +220,48 @@ class TestDevice:
     def test_memory_that_ran_out_is_explained(self, error: Exception) -> None:
         with pytest.raises(DeviceError, match="too small"), out_of_memory_explained():
             raise error
+
+
+class TestHush:
+    def free(self, files: ModelFiles, user: Samples, frames: int) -> list[int]:
+        """The frames, of `frames` since hush was asked for, in which the agent may speak."""
+        engine, _ = load(files)
+        engine.hush()
+        audio = RecordedAudio(user, tail=(frames * FRAME - len(user)) / SAMPLE_RATE)
+        return [index for index, frame in enumerate(audio.frames()) if not engine._stays_silent(frame)]
+
+    def test_it_ends_when_the_user_speaks(self, files: ModelFiles) -> None:
+        user = np.concatenate([np.zeros(5 * FRAME, dtype=np.float32), speech(0.8)])
+        assert self.free(files, user, 20)[0] == 7  # the third frame of speech in a row
+
+    def test_a_click_does_not_end_it(self, files: ModelFiles) -> None:
+        user = np.zeros(5 * FRAME, dtype=np.float32)
+        user[3 * FRAME] = 1.0
+        assert self.free(files, user, 20) == []
+
+    def test_it_lasts_twelve_seconds_at_most(self, files: ModelFiles) -> None:
+        assert self.free(files, np.zeros(0, dtype=np.float32), 200)[0] == 149
+
+    def test_a_new_talk_is_not_hushed(self, files: ModelFiles) -> None:
+        engine, _ = load(files)
+        prompt = Prompt("", saved_voice(files), Sampling(seed=1))
+        first, _ = held(engine, prompt, speech(1))
+        engine.hush()
+        assert np.array_equal(held(engine, prompt, speech(1))[0], first)
+
+    def test_nothing_is_said_meanwhile(self, files: ModelFiles) -> None:
+        engine, _ = load(files)
+        engine.begin(Prompt("", saved_voice(files), Sampling(seed=1)))
+        engine.hush()
+        assert "".join(engine.step(np.zeros(FRAME, dtype=np.float32)).text for _ in range(100)) == ""
+        for _ in range(60):
+            engine.step(np.zeros(FRAME, dtype=np.float32))
+        assert engine.talk.position == 24 + 160
+
+
+def test_warming_up_leaves_no_trace(files: ModelFiles) -> None:
+    engine, _ = load(files)
+    prompt = Prompt("You are kind.", saved_voice(files), Sampling(seed=3))
+    cold, _ = held(engine, prompt, speech(0.5))
+    assert engine.warm_up(prompt) > 0
+    assert np.array_equal(held(engine, prompt, speech(0.5))[0], cold)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from golden import Golden, load_golden
 
-from personaplex_cli.model.prompting import lay_out
+from personaplex_cli.model.prompting import PAD, SILENCE, lay_out
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.prompt import Sampling
 
@@ -109,3 +109,14 @@ def test_gradients_are_off_in_whatever_thread_calls(talk: Talk, golden: Golden) 
         text, codes = thread.submit(talk.step, golden.codes("user")[:, 0]).result()
     assert not text.requires_grad and not codes.requires_grad
     assert talk.lm.transformer.layers[0].self_attn._streaming_state.kv_cache.cache.grad_fn is None
+
+
+def test_made_silent_the_agent_says_silence_and_nothing_else_changes(talk: Talk, golden: Golden) -> None:
+    user = golden.codes("user")[:, :FRAMES]
+    free = held(talk, golden, user)
+    held(talk, golden, user[:, :0])
+    answers = [talk.step(each, silent=index in (3, 4, 5)) for index, each in enumerate(user.T)]
+    spoken = [[int(text), *codes.tolist()] for text, codes in answers]
+    assert spoken[:3] == free[:3]
+    assert spoken[3:6] == [[PAD, *SILENCE]] * 3
+    assert spoken[6] != free[6] and spoken[7] != [PAD, *SILENCE]
