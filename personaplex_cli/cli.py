@@ -26,7 +26,6 @@ from personaplex_cli.prompt import Sampling
 from personaplex_cli.screen.progress import ProgressScreen
 from personaplex_cli.screen.tables import show_table
 
-
 INTERRUPTED = 130
 
 
