@@ -20,6 +20,7 @@ from personaplex_cli import __version__
 from personaplex_cli.audio.recording import (
     STDIN,
     RecordedAudio,
+    check_place,
     read_recording,
     standard_input,
     whole_file,
@@ -89,9 +90,7 @@ def check(jobs: Sequence[Job]) -> None:
         if job.source != STDIN:
             read_recording(Path(job.source))
         if job.target is not None:
-            with whole_file(job.target.with_suffix(".probe")):
-                pass
-            job.target.with_suffix(".probe").unlink()
+            check_place(job.target)
 
 
 def answer(

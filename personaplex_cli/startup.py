@@ -81,6 +81,8 @@ def find_files(model: str, revision: str | None, listen: Listener) -> ModelFiles
     folder = Path(model).expanduser()
     if folder.is_dir() or model.startswith((".", "/", "~")):
         return weights.open_folder(folder)
+    if here := weights.cached(model, revision):
+        return here
     listen(State("downloading", model))
     return weights.download(model, revision, listen)
 

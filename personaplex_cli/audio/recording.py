@@ -10,6 +10,7 @@ import tempfile
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import EISDIR
 from pathlib import Path
 from typing import IO
 
@@ -65,6 +66,8 @@ def read_recording(path: Path) -> Samples:
         raise UsageError(f"There is no file {path}.", "Check the path.")
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", "Name the recordings in it.")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path} is empty.", "Record it again.")
     try:
         start = _first_bytes(path)
         sound, rate = sphn.read_opus(str(path)) if b"OpusHead" in start else sphn.read(str(path))
@@ -105,6 +108,16 @@ def standard_input() -> Iterator[Path]:
         yield path
 
 
+def check_place(path: Path) -> None:
+    """See that a file can be written there, without touching what is there. Raises AudioError if not."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, "it is a folder")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears under its name only when the block ends well: written beside, then renamed.
@@ -113,15 +126,22 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            yield file
-        os.replace(partial, path)
-    except OSError as error:
-        raise AudioError(f"{path} cannot be written ({error.strerror}).", "Choose another place with -o.") from error
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                yield file
+            os.replace(partial, path)
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AudioError(f"{path} cannot be written ({error.strerror}).", "Choose another place for it.") from error
 
 
 def write_wav(file: IO[bytes], *channels: Samples) -> None:

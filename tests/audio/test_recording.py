@@ -69,7 +69,7 @@ def test_a_wav_of_unknown_length_is_read_to_its_end(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "not a sound file"),
+    "empty": (b"", "is empty"),
     "text": (b"hello, this is no sound", "not a sound file"),
     "page": (b"<!DOCTYPE html><html></html>", "not a sound file"),
     "header only": (b"RIFF\0\0\0\0WAVE", "not a sound file"),
