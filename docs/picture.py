@@ -4,40 +4,41 @@ The picture is scripted. The persona, the words and every figure in it are made 
 like; nothing in it was measured.
 """
 
+import html
 import io
 import math
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
 from personaplex_cli.events import Began, Event, Glitch, Latency, Note, State, Step, Timings
 from personaplex_cli.samples import FRAME_SECONDS
+from personaplex_cli.screen.drawing import View
 from personaplex_cli.screen.lines import told
 from personaplex_cli.screen.panel import render
 from personaplex_cli.screen.state import PanelState
 from personaplex_cli.screen.theme import theme_for
 
 TITLE = "personaplex chat (a scripted picture, not a measurement)"
-WIDTH, HEIGHT = 88, 30
-SKY = TerminalTheme(
-    (22, 24, 34),
-    (214, 218, 232),
-    [(22, 24, 34), (247, 118, 142), (158, 206, 106), (224, 175, 104), (122, 162, 247), (187, 154, 247), (125, 207, 255)]
-    + [(192, 202, 245)],
-)
+WIDTH, HEIGHT = 88, 24
+TEXT = re.compile(r'x="([\d.]+)" (y="[\d.]+") textLength="([\d.]+)"([^>]*)>((?:&#160;)*)(.*?)((?:&#160;)*)</text>')
+BLACK, WHITE = (22, 24, 34), (214, 218, 232)
+SKY = TerminalTheme(BLACK, WHITE, [WHITE] * 8)  # the theme of the panel brings its own colours
 
 # Seconds at which the agent begins to say something, and at which the user does and stops.
 AGENT = (
     (1.0, "Hello! I am glad you called. What would you like to learn about today?"),
     (10.5, "That is a lovely question. Sunlight holds every colour, and air scatters the blue far more than the red."),
-    (22.5, "Exactly! At sunset the light takes a longer way through the air, so the blue is gone before it gets here"),
+    (25.0, "Exactly! At sunset the light travels further through the air, so"),
 )
-USER = ((6.0, 9.9), (19.5, 22.2), (27.6, 28.4))
+USER = ((6.0, 9.9), (19.5, 24.5), (27.9, 29.2))
 WORD = 4  # frames from one word to the next
-END = 28.8  # seconds
+END = 29.2  # seconds
 
 
 def script() -> Iterator[tuple[float, Event]]:
@@ -72,7 +73,7 @@ def _talking(index: int, words: dict[int, str]) -> bool:
 
 def _voice(index: int, pace: float) -> float:
     """The level of a voice, rising and falling with its syllables."""
-    return -30.0 + 10.0 * math.sin(index * 2 / pace) + 7.0 * math.sin(index * 2.9)
+    return -32.0 + 9.0 * math.sin(index * 2 / pace) + 13.0 * math.sin(index * 2.9)
 
 
 def picture() -> str:
@@ -86,8 +87,16 @@ def picture() -> str:
     while state.told:
         console.print(*told(state.told.popleft(), WIDTH, theme), sep="\n")
     console.print()
-    console.print(render(state, WIDTH, HEIGHT, theme, now))
-    return console.export_svg(title=TITLE, theme=SKY)
+    console.print(render(state, WIDTH, HEIGHT, theme, now, View()))
+    return TEXT.sub(_without_margins, console.export_svg(title=TITLE, theme=SKY))
+
+
+def _without_margins(text: re.Match[str]) -> str:
+    """A run of text without the spaces around it: some viewers drop them and draw the words in the wrong place."""
+    x, y, length, rest, before, words, after = text.groups()
+    blank, seen = (cell_len(html.unescape(part)) for part in (before, words))
+    cell = float(length) / max(1, blank + seen + cell_len(html.unescape(after)))
+    return f'x="{float(x) + blank * cell:.1f}" {y} textLength="{seen * cell:.1f}"{rest}>{words}</text>'
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
@@ -15,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from personaplex_cli import __version__
-from personaplex_cli.errors import PersonaplexError, UsageError
-from personaplex_cli.events import Event, Listener, as_json
+from personaplex_cli.errors import PersonaplexError, UsageError, unknown_name
+from personaplex_cli.events import Event, Listener, Note, as_json
 from personaplex_cli.library.catalog import DEFAULT_PERSONA, find_persona
 from personaplex_cli.library.catalog import personas as all_personas
 from personaplex_cli.library.catalog import voices as all_voices
@@ -25,6 +28,9 @@ from personaplex_cli.library.weights import DEFAULT_MODEL
 from personaplex_cli.prompt import Sampling
 from personaplex_cli.screen.progress import ProgressScreen
 from personaplex_cli.screen.tables import show_table
+
+if TYPE_CHECKING:
+    from personaplex_cli.audio.devices import CardChoice
 
 INTERRUPTED = 130
 
@@ -70,6 +76,8 @@ def option(name: str, *flags: str, group: str | None = None, **more: Any) -> Any
 
 SAMPLING = "Sampling"
 MACHINE = "Machine"
+SOUND = "Sound"
+SCREEN = "Screen"
 
 Model = Annotated[str, option("model", group=MACHINE, help="demo, a folder, or a Hugging Face ORG/REPO.")]
 Revision = Annotated[
@@ -100,6 +108,17 @@ AudioTemperature = Annotated[float, option("audio_temperature", group=SAMPLING, 
 AudioTopK = Annotated[int, option("audio_top_k", group=SAMPLING, help="1 to 2048.")]
 TextTemperature = Annotated[float, option("text_temperature", group=SAMPLING, help="0 to 5.")]
 TextTopK = Annotated[int, option("text_top_k", group=SAMPLING, help="1 to 2048.")]
+InputDevice = Annotated[
+    str | None,
+    option("input_device", group=SOUND, help="Microphone: an index or a part of its name.", show_default="system's"),
+]
+OutputDevice = Annotated[
+    str | None,
+    option("output_device", group=SOUND, help="Speaker: an index or a part of its name.", show_default="system's"),
+]
+DeviceRate = Annotated[
+    int | None, option("device_rate", group=SOUND, help="Hertz of the sound card.", show_default="24000 if it can")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
 DEFAULTS = Sampling()
@@ -172,6 +191,119 @@ def run(
 
 
 @app.command()
+def chat(
+    voice: VoiceName = None,
+    persona: PersonaName = DEFAULT_PERSONA,
+    prompt: PromptText = None,
+    record: Annotated[
+        Path | None,
+        option("record", help="Folder in which to keep both voices and the words.", show_default="nothing is kept"),
+    ] = None,
+    input_device: InputDevice = None,
+    output_device: OutputDevice = None,
+    device_rate: DeviceRate = None,
+    echo_cancel: Annotated[
+        bool,
+        option(
+            "echo_cancel",
+            "--echo-cancel/--no-echo-cancel",
+            group=SOUND,
+            help="For loudspeakers: take the agent's voice out of the microphone.",
+        ),
+    ] = False,
+    theme: Annotated[str, option("theme", group=SCREEN, help="auto, light, dark or none.")] = "auto",
+    verbose: Annotated[bool, typer.Option("--verbose", rich_help_panel=SCREEN, help="Show more log lines.")] = False,
+    log_file: Annotated[
+        Path | None,
+        option("log_file", group=SCREEN, help="File that gets all events as JSON lines.", show_default="none"),
+    ] = None,
+    as_json_lines: Annotated[
+        bool, typer.Option("--json", rich_help_panel=SCREEN, help="One JSON line per event on stdout, no panel.")
+    ] = False,
+    model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    cpu_offload: Offload = False,
+    seed: Seed = None,
+    greedy: Greedy = False,
+    audio_temperature: AudioTemperature = DEFAULTS.audio_temperature,
+    audio_top_k: AudioTopK = DEFAULTS.audio_top_k,
+    text_temperature: TextTemperature = DEFAULTS.text_temperature,
+    text_top_k: TextTopK = DEFAULTS.text_top_k,
+) -> None:
+    """Talk: microphone and speaker, both at once, like a phone call."""
+    from personaplex_cli.audio.devices import CardChoice
+    from personaplex_cli.chat import Chat
+    from personaplex_cli.screen.keys import Keys
+    from personaplex_cli.screen.panel import screen_for
+    from personaplex_cli.screen.plain import JsonLines, PlainLines
+    from personaplex_cli.screen.screen import Screens
+    from personaplex_cli.screen.theme import THEMES
+    from personaplex_cli.startup import Machine, choose_character, fresh_seed
+
+    if theme not in THEMES:
+        raise unknown_name("theme", theme, THEMES, f"Use {', '.join(THEMES)}.")
+    seed = fresh_seed() if seed is None else seed
+    sampling = Sampling(audio_temperature, audio_top_k, text_temperature, text_top_k, greedy, seed)
+    character = choose_character(persona, prompt, voice, sampling)
+    machine = Machine(model, revision, device, precision, cpu_offload)
+    choice = CardChoice(input_device, output_device, device_rate, echo_cancel)
+    ended = False
+    try:
+        with ExitStack() as open_things:
+            screens = [JsonLines(sys.stdout) if as_json_lines else screen_for(Console(), theme, verbose)]
+            if log_file:
+                screens.append(PlainLines(Console(file=open_things.enter_context(_log(log_file)))))
+            screen = open_things.enter_context(Screens(screens))
+            keys = open_things.enter_context(Keys())
+            talk = Chat(machine, character, choice, record, screen.show)
+            try:
+                talk.run(screen, keys)
+            finally:
+                ended = talk.end()
+    finally:
+        if not ended:
+            # Still loading and deaf to us, or Ctrl-C a second time. The terminal is as it was; nothing is half written.
+            _complain("Stopped.", "", debug=False)
+            os._exit(INTERRUPTED)
+    if talk.error:
+        raise talk.error
+
+
+@app.command()
+def devices(
+    test: Annotated[bool, typer.Option("--test", help="Play a tone and show the level of the microphone.")] = False,
+    input_device: InputDevice = None,
+    output_device: OutputDevice = None,
+    device_rate: DeviceRate = None,
+    as_json: AsJson = False,
+) -> None:
+    """The sound devices of this machine; * marks the system's own choice."""
+    from personaplex_cli.audio import devices as room
+
+    if test:
+        _test_card(room.CardChoice(input_device, output_device, device_rate))
+        return
+    listed = room.devices()
+    if as_json:
+        print(json.dumps([asdict(each) for each in listed], ensure_ascii=False, indent=1))
+        return
+    rows = [
+        (
+            str(each.index),
+            each.name,
+            each.host_api,
+            f"{each.inputs}{'*' if each.is_default_input else ''}",
+            f"{each.outputs}{'*' if each.is_default_output else ''}",
+            str(each.default_rate),
+        )
+        for each in listed
+    ]
+    show_table(Console(), ["index", "name", "system", "inputs", "outputs", "rate"], rows)
+
+
+@app.command()
 def download(model: Model = DEFAULT_MODEL, revision: Revision = None) -> None:
     """Fetch the model once; everything else then works without a network."""
     from personaplex_cli.startup import find_files
@@ -239,6 +371,23 @@ def _complain(what: str, hint: str, debug: bool) -> None:
     console.print(f"[bold red]{escape(what)}[/]", highlight=False, soft_wrap=True)
     if hint:
         console.print(escape(hint), highlight=False, soft_wrap=True)
+
+
+def _log(path: Path) -> IO[str]:
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}).", "Choose another --log-file.") from error
+
+
+def _test_card(choice: "CardChoice") -> None:
+    """A tone on the speaker, a bar for the microphone, for five seconds."""
+    from personaplex_cli.audio.soundcard import try_card
+
+    with ProgressScreen(_stderr()) as screen:
+        screen.show(Note("You should hear a tone, and see the bar move when you speak."))
+        loudest = max(map(screen.level, try_card(choice, screen.show, seconds=5.0)))
+    print(f"The microphone's loudest moment was {loudest:.0f} dBFS.")
 
 
 def _stderr() -> Console:

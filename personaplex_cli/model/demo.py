@@ -35,7 +35,7 @@ RECIPE = "1"  # changes with anything below that changes the files
 DIFFERING: dict[str, Any] = {
     "lm": {
         "dim": 64,
-        "text_card": 400,
+        "text_card": 480,
         "num_heads": 4,
         "num_layers": 2,
         "depformer_dim": 32,
@@ -108,6 +108,8 @@ def _lm_tensor(name: str, shape: tuple[int, ...], random: torch.Generator) -> to
     if name.endswith("alpha"):
         return torch.ones(shape)
     tensor = torch.randn(shape, generator=random) * (0.5 if "emb" in name else shape[-1] ** -0.5)
+    if name == "text_linear.weight":
+        tensor *= 0.5  # all words are about as likely
     if name == "text_emb.weight":
         tensor[:, 0] += 12.0  # every frame leans this way: see _liking
     return tensor
@@ -119,11 +121,11 @@ def _liking(tokenizer: bytes, text_card: int) -> torch.Tensor:
     Like the real model this one mostly keeps quiet, and when it speaks, prefers words to fragments of them.
     """
     pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
-    liking = torch.full((text_card,), -1.0)
+    liking = torch.full((text_card,), -3.0)  # bytes and fragments
     for token in range(pieces.get_piece_size()):
-        if pieces.id_to_piece(token).startswith(SPACE) and len(pieces.id_to_piece(token)) > 2:
+        if pieces.id_to_piece(token).startswith(SPACE) and len(pieces.id_to_piece(token)) > 4:
             liking[token] = 0.0
-    liking[PAD] = 1.0
+    liking[PAD] = 1.1
     return liking
 
 
@@ -175,6 +177,7 @@ def _tokenizer(pieces: int) -> bytes:
         sentence_iterator=iter(sentences),
         model_writer=model,
         vocab_size=pieces,
+        model_type="bpe",
         byte_fallback=True,
         hard_vocab_limit=False,
         num_threads=1,

@@ -6,6 +6,7 @@ One engine serves every program. `begin` may be called again at any time for a n
 from one thread at a time; gradients are off whichever it is. Sound is numpy; no tensor leaves this room.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ HUSH_FRAMES = 150  # 12 s: longer, and the model loses the thread
 SPEECH_LEVEL = -45.0  # dBFS; a frame above it is taken for speech
 SPEECH_FRAMES = 3  # in a row: 0.24 s, so that a click does not end the silence
 WARM_UP_FRAMES = 8
+SMALL_MODEL = 100_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class Engine:
     def hush(self) -> None:
         """Make the agent fall silent until the user speaks (again), for 12 seconds at most."""
         self._hushed, self._spoken = HUSH_FRAMES, 0
+
+    @property
+    def hushed(self) -> bool:
+        """Whether the agent keeps silent because of `hush`."""
+        return self._hushed > 0
 
     def warm_up(self, prompt: Prompt) -> float:
         """Do everything once that is slow the first time; returns the p95 of a step in milliseconds afterwards."""
@@ -173,6 +180,11 @@ def load_engine(files: ModelFiles, device: str, precision: str, cpu_offload: boo
         )
         if offload:
             offload_layers(lm, where)
+        if where == host:
+            # Threads wait for each other by spinning: for a small model that costs more than they gain, and it starves
+            # the sound card. A big one gets all cores but one, which stays free for sound and screen.
+            small = sum(parameter.numel() for parameter in lm.parameters()) < SMALL_MODEL
+            torch.set_num_threads(1 if small else max(1, (os.cpu_count() or 2) - 1))
         return Engine(Talk(lm), mimi, tokenizer)
 
 

@@ -29,6 +29,8 @@ DOWNLOAD = (
     TransferSpeedColumn(),
     TimeRemainingColumn(),
 )
+METER = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[speed]}"))
+SILENCE = 70  # dB below full scale
 ANSWER = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[speed]}"))
 
 
@@ -66,6 +68,12 @@ class ProgressScreen:
             case Finished():
                 self._close()
                 self._say(_sentence(event))
+
+    def level(self, level: float) -> float:
+        """Show how loud the microphone is, in dBFS; returns it."""
+        bar = self._bar or self._open(METER, "Microphone", SILENCE)
+        bar.update(bar.task_ids[0], completed=max(0.0, SILENCE + level), speed=f"{level:.0f} dBFS")
+        return level
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)

@@ -153,12 +153,12 @@ def test_mimi_keeps_eight_codebooks_in_float32(demo: Path) -> None:
 
 
 def test_a_tokenizer_must_be_one_and_fit(demo: Path) -> None:
-    assert load_tokenizer(demo / TOKENIZER, 400).get_piece_size() <= 400
+    assert load_tokenizer(demo / TOKENIZER, 480).get_piece_size() <= 480
     with pytest.raises(ModelError, match="the model knows 10"):
         load_tokenizer(demo / TOKENIZER, 10)
     (demo / TOKENIZER).write_bytes(b"\x01nonsense")
     with pytest.raises(ModelError, match="not a SentencePiece"):
-        load_tokenizer(demo / TOKENIZER, 400)
+        load_tokenizer(demo / TOKENIZER, 480)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"lm": {"dims": 3}}', '{"lm": 3}', '{"voice": {}}'])

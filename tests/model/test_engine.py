@@ -72,7 +72,7 @@ def test_everything_that_is_asked_for_makes_a_difference(files: ModelFiles, chan
     assert not np.array_equal(answers[0][0], answers[1][0])
 
 
-def test_frame_k_of_the_user_is_heard_in_call_k(files: ModelFiles) -> None:
+def test_what_the_user_says_is_heard_at_once_and_never_before(files: ModelFiles) -> None:
     engine, _ = load(files)
     prompt = Prompt("", saved_voice(files), Sampling(greedy=True))
     recording = speech(1)
@@ -82,7 +82,8 @@ def test_frame_k_of_the_user_is_heard_in_call_k(files: ModelFiles) -> None:
         (before, _), (after, _) = held(engine, prompt, recording), held(engine, prompt, louder)
         assert np.array_equal(before[: frame * FRAME], after[: frame * FRAME])
         differs = np.flatnonzero(before != after)
-        assert len(differs) and frame * FRAME <= differs[0] < (frame + 1) * FRAME
+        # Code 1 is read in call k, the other seven one position later; each alone can be enough.
+        assert len(differs) and frame * FRAME <= differs[0] < (frame + 2) * FRAME
 
 
 def test_the_prompt_costs_what_it_says(files: ModelFiles) -> None:

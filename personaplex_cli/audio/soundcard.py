@@ -1,0 +1,299 @@
+"""The sound card as the `Audio` of a live conversation: the microphone in, the speaker out, both at once.
+
+Two threads meet here. PortAudio's callback hands over what was heard and fetches what is to be played, nothing else.
+The thread that iterates `frames()` does the rest: it hears, counts what goes wrong and looks after a card that dies.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from personaplex_cli.audio.cushion import Cushion
+from personaplex_cli.audio.devices import CardChoice, OpenCard, open_card, rescan
+from personaplex_cli.audio.echo import EchoCanceller
+from personaplex_cli.audio.hearing import Hearing
+from personaplex_cli.audio.resample import Resampler
+from personaplex_cli.errors import AudioError, PersonaplexError
+from personaplex_cli.events import Glitch, Latency, Listener, Note, State
+from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, frame_at, frames_for, level
+
+WATCHDOG_SECONDS = 2.0  # a card that does not call back for so long is dead, whatever it says
+REOPENINGS = 3  # in a row, before the conversation ends
+MOST_BLOCKS = 500  # waiting, from the callback: 10 s in which nobody iterated frames()
+SETTLING_SECONDS = 1.0  # the first blocks of a stream are often flagged
+TROUBLE = 5.0  # flagged blocks until the card gets larger buffers; one is forgiven in FORGIVING_SECONDS
+FORGIVING_SECONDS = 2.0
+TONE_HERTZ, TONE_SECONDS, TONE_PEAK = 440.0, 1.0, 0.1
+
+
+class Block(NamedTuple):
+    """What one call of the callback brought: heard [n, channels] or None, played [n] or None, and how it went."""
+
+    heard: Samples | None
+    played: Samples | None
+    device_in: float  # seconds from the microphone to the callback
+    device_out: float  # seconds from the callback to the speaker
+    flags: Any
+
+
+class SoundCard:
+    """Microphone and speaker, open for as long as the `with` block runs.
+
+        with SoundCard(CardChoice(), listen) as card:
+            for heard in card.frames():
+                card.play(answer)
+
+    `muted` may be set at any time: the frames go on, with silence in them. What is lost, filled in or worth knowing is
+    told to `listen` as Glitch, Note and State, by the thread that iterates `frames()`, never by the callback.
+    Opening raises UsageError for devices that do not exist, AudioError for those that cannot be opened.
+    """
+
+    def __init__(self, choice: CardChoice, listen: Listener) -> None:
+        self.muted = False
+        self._choice = choice
+        self._listen = listen
+        self._said: set[str] = set()
+        self._totals: Counter[str] = Counter()
+        self._opening = threading.Lock()  # held while streams open and close; the callback knows nothing of it
+        self._card: OpenCard | None = None
+        self._closed = False
+        self._failure: Exception | None = None
+        self._portaudio_latency = "low"
+        self._revivals = 0
+        # Its put is a C function without a lock that a slower thread could be holding: the callback never waits.
+        self._arrived: SimpleQueue[Block | None] = SimpleQueue()
+
+    def __enter__(self) -> "SoundCard":
+        self._open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End `frames()` and give the devices back. From any thread, as often as you like."""
+        self._closed = True
+        self._arrived.put(None)
+        with self._opening:
+            self._release()
+
+    def frames(self) -> Iterator[Samples]:
+        """What the user says from now on, [1920] at a time, until `close()`.
+
+        Raises AudioError if the card is gone and does not come back, or if the callback failed.
+        """
+        self._begin()
+        return self._frames()
+
+    def play(self, pcm: Samples) -> None:
+        """Say [n] samples at 24 kHz. Never waits."""
+        self._cushion.put(self._outward(pcm))
+
+    def latency(self) -> Latency:
+        """Where sound spends its time around the engine, as of the last frame."""
+        return Latency(
+            device_in=1000 * self._device_in,
+            queue=1000 * self._late / SAMPLE_RATE,
+            cushion=1000 * self._cushion.depth / self._speaker_rate,
+            device_out=1000 * self._device_out,
+        )
+
+    # The callback.
+
+    def _call_back(self, heard: Any, to_play: Any, count: int, time: Any, flags: Any) -> None:
+        """PortAudio's thread: copy in, fetch out. Neither waits nor raises; a failure ends `frames()`."""
+        try:
+            played = None
+            if to_play is not None:
+                played = self._cushion.take(count)
+                to_play[:] = played[:, np.newaxis]
+            if self._arrived.qsize() >= MOST_BLOCKS:
+                self._ignored += 1
+                return
+            since, until = time.currentTime - time.inputBufferAdcTime, time.outputBufferDacTime - time.currentTime
+            self._arrived.put(Block(None if heard is None else heard.copy(), played, since, until, flags))
+        except Exception as failure:
+            self._failure = failure
+            if to_play is not None:
+                to_play.fill(0)
+            self._arrived.put(None)
+
+    # The thread that iterates frames().
+
+    def _frames(self) -> Iterator[Samples]:
+        while not self._closed:
+            if len(self._hearing) < FRAME:
+                self._take_in(self._wait())
+            while not self._arrived.empty():
+                self._take_in(self._arrived.get())
+            if self._failure is not None:
+                raise AudioError("The sound callback failed.", "Please report this.") from self._failure
+            if len(self._hearing) >= FRAME and not self._closed:
+                frame = self._hearing.take()
+                self._late = len(self._hearing)
+                self._tell_losses()
+                yield np.zeros_like(frame) if self.muted else frame
+
+    def _wait(self) -> Block | None:
+        """The next block; None if there is none, because of `close()`, a failure or a dead card."""
+        try:
+            return self._arrived.get(timeout=WATCHDOG_SECONDS)
+        except Empty:
+            self._revive()
+            return None
+
+    def _take_in(self, block: Block | None) -> None:
+        if block is None:
+            return
+        self._hearing.put(block.heard, block.played)
+        if block.heard is not None:
+            self._device_in = block.device_in
+        if block.played is not None:
+            self._device_out = block.device_out
+        self._pulse.beat(block)
+        if self._pulse.settled and block.flags:
+            self._tell_flags(block.flags)
+        if self._pulse.dead:
+            self._revive()
+        elif self._pulse.settled and self._revivals:
+            self._revivals = 0
+            self._lost("reopened", 1, "the sound card is back")
+            self._listen(State("live"))
+        elif self._pulse.troubled and self._portaudio_latency == "low":
+            self._portaudio_latency = "high"
+            self._say("The sound card cannot keep up and gets larger buffers.")
+            self._reopen()
+
+    def _revive(self) -> None:
+        """The card is dead. Try again; give up after some attempts in a row."""
+        if self._revivals == REOPENINGS:
+            raise AudioError(
+                "The sound card has stopped and does not come back.",
+                "Plug it in and start again, or choose another one (see `personaplex devices`).",
+            )
+        if not self._revivals:
+            self._listen(State("reconnecting", "the sound card has stopped"))
+        self._revivals += 1
+        self._reopen()
+
+    def _tell_losses(self) -> None:
+        cushion, hearing = self._cushion, self._hearing
+        amounts = {
+            "underrun": cushion.underruns,
+            "overflow": self._ignored,
+            "shed": round(1000 * cushion.shed / self._speaker_rate),
+            "dropped": round(1000 * (cushion.dropped / self._speaker_rate + hearing.dropped / SAMPLE_RATE)),
+        }
+        for kind, amount in amounts.items():
+            more = amount - self._told[kind]
+            self._told[kind] = amount
+            if more and kind in ("shed", "dropped"):
+                self._lost(kind, 1, f"{more} ms")
+            elif more:
+                self._lost(kind, more, "the answer came late" if kind == "underrun" else "nobody listened")
+
+    def _tell_flags(self, flags: Any) -> None:
+        if flags.output_underflow or flags.input_underflow:
+            self._lost("underrun", 1, "in the sound card")
+        if flags.output_overflow or flags.input_overflow:
+            self._lost("overflow", 1, "in the sound card")
+
+    def _lost(self, kind: str, times: int, detail: str) -> None:
+        self._totals[kind] += times
+        self._listen(Glitch(kind, self._totals[kind], detail))
+
+    def _say(self, text: str) -> None:
+        """Tell the user something, once."""
+        if text not in self._said:
+            self._said.add(text)
+            self._listen(Note(text))
+
+    # Opening and closing.
+
+    def _open(self) -> None:
+        with self._opening:
+            if self._closed:
+                return
+            self._card = open_card(self._choice, self._portaudio_latency, self._call_back)
+            self._begin()
+            self._card.start()
+            description = self._card.description
+        self._say(description)
+
+    def _begin(self) -> None:
+        """Nothing heard, nothing to play: how a conversation begins, and goes on with a card that was reopened."""
+        assert self._card is not None, "the card is opened by `with`"
+        microphone, speaker = self._card.microphone.rate, self._card.speaker.rate
+        while not self._arrived.empty():
+            self._arrived.get()
+        self._speaker_rate = speaker
+        self._outward = Resampler(SAMPLE_RATE, speaker)
+        self._cushion = Cushion(speaker)
+        self._hearing = Hearing(microphone, speaker, EchoCanceller() if self._choice.echo_cancel else None, self._say)
+        self._pulse = Pulse(microphone, speaker)
+        self._device_in = self._device_out = 0.0
+        self._late = 0  # samples that had come after the last frame when it was taken
+        self._ignored = 0
+        self._told: Counter[str] = Counter()
+
+    def _reopen(self) -> None:
+        with self._opening:
+            self._release()
+            rescan()
+        with suppress(PersonaplexError):  # it may come back later; the watchdog goes on
+            self._open()
+
+    def _release(self) -> None:
+        if self._card is not None:
+            self._card.close()
+            self._card = None
+
+
+class Pulse:
+    """How the streams are doing, in the seconds of their own sound: two streams can die one by one."""
+
+    def __init__(self, microphone_rate: int, speaker_rate: int) -> None:
+        self._microphone_rate, self._speaker_rate = microphone_rate, speaker_rate
+        self._age = 0.0
+        self._unheard = self._unplayed = 0.0  # seconds since that side called back
+        self._trouble = 0.0
+
+    def beat(self, block: Block) -> None:
+        heard = 0.0 if block.heard is None else len(block.heard) / self._microphone_rate
+        played = 0.0 if block.played is None else len(block.played) / self._speaker_rate
+        self._age += heard
+        self._unheard = 0.0 if heard else self._unheard + played
+        self._unplayed = 0.0 if played else self._unplayed + heard
+        if self.settled:
+            self._trouble = max(0.0, self._trouble - heard / FORGIVING_SECONDS) + bool(block.flags)
+
+    @property
+    def settled(self) -> bool:
+        """Both sides call back, and have done so for a moment."""
+        return self._age > SETTLING_SECONDS > max(self._unheard, self._unplayed)
+
+    @property
+    def dead(self) -> bool:
+        """One side calls back, the other does not any more."""
+        return max(self._unheard, self._unplayed) > WATCHDOG_SECONDS
+
+    @property
+    def troubled(self) -> bool:
+        """Blocks come late again and again."""
+        return self._trouble > TROUBLE
+
+
+def try_card(choice: CardChoice, listen: Listener, seconds: float) -> Iterator[float]:
+    """Play a tone of a second, and yield the level of the microphone in dBFS every 80 ms, for some seconds."""
+    time = np.arange(round(TONE_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
+    ends = np.minimum(1.0, np.minimum(time, time[::-1]) / 0.02)  # fades in and out over 20 ms
+    tone = (TONE_PEAK * ends * np.sin(2 * np.pi * TONE_HERTZ * time)).astype(np.float32)
+    with SoundCard(choice, listen) as card:
+        for index, heard in zip(range(frames_for(round(seconds * SAMPLE_RATE))), card.frames(), strict=False):
+            card.play(frame_at(tone, index))
+            yield level(heard)

@@ -1,0 +1,125 @@
+"""Single keys from the terminal, without Enter; Ctrl-C stays a signal.
+
+There is no thread: waiting for a key is also how the program waits for its next drawing.
+"""
+
+import codecs
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import Any, Self, TextIO
+
+WAITING = 64  # keys; the rest of a pasted text is dropped
+# Arrows, function keys and pasted brackets: an escape and what belongs to it.
+SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O.|.)?", re.DOTALL)
+WINDOWS_TICK = 0.01  # seconds between looks at the keyboard, where it cannot be waited for
+
+
+class Keys:
+    """Keys while it is open: none when the input is no terminal, or belongs to another program just now."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stdin if stream is None else stream
+        self._keys: deque[str] = deque(maxlen=WAITING)
+        self._file: int | None = None
+        self._saved: list[Any] = []
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
+        self._resumed: Any = None
+
+    def __enter__(self) -> Self:
+        if self._stream is None or self._stream.closed or not self._stream.isatty():
+            return self
+        self._file = self._stream.fileno()
+        if sys.platform != "win32":
+            self._open(self._file)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.restore()
+
+    def poll(self, seconds: float = 0.0) -> str | None:
+        """The next key; waits for it so long at most. Without a terminal it only waits."""
+        if not self._keys:
+            self._read(seconds)
+        return self._keys.popleft() if self._keys else None
+
+    if sys.platform == "win32":
+
+        def restore(self) -> None:
+            """Nothing was changed."""
+            self._file = None
+
+        def _read(self, seconds: float) -> None:
+            import msvcrt
+
+            end = time.monotonic() + seconds
+            while self._file is None or not msvcrt.kbhit():
+                left = end - time.monotonic()
+                if left <= 0:
+                    return
+                time.sleep(min(left, WINDOWS_TICK))
+            key = msvcrt.getwch()
+            if key in "\x00\xe0":
+                msvcrt.getwch()  # an arrow or a function key comes as two
+            else:
+                self._keys.append(key)
+
+    else:
+
+        def restore(self) -> None:
+            """Give the terminal back as it was; again does no harm. For a program that is forced to end too."""
+            import termios
+
+            if self._file is not None:
+                with suppress(termios.error):  # a terminal that is gone needs nothing
+                    termios.tcsetattr(self._file, termios.TCSANOW, self._saved)
+            if self._resumed is not None:
+                signal.signal(signal.SIGCONT, self._resumed)
+            self._file, self._resumed = None, None
+
+        def _open(self, file: int) -> None:
+            import termios
+
+            with suppress(OSError):  # not the terminal that controls us: nobody can put us in its background
+                if os.tcgetpgrp(file) != os.getpgrp():
+                    self._file = None  # in the background we would be stopped for touching it
+                    return
+            self._saved = termios.tcgetattr(file)
+            self._listen()
+            if threading.current_thread() is threading.main_thread():
+                self._resumed = signal.signal(signal.SIGCONT, self._on_resumed)
+
+        def _listen(self) -> None:
+            """Each key at once, not shown; the keys that make signals still make them."""
+            import termios
+
+            if self._file is not None:
+                settings = termios.tcgetattr(self._file)
+                settings[3] &= ~(termios.ICANON | termios.ECHO)
+                settings[6][termios.VMIN], settings[6][termios.VTIME] = 1, 0
+                termios.tcsetattr(self._file, termios.TCSANOW, settings)
+
+        def _on_resumed(self, number: int, frame: FrameType | None) -> None:
+            self._listen()  # the shell took the terminal back while the program was stopped
+
+        def _read(self, seconds: float) -> None:
+            import select
+
+            if self._file is None:
+                time.sleep(seconds)
+                return
+            readable, _, _ = select.select([self._file], [], [], seconds)
+            if readable:
+                try:
+                    typed = os.read(self._file, 1024)
+                except OSError:
+                    typed = b""
+                if not typed:
+                    self._file = None  # the terminal is gone; whoever holds the other end hung up
+                self._keys.extend(SEQUENCE.sub("", self._decoder.decode(typed)))

@@ -1,0 +1,248 @@
+"""What is known about a conversation right now, gathered from events. Knows nothing of how it looks.
+
+Time is handed in and memory is bounded, however long the talk is. Turns are placed by the frames' own clock, 80 ms
+each, so the same events always make the same turns.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from personaplex_cli.events import (
+    Began,
+    Downloading,
+    Event,
+    Finished,
+    Glitch,
+    Hushed,
+    Latency,
+    Muted,
+    Note,
+    Started,
+    State,
+    Step,
+)
+from personaplex_cli.samples import FRAME_SECONDS
+from personaplex_cli.transcript import SENTENCE_END
+
+BUDGET = FRAME_SECONDS * 1000  # milliseconds that a step may take
+MINUTE = round(60 / FRAME_SECONDS)  # frames
+LANE = 512  # frames of both lanes, more than a wide terminal shows
+TURN_PAUSE = 1.5  # seconds without text that end the agent's turn; within one, words come closer together
+TURN_LENGTH = 400  # characters; after so many, the next end of a sentence ends the turn too
+TURN_LIMIT = 2_000  # characters; no turn is longer
+SMOOTHING = 0.1  # share of the newest figure, so that figures can be read while they change
+SLOWEST = 1_000  # milliseconds; slower steps count as this slow
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the agent said without a pause; `start` in seconds since the conversation began."""
+
+    start: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A sentence that belongs between the turns, such as who is talking from here on."""
+
+    text: str
+
+
+class StepTimes:
+    """How long the steps of a conversation took, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.misses = 0
+        self._recent: deque[float] = deque(maxlen=MINUTE)
+        # A count for every whole millisecond: percentiles of hours cost no more than those of seconds.
+        self._counts = [0] * (SLOWEST + 1)
+
+    def add(self, milliseconds: float) -> None:
+        self.count += 1
+        self.misses += milliseconds > BUDGET
+        self._recent.append(milliseconds)
+        self._counts[min(SLOWEST, round(max(0.0, milliseconds)))] += 1
+
+    def percentile(self, share: int) -> int:
+        """The time within which `share` percent of all steps were done, to a millisecond."""
+        wanted = math.ceil(self.count * share / 100)
+        for milliseconds, count in enumerate(self._counts):
+            wanted -= count
+            if wanted <= 0:
+                return milliseconds
+        return SLOWEST
+
+    def last_minute(self, cells: int) -> list[float]:
+        """The slowest step in each of at most `cells` stretches of the last minute, the newest last."""
+        stretch = math.ceil(MINUTE / max(1, cells))
+        slowest: dict[int, float] = {}
+        # Stretches are cut by the frame's number: a cell keeps its height while it moves to the left.
+        for number, milliseconds in enumerate(self._recent, self.count - len(self._recent)):
+            slowest[number // stretch] = max(milliseconds, slowest.get(number // stretch, 0.0))
+        return list(slowest.values())[-cells:]
+
+
+class PanelState:
+    """Everything a screen shows. `apply` an event, then read the attributes."""
+
+    def __init__(self) -> None:
+        self.name = ""  # of the state, as in State
+        self.detail = ""
+        self.since = 0.0  # when this state began
+        self.passed: dict[str, float] = {}  # states on the way to live, and the seconds each took
+        self.arrivals: deque[tuple[float, Downloading]] = deque(maxlen=64)
+        self.muted = False
+        self.hushed = False
+        self.glitches: dict[str, int] = {}
+        self.log: deque[str] = deque(maxlen=32)
+        self.files: tuple[str, ...] = ()
+        self.told: deque[Turn | Remark] = deque(maxlen=256)  # finished, not yet taken by a screen
+        self._begin(None)
+
+    def apply(self, event: Event, now: float) -> None:
+        """Take in one event that came at `now`, in seconds."""
+        match event:
+            case State(name, detail):
+                self._enter(name.lower(), detail, now)
+            case Downloading():
+                self.arrivals.append((now, event))
+            case Began():
+                self.finish()
+                self._begin(event)
+                self.told.append(Remark(f"{event.persona}, voice {event.voice}, seed {event.seed}"))
+            case Step():
+                self._step(event)
+            case Latency(device_in, queue, cushion, device_out):
+                self._settle({"card in": device_in, "queue": queue, "cushion": cushion, "card out": device_out})
+            case Glitch():
+                self._glitch(event)
+            case Note(text):
+                self.log.append(text)
+            case Muted(on):
+                self.muted = on
+            case Hushed(on):
+                self.hushed = on
+            case Started(source, _):
+                self.log.append(source)
+            case Finished():
+                self.files = event.files
+
+    def finish(self) -> None:
+        """End the conversation that is going on: its last turn and its figures are told."""
+        self._end_turn()
+        if self.steps.count:
+            self.told.append(Remark(self.summary()))
+        self._begin(None)
+
+    def summary(self) -> str:
+        """The conversation in a sentence or two."""
+        steps, underruns = self.steps, self.glitches.get("underrun", 0)
+        return (
+            f"Talked for {clock(self.seconds)}, {counted(self.words, 'word')}. "
+            f"Steps took {steps.percentile(50)} ms (p50), {steps.percentile(95)} ms (p95); "
+            f"{steps.misses} of {steps.count} missed {BUDGET:.0f} ms; {counted(underruns, 'underrun')}."
+        )
+
+    @property
+    def seconds(self) -> float:
+        """How long the conversation has lasted."""
+        return self.steps.count * FRAME_SECONDS
+
+    @property
+    def used(self) -> int:
+        """Positions of the model's context that are taken."""
+        return (self.who.prompt_frames if self.who else 0) + self.steps.count
+
+    @property
+    def engine(self) -> float:
+        """Milliseconds that a step takes now."""
+        return sum(self.stages.get(stage, 0.0) for stage in ("encode", "LM", "decode"))
+
+    @property
+    def delays(self) -> list[tuple[str, float]]:
+        """The stages of sound on its way from the microphone to the speaker, in order, with their milliseconds.
+
+        Empty until all are known. The first sample of a frame waits until the frame is full: that is a stage too.
+        """
+        stages = {**self.stages, "frame": BUDGET}
+        order = ("card in", "frame", "queue", "encode", "LM", "decode", "cushion", "card out")
+        return [(stage, stages[stage]) for stage in order] if len(stages) == len(order) else []
+
+    def _begin(self, who: Began | None) -> None:
+        self.who = who
+        self.steps = StepTimes()
+        self.stages: dict[str, float] = {}
+        self.heard: deque[float] = deque(maxlen=LANE)  # dBFS per frame: you
+        self.said: deque[float] = deque(maxlen=LANE)  # dBFS per frame: the agent
+        self.words = 0
+        self.text = ""  # of the turn that is going on
+        self.turn_start = 0.0
+        self._spoke = 0.0  # when the last piece of text came
+
+    def _enter(self, name: str, detail: str, now: float) -> None:
+        if name != self.name:
+            if self.name in ("", "live", "ended", "reconnecting"):
+                self.passed = {}
+            elif len(self.passed) < 8:
+                self.passed[self.name] = now - self.since
+            self.name, self.since = name, now
+        self.detail = detail
+
+    def _step(self, step: Step) -> None:
+        self.steps.add(step.timings.total)
+        self.heard.append(step.heard)
+        self.said.append(step.said)
+        self._settle({"encode": step.timings.encode, "LM": step.timings.lm, "decode": step.timings.decode})
+        if step.text:
+            self._speak(step.text)
+        elif self.text and self.seconds - self._spoke >= TURN_PAUSE:
+            self._end_turn()
+
+    def _speak(self, piece: str) -> None:
+        if not self.text:
+            self.turn_start = self.seconds - FRAME_SECONDS
+        self.text = (self.text + piece)[:TURN_LIMIT]
+        self._spoke = self.seconds
+        sentence_ended = len(self.text) >= TURN_LENGTH and self.text.endswith(SENTENCE_END)
+        if sentence_ended or len(self.text) == TURN_LIMIT:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        if text := " ".join(self.text.split()):
+            self.words += len(text.split())
+            self.told.append(Turn(self.turn_start, text))
+        self.text = ""
+
+    def _settle(self, figures: dict[str, float]) -> None:
+        for stage, milliseconds in figures.items():
+            before = self.stages.get(stage, milliseconds)
+            self.stages[stage] = before + (milliseconds - before) * SMOOTHING
+
+    def _glitch(self, glitch: Glitch) -> None:
+        self.glitches[glitch.kind] = glitch.total
+        if self.log and self.log[-1].startswith(f"{glitch.kind} "):
+            self.log.pop()  # many in a row are one line with the newest count
+        self.log.append(f"{glitch.kind} {glitch.total}" + (f": {glitch.detail}" if glitch.detail else ""))
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours when there are any."""
+    minutes, seconds = divmod(int(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def download_speed(arrivals: Sequence[tuple[float, Downloading]]) -> float:
+    """Bytes a second over the last arrivals; 0 while unknown."""
+    if len(arrivals) < 2:
+        return 0.0
+    (start, first), (end, last) = arrivals[0], arrivals[-1]
+    return max(0.0, (last.done - first.done) / (end - start)) if end > start else 0.0

@@ -1,0 +1,145 @@
+"""Keys on a real terminal: a pty, whose other end types."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from personaplex_cli.screen.keys import Keys
+
+pytest.importorskip("termios", reason="Windows has no pty")
+import pty
+import termios
+
+WAIT = 10.0  # seconds: how long a key may take on a busy machine
+
+
+class Pty:
+    def __init__(self) -> None:
+        self.hand, terminal = pty.openpty()
+        self.stream = open(terminal, encoding="utf-8", newline="")  # noqa: SIM115
+        self.before = self.settings()
+
+    def type(self, text: str) -> None:
+        os.write(self.hand, text.encode())
+
+    def settings(self) -> list[Any]:
+        return termios.tcgetattr(self.stream)
+
+    def shows_each_key(self) -> bool:
+        return not self.settings()[3] & (termios.ICANON | termios.ECHO)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Pty]:
+    end = Pty()
+    yield end
+    os.close(end.hand)
+    end.stream.close()
+
+
+def test_keys_come_one_by_one_without_enter(terminal: Pty) -> None:
+    with Keys(terminal.stream) as keys:
+        assert keys.poll() is None
+        terminal.type("mé?")
+        assert [keys.poll(WAIT) for _ in range(3)] == ["m", "é", "?"]
+        assert keys.poll() is None
+
+
+def test_a_key_ends_the_wait(terminal: Pty) -> None:
+    with Keys(terminal.stream) as keys:
+        typing = threading.Timer(0.05, terminal.type, ("q",))
+        typing.start()
+        began = time.monotonic()
+        assert keys.poll(WAIT) == "q"
+        assert time.monotonic() - began < WAIT
+        typing.join()
+
+
+def test_arrows_and_function_keys_are_no_letters(terminal: Pty) -> None:
+    with Keys(terminal.stream) as keys:
+        terminal.type("\x1b[A\x1bOP\x1b[15~\x1b[1;5Cd")
+        assert keys.poll(WAIT) == "d"
+        assert keys.poll() is None
+
+
+def test_a_pasted_book_does_not_pile_up(terminal: Pty) -> None:
+    with Keys(terminal.stream) as keys:
+        terminal.type("x" * 500)
+        assert keys.poll(WAIT) == "x"
+        taken = 0
+        while keys.poll() and taken < 1_000:
+            taken += 1
+        assert taken < 500
+
+
+def test_the_terminal_is_given_back(terminal: Pty) -> None:
+    with Keys(terminal.stream):
+        assert terminal.shows_each_key()
+        assert terminal.settings()[3] & termios.ISIG  # Ctrl-C stays a signal
+    assert terminal.settings() == terminal.before
+
+
+def test_the_terminal_is_given_back_after_an_error_and_only_once(terminal: Pty) -> None:
+    with pytest.raises(KeyboardInterrupt), Keys(terminal.stream) as keys:
+        keys.restore()
+        assert terminal.settings() == terminal.before
+        raise KeyboardInterrupt
+    assert terminal.settings() == terminal.before
+
+
+def test_after_a_stop_the_keys_work_again(terminal: Pty) -> None:
+    default = signal.getsignal(signal.SIGCONT)
+    with Keys(terminal.stream) as keys:
+        termios.tcsetattr(terminal.stream, termios.TCSANOW, terminal.before)  # as the shell does
+        signal.raise_signal(signal.SIGCONT)
+        assert terminal.shows_each_key()
+        terminal.type("m")
+        assert keys.poll(WAIT) == "m"
+    assert signal.getsignal(signal.SIGCONT) == default
+
+
+def test_a_terminal_that_is_gone_is_like_none() -> None:
+    terminal = Pty()
+    with Keys(terminal.stream) as keys:
+        os.close(terminal.hand)
+        assert keys.poll(WAIT) is None
+        assert keys.poll() is None
+    terminal.stream.close()
+
+
+@pytest.mark.parametrize("stream", [io.StringIO("m"), None])
+def test_what_is_no_terminal_has_no_keys(stream: io.StringIO | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with Keys(stream) as keys:
+        began = time.monotonic()
+        assert keys.poll(0.02) is None
+        assert time.monotonic() - began > 0.01  # it still waits: the program draws at its pace
+
+
+def test_ctrl_c_interrupts_a_wait_and_leaves_the_terminal_as_it_was(terminal: Pty) -> None:
+    program = """
+import fcntl, sys, termios
+from personaplex_cli.screen.keys import Keys
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+with Keys() as keys:
+    print("ready", flush=True)
+    keys.poll(60)
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        command, stdin=terminal.stream, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        terminal.type("\x03")
+        _, complaint = child.communicate(timeout=WAIT)
+    assert b"KeyboardInterrupt" in complaint
+    assert terminal.settings() == terminal.before

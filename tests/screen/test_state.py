@@ -1,0 +1,140 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personaplex_cli.events import Began, Downloading, Glitch, Hushed, Latency, Muted, Note, State, Step, Timings
+from personaplex_cli.screen.state import MINUTE, TURN_LENGTH, PanelState, Remark, StepTimes, Turn, clock, download_speed
+
+BEGAN = Began("teacher", "NATF2", "demo", "cpu", "fp32", 7, 100, 3000)
+
+
+def step(index: int, text: str = "", milliseconds: float = 40.0) -> Step:
+    return Step(index, text, -50.0, -50.0, Timings(5.0, milliseconds - 10.0, 5.0))
+
+
+def talk(*pieces: str) -> PanelState:
+    state = PanelState()
+    for index, piece in enumerate(pieces):
+        state.apply(step(index, piece), 0.0)
+    return state
+
+
+def test_a_pause_of_the_text_ends_a_turn_and_a_breath_does_not() -> None:
+    breath, pause = [""] * 17, [""] * 19
+    state = talk("", " Hel", "lo", *breath, " there.", *pause, " And", " now")
+    assert list(state.told) == [Turn(0.08, "Hello there.")]
+    assert state.text == " And now"
+
+
+def test_a_long_turn_ends_with_a_sentence() -> None:
+    state = talk(*[" word"] * (TURN_LENGTH // 5), " end", ".", " Next")
+    assert [entry.text[-4:] for entry in state.told] == ["end."]
+    assert state.text == " Next"
+
+
+def test_a_turn_without_a_pause_or_a_sentence_ends_all_the_same() -> None:
+    state = talk(*["a" * 300] * 40)
+    assert all(len(entry.text) <= 2000 for entry in state.told)
+    assert len(state.told) == 5
+
+
+def test_a_new_conversation_tells_how_the_last_one_went_and_starts_from_nothing() -> None:
+    state = talk(" Good", " bye")
+    state.apply(Glitch("underrun", 1), 0.0)
+    state.apply(BEGAN, 0.0)
+    turn, summary, who = state.told
+    assert turn == Turn(0.0, "Good bye")
+    assert summary == Remark(
+        "Talked for 00:00, 2 words. Steps took 40 ms (p50), 40 ms (p95); 0 of 2 missed 80 ms; 1 underrun."
+    )
+    assert who == Remark("teacher, voice NATF2, seed 7")
+    assert (state.steps.count, state.text, state.used) == (0, "", 100)
+
+
+def test_states_are_timed_until_live() -> None:
+    state = PanelState()
+    for at, name in enumerate(("loading", "warming up", "priming", "live")):
+        state.apply(State(name), at * 10.0)
+    assert state.passed == {"loading": 10.0, "warming up": 10.0, "priming": 10.0}
+    state.apply(State("live", "again"), 50.0)
+    assert (state.since, state.detail) == (30.0, "again")  # the same state goes on
+    state.apply(State("priming"), 60.0)
+    assert state.passed == {}
+
+
+def test_the_context_counts_the_prompt_and_every_frame() -> None:
+    state = PanelState()
+    state.apply(BEGAN, 0.0)
+    for index in range(25):
+        state.apply(step(index), 0.0)
+    assert (state.used, state.seconds) == (125, 2.0)
+
+
+def test_the_delay_is_known_when_every_stage_is_and_counts_the_wait_for_a_full_frame() -> None:
+    state = talk("")
+    assert state.delays == []
+    state.apply(Latency(10.0, 2.0, 40.0, 12.0), 0.0)
+    names = [name for name, _ in state.delays]
+    assert names == ["card in", "frame", "queue", "encode", "LM", "decode", "cushion", "card out"]
+    assert sum(milliseconds for _, milliseconds in state.delays) == 10 + 80 + 2 + 40 + 40 + 12
+
+
+def test_misses_are_steps_over_80_ms() -> None:
+    times = StepTimes()
+    for milliseconds in (40.0, 80.0, 80.1, 5000.0):
+        times.add(milliseconds)
+    assert (times.count, times.misses) == (4, 2)
+    assert (times.percentile(50), times.percentile(95)) == (80, 1000)
+
+
+@given(st.lists(st.floats(0, 999), min_size=1), st.integers(1, 99))
+def test_percentiles_are_those_of_the_sorted_list(values: list[float], share: int) -> None:
+    times = StepTimes()
+    for each in values:
+        times.add(each)
+    assert times.percentile(share) == sorted(map(round, values))[-(-len(values) * share // 100) - 1]
+
+
+@given(st.integers(0, 3 * MINUTE), st.integers(1, 200))
+def test_a_minute_fits_any_width_and_keeps_its_slowest_step(count: int, cells: int) -> None:
+    times = StepTimes()
+    for number in range(count):
+        times.add(float(number))
+    minute = times.last_minute(cells)
+    assert len(minute) <= cells
+    assert max(minute, default=0.0) == max(0.0, count - 1.0)
+
+
+def test_many_glitches_are_one_line_of_the_log() -> None:
+    state = PanelState()
+    state.apply(Note("Hello."), 0.0)
+    for total in range(1, 4):
+        state.apply(Glitch("underrun", total, "late"), 0.0)
+    assert list(state.log) == ["Hello.", "underrun 3: late"]
+    assert state.glitches == {"underrun": 3}
+
+
+def test_muted_and_hushed_are_known() -> None:
+    state = PanelState()
+    state.apply(Muted(True), 0.0)
+    state.apply(Hushed(True), 0.0)
+    assert (state.muted, state.hushed) == (True, True)
+    state.apply(Muted(False), 0.0)
+    assert (state.muted, state.hushed) == (False, True)
+
+
+def test_memory_is_bounded() -> None:
+    state = PanelState()
+    for index in range(20_000):
+        state.apply(step(index, " word" if index % 40 == 0 else ""), 0.0)
+        state.apply(Note(str(index)), 0.0)
+        state.apply(Downloading(index, 20_000), float(index))
+    bounded = (state.heard, state.said, state.log, state.told, state.arrivals)
+    assert sum(map(len, bounded)) < 2_000
+    assert state.steps.count == 20_000
+
+
+def test_clocks_and_speeds() -> None:
+    assert [clock(each) for each in (-1.0, 59.9, 61.0, 3661.0)] == ["00:00", "00:59", "01:01", "1:01:01"]
+    assert download_speed([]) == 0.0
+    assert download_speed([(1.0, Downloading(0, 9)), (3.0, Downloading(8, 9))]) == 4.0
+    assert download_speed([(1.0, Downloading(0, 9)), (1.0, Downloading(8, 9))]) == 0.0

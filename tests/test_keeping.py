@@ -1,0 +1,110 @@
+"""Keeping a live conversation: whatever ends it, at most the last second is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from personaplex_cli.errors import AudioError
+from personaplex_cli.events import Event, Note, Step, Timings
+from personaplex_cli.keeping import KeptAudio
+from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
+
+SETTINGS: dict[str, Any] = {"persona": "teacher", "sampling": {"seed": 3}}
+
+
+class Ramp:
+    """An Audio whose frame `i` is filled with i/100; what is played is counted."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.played = 0
+
+    def frames(self) -> Iterator[Samples]:
+        return (np.full(FRAME, index / 100, dtype=np.float32) for index in range(self.count))
+
+    def play(self, pcm: Samples) -> None:
+        self.played += 1
+
+
+def keep(folder: Path, frames: int, said: list[Event] | None = None) -> KeptAudio:
+    """A conversation in which the agent says the opposite of what it hears, and a word each second."""
+    with KeptAudio(Ramp(frames), folder, SETTINGS, (said if said is not None else []).append) as kept:
+        for index, heard in enumerate(kept.frames()):
+            kept.play(-heard)
+            kept.step(Step(index, " word" if index % 12 == 0 else "", 0, 0, Timings(1, 1, 1)))
+    return kept
+
+
+def sound(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    with wave.open(str(path)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (SAMPLE_RATE, 2, 2)
+        both = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2) / 32767
+    return both[:, 0], both[:, 1]
+
+
+@pytest.mark.parametrize("frames", [0, 1, 11, 12, 13, 40])
+def test_both_sides_and_all_words_are_kept(frames: int, tmp_path: Path) -> None:
+    kept = keep(tmp_path, frames)
+    left, right = sound(kept.folder / "conversation.wav")
+    assert len(left) == frames * FRAME
+    assert np.allclose(left[::FRAME], np.arange(frames) / 100, atol=1e-4)
+    assert np.allclose(right, -left, atol=1e-4)
+    transcript = json.loads((kept.folder / "transcript.json").read_text())
+    assert transcript["settings"] == SETTINGS
+    assert transcript["text"].split() == ["word"] * -(-frames // 12)
+    assert (kept.folder / "transcript.srt").read_text().count("-->") <= -(-frames // 12)
+    assert (kept.folder / "transcript.md").read_text().startswith("# teacher")
+    assert sorted(map(str, kept.folder.iterdir())) == sorted(kept.files)
+
+
+def test_each_conversation_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    folders = {keep(tmp_path, 1).folder for _ in range(3)}
+    assert len(folders) == 3
+
+
+def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(AudioError, match="cannot be written"):
+        KeptAudio(Ramp(1), tmp_path / "file", SETTINGS, lambda event: None)
+
+
+def test_a_disk_that_fails_ends_the_keeping_and_not_the_talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(wave.Wave_write, "writeframes", full)
+    said: list[Event] = []
+    kept = keep(tmp_path, 30, said)
+    assert kept._audio.played == 30  # type: ignore[attr-defined]
+    assert [event for event in said if isinstance(event, Note) and "not kept any further" in event.text]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is of POSIX")
+def test_killed_it_loses_at_most_the_last_second(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path; import test_keeping as t;"
+        "kept = t.KeptAudio(t.Ramp(30), Path(sys.argv[1]), t.SETTINGS, print); kept.__enter__();"
+        "[(kept.play(-h), kept.step(t.Step(i, ' word', 0, 0, t.Timings(1, 1, 1)))) for i, h in enumerate(kept.frames())];"
+        "print('said', flush=True); time.sleep(60)"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"said\n"
+        wavs: list[Path] = []
+        while not (wavs and wavs[0].stat().st_size >= 24 * FRAME * 4):  # the writer has its own thread
+            wavs = list(tmp_path.glob("*/conversation.wav"))
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    left, _ = sound(wavs[0])
+    assert len(left) >= 24 * FRAME
+    assert json.loads((wavs[0].parent / "transcript.json").read_text())["words"]
