@@ -249,7 +249,7 @@ def chat(
     character = choose_character(persona, prompt, voice, sampling)
     machine = Machine(model, revision, device, precision, cpu_offload)
     choice = CardChoice(input_device, output_device, device_rate, echo_cancel)
-    ended = False
+    ended = True
     try:
         with ExitStack() as open_things:
             screens = [JsonLines(sys.stdout) if as_json_lines else screen_for(Console(), theme, verbose)]
@@ -258,6 +258,7 @@ def chat(
             screen = open_things.enter_context(Screens(screens))
             keys = open_things.enter_context(Keys())
             talk = Chat(machine, character, choice, record, screen.show)
+            ended = False
             try:
                 talk.run(screen, keys)
             finally:

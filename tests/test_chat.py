@@ -1,0 +1,330 @@
+"""The live conversation, whole: demo model, real callback, a card made of numbers. See fakecard.py."""
+
+import json
+import threading
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakecard import FakeCard, plug_in
+
+from personaplex_cli import cli
+from personaplex_cli.audio.devices import CardChoice
+from personaplex_cli.audio.recording import RecordedAudio
+from personaplex_cli.chat import Chat
+from personaplex_cli.conversation import converse
+from personaplex_cli.errors import AudioError, ModelError
+from personaplex_cli.events import Began, Event, Finished, Glitch, Hushed, Muted, Note, State, Step
+from personaplex_cli.library.weights import open_folder
+from personaplex_cli.model.engine import Engine, load_engine
+from personaplex_cli.prompt import Sampling
+from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
+from personaplex_cli.startup import Machine, choose_character
+
+CHARACTER = choose_character("teacher", None, None, Sampling(seed=3))
+
+
+def speech(frames: int) -> Samples:
+    random = np.random.default_rng(0)
+    return (random.standard_normal(frames * FRAME) * 0.1).astype(np.float32)
+
+
+class Nothing:
+    """A screen that nobody looks at and a keyboard that nobody touches."""
+
+    def show(self, event: Event) -> None: ...
+
+    def press(self, key: str) -> bool:
+        return False
+
+    def refresh(self, now: float) -> None: ...
+
+    def poll(self, seconds: float) -> str | None:
+        threading.Event().wait(0.001)
+        return None
+
+
+class Held:
+    """A chat on the fake card until the microphone's sound has ended; `at` says what happens at which step."""
+
+    def __init__(self, fake: FakeCard, model: Path | str, record: Path | None = None) -> None:
+        self.events: list[Event] = []
+        self.at: dict[int, Callable[[], None]] = {}
+        machine = Machine(str(model), None, "cpu", "auto", False)
+        self.chat = Chat(machine, CHARACTER, CardChoice(), record, self._listen)
+        self._count = 0
+        fake.at_end = self.chat.stop
+
+    def run(self) -> "Held":
+        self.chat.run(Nothing(), Nothing())
+        assert self.chat.end()
+        return self
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def _listen(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Step):
+            self._count += 1
+            self.at.get(self._count, lambda: None)()
+
+
+@pytest.fixture
+def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeCard]:
+    return lambda **settings: plug_in(FakeCard(**settings), monkeypatch)
+
+
+def offline(model: Path, recording: Samples) -> tuple[Samples, str]:
+    """The same conversation with a recording."""
+    files = open_folder(model)
+    engine = load_engine(files, "cpu", "auto", False, lambda event: None)
+    engine.begin(CHARACTER.prompt(files))
+    audio = RecordedAudio(recording)
+    text = "".join(step.text for step in converse(engine, audio))
+    return audio.answer, text.strip()
+
+
+def kept_sound(folder: Path) -> np.ndarray[Any, Any]:
+    with wave.open(str(next(folder.glob("*/conversation.wav")))) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2) / 32767
+
+
+def test_live_is_the_same_conversation_as_with_a_recording(
+    plug: Callable[..., FakeCard], demo_folder: Path, tmp_path: Path
+) -> None:
+    sound = speech(60)
+    held = Held(plug(microphone=sound, blocks=(480, 77)), demo_folder, tmp_path).run()
+    answer, text = offline(demo_folder, sound)
+    assert held.chat.error is None
+    kept = kept_sound(tmp_path)
+    assert np.allclose(kept[:, 0], np.clip(sound, -1, 1), atol=1e-4)
+    assert np.allclose(kept[:, 1], answer, atol=1e-4)
+    finished = held.of(Finished)[-1]
+    assert finished.text == text and finished.seconds == pytest.approx(60 * 0.08)
+    assert all(Path(name).exists() for name in finished.files)
+
+
+def test_it_says_what_it_does_in_order(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
+    held = Held(plug(microphone=speech(10)), demo_folder).run()
+    assert [event.name for event in held.of(State) if event.name != "loading"] == [
+        "warming up",
+        "priming",
+        "live",
+        "ended",
+    ]
+    began = held.of(Began)
+    assert [(each.persona, each.voice, each.device, each.seed) for each in began] == [("teacher", "NATF2", "cpu", 3)]
+    assert 24 < began[0].prompt_frames < began[0].context == 3000
+    assert [step.index for step in held.of(Step)] == list(range(10))
+
+
+def test_the_microphone_opens_only_when_the_model_is_ready(
+    plug: Callable[..., FakeCard], demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = plug(microphone=speech(3))
+    begin = Engine.begin
+    opened: list[int] = []
+    monkeypatch.setattr(Engine, "begin", lambda *rest: (opened.append(len(fake.opened)), begin(*rest))[1])
+    Held(fake, demo_folder).run()
+    assert set(opened) == {0} and len(fake.opened) == 1
+
+
+def test_no_event_holds_a_tensor(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
+    held = Held(plug(microphone=speech(5)), demo_folder).run()
+    assert not any(isinstance(value, torch.Tensor) for event in held.events for value in vars(event).values())
+
+
+def test_muted_the_agent_hears_silence_and_the_clock_runs_on(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
+    held = Held(plug(microphone=speech(30)), demo_folder)
+    held.at = {10: lambda: held.chat.press("m"), 20: lambda: held.chat.press("m")}
+    held.run()
+    silent = [step.index for step in held.of(Step) if step.heard == -100]
+    assert silent == list(range(10, 20)) and len(held.of(Step)) == 30
+    assert held.of(Muted) == [Muted(True), Muted(False)]
+
+
+def test_told_to_stop_talking_it_is_silent_until_the_user_speaks(
+    plug: Callable[..., FakeCard], demo_folder: Path
+) -> None:
+    sound = speech(60)
+    sound[: 40 * FRAME] = 0
+    held = Held(plug(microphone=sound), demo_folder)
+    held.at = {5: lambda: held.chat.press("s")}
+    held.run()
+    steps = held.of(Step)
+    assert not any(step.text for step in steps[5:42])
+    # Told at once, and again when the third frame of speech has ended the silence.
+    changes = [(event.on, held.events[:index]) for index, event in enumerate(held.events) if isinstance(event, Hushed)]
+    assert [on for on, _ in changes] == [True, False]
+    assert [sum(isinstance(event, Step) for event in before) for _, before in changes] == [5, 43]
+
+
+def test_restarted_it_begins_anew_without_what_was_waiting(
+    plug: Callable[..., FakeCard], demo_folder: Path, tmp_path: Path
+) -> None:
+    sound = np.tile(speech(20), 2)
+    held = Held(plug(microphone=sound), demo_folder, tmp_path)
+    held.at = {20: lambda: held.chat.press("r")}
+    held.run()
+    steps = held.of(Step)
+    assert [step.index for step in steps] == [*range(20), *range(20)]
+    said = [(step.text, step.said) for step in steps]
+    assert said[:20] == said[20:]
+    assert len(held.of(Began)) == 2
+    assert len(kept_sound(tmp_path)) == 40 * FRAME  # one recording of it all
+
+
+def test_q_ends_it(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
+    held = Held(plug(microphone=speech(500)), demo_folder)
+    held.at = {7: lambda: held.chat.press("q")}
+    held.run()
+    assert len(held.of(Step)) == 7 and held.chat.error is None
+    assert held.of(State)[-1] == State("ended")
+
+
+def test_ctrl_c_ends_every_thread(plug: Callable[..., FakeCard], demo_folder: Path, tmp_path: Path) -> None:
+    class Impatient(Nothing):
+        def poll(self, seconds: float) -> str | None:
+            if held.of(Step):
+                raise KeyboardInterrupt
+            return super().poll(seconds)
+
+    before = threading.active_count()
+    # The card never runs dry here: it repeats itself until somebody stops.
+    fake = plug(microphone=speech(5))
+    held = Held(fake, demo_folder, tmp_path)
+
+    def refill() -> None:
+        fake.microphone = speech(5)
+
+    fake.at_end = refill
+    with pytest.raises(KeyboardInterrupt):
+        held.chat.run(Impatient(), Impatient())
+    assert held.chat.end()
+    assert threading.active_count() == before
+    assert not any(stream.running for stream in fake.opened)
+    assert (next(tmp_path.glob("*/conversation.wav"))).stat().st_size > 44
+
+
+def test_what_fails_in_the_model_thread_ends_it_with_its_error(
+    plug: Callable[..., FakeCard], demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(plug(microphone=speech(5)), "./nowhere").run()
+    assert isinstance(held.chat.error, ModelError) and held.of(State)[-1] == State("ended")
+    monkeypatch.setattr(Engine, "step", lambda *_: 1 / 0)
+    held = Held(plug(microphone=speech(5)), demo_folder).run()
+    assert isinstance(held.chat.error, ZeroDivisionError)
+
+
+def test_a_card_that_dies_for_good_ends_it_with_an_audio_error(
+    plug: Callable[..., FakeCard], demo_folder: Path
+) -> None:
+    from collections import deque
+
+    fake = plug(microphone=speech(500), lifetimes=deque([1.0] + [0.0] * 20))
+    held = Held(fake, demo_folder).run()
+    assert isinstance(held.chat.error, AudioError)
+    assert State("reconnecting", "the sound card has stopped") in held.of(State)
+
+
+def test_a_machine_too_slow_to_talk_is_told(
+    plug: Callable[..., FakeCard], demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "warm_up", lambda *_: 120.0)
+    held = Held(plug(microphone=speech(2)), demo_folder).run()
+    assert any("120 ms" in note.text for note in held.of(Note))
+
+
+def test_stopped_before_it_is_live_it_opens_no_microphone(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
+    fake = plug(microphone=speech(5))
+    held = Held(fake, demo_folder)
+    held.chat.stop()
+    held.run()
+    assert not fake.opened and not held.of(Step) and held.chat.error is None
+
+
+class TestCommand:
+    """The command line around it."""
+
+    @pytest.fixture
+    def chat(self, plug: Callable[..., FakeCard], demo_folder: Path) -> Callable[..., int]:
+        def run(*arguments: str, **settings: Any) -> int:
+            fake = plug(**{"microphone": speech(30), **settings})
+            fake.at_end = lambda: stop_the_chat()
+            return cli.program(["chat", "--model", str(demo_folder), "--device", "cpu", "--seed", "3", *arguments])
+
+        def stop_the_chat() -> None:
+            for each in chats:
+                each.stop()
+
+        chats: list[Chat] = []
+        original = Chat.__init__
+
+        def remembered(self: Chat, *rest: Any) -> None:
+            original(self, *rest)
+            chats.append(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Chat, "__init__", remembered)
+            yield run
+
+    def test_plain_lines_where_there_is_no_terminal(
+        self, chat: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert chat() == 0
+        out = capsys.readouterr().out
+        for line in ("Warming up", "Priming", "Live", "Ended", "teacher, voice NATF2, seed 3", "Talked for 00:02"):
+            assert line in out
+        assert "\x1b" not in out
+
+    def test_json_lines(self, chat: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+        assert chat("--json") == 0
+        out, err = capsys.readouterr()
+        kinds = [json.loads(line)["event"] for line in out.splitlines()]
+        assert kinds.count("step") == 30 and kinds[-1] == "state" and "latency" in kinds and "began" in kinds
+        assert err == ""
+
+    def test_a_log_file_beside_the_screen(self, chat: Callable[..., int], tmp_path: Path) -> None:
+        assert chat("--log-file", str(tmp_path / "log")) == 0
+        assert "Live" in (tmp_path / "log").read_text()
+
+    @pytest.mark.parametrize(
+        ("arguments", "settings", "code", "said"),
+        [
+            (["--theme", "pink"], {}, 2, "no theme named 'pink'"),
+            (["--input-device", "nothing"], {}, 2, "no input device 'nothing'"),
+            (["--log-file", "/nowhere/log"], {}, 2, "cannot be written"),
+            ([], {"listed": []}, 4, "There is no microphone"),
+            ([], {"rates": ()}, 4, "cannot be opened"),
+            (["--record", "/proc/nowhere"], {}, 4, "cannot be written"),
+        ],
+    )
+    def test_what_is_wrong_is_told(
+        self,
+        arguments: list[str],
+        settings: dict[str, Any],
+        code: int,
+        said: str,
+        chat: Callable[..., int],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        assert chat(*arguments, **settings) == code
+        err = capsys.readouterr().err
+        assert said in err and "Traceback" not in err
+
+
+def test_losses_are_counted_and_told(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
+    """A stall of the model: what the card heard meanwhile is not said twice, and nothing stays late."""
+    fake = plug(microphone=speech(200))
+    held = Held(fake, demo_folder)
+    held.at = {20: lambda: [fake.pass_time() for _ in range(150)] and None}  # three seconds pass in one step
+    held.run()
+    dropped = [event for event in held.of(Glitch) if event.kind == "dropped"]
+    assert dropped
+    heard = len(held.of(Step)) * FRAME / SAMPLE_RATE
+    assert 200 * 0.08 - 3.0 < heard < 200 * 0.08 - 2.0
