@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 REDRAW_SECONDS = 1 / 12
 LATENCY_FRAMES = 3  # frames between two reports of latency
-PATIENCE_SECONDS = 2.0  # that the model thread gets to end; while it loads it hears nothing
+PATIENCE_SECONDS = 1.0  # that the model thread gets to end; while it loads it hears nothing
 
 
 class Screen(Protocol):
@@ -108,7 +108,6 @@ class Chat:
     # The model thread.
 
     def _run_model(self) -> None:
-        self._listen(State("loading", self._machine.model))
         try:
             engine, files = start_engine(self._machine, self._listen)
             prompt = self._character.prompt(files)
