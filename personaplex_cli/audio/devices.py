@@ -4,7 +4,10 @@ The only importer of sounddevice, and only when somebody wants a sound card: wit
 itself fails, and files can be talked to without it.
 """
 
+import atexit
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.samples import SAMPLE_RATE
 
 BLOCK_SECONDS = 0.02
+CLOSING_SECONDS = 2.0  # closing takes some milliseconds, unless it takes for ever
 
 # PortAudio's callback: input [n, channels] or None, output [n, channels] or None, n, times, flags.
 CallBack = Callable[[Any, Any, int, Any, Any], None]
@@ -75,19 +79,29 @@ class OpenCard:
 
     def start(self) -> None:
         """Let the callback be called. Raises AudioError."""
-        with quiet_portaudio():
-            try:
-                for stream in self.streams:
-                    stream.start()
-            except portaudio().PortAudioError as error:
-                raise _refused([self.microphone.name, self.speaker.name], error) from error
-
-    def close(self) -> None:
-        """Stop at once. Never `stop()`: it waits for the last sound, for ever if the device is gone."""
-        with quiet_portaudio():
+        try:
             for stream in self.streams:
-                stream.abort()
-                stream.close()
+                stream.start()
+        except portaudio().PortAudioError as error:
+            raise _refused([self.microphone.name, self.speaker.name], error) from error
+
+    def close(self) -> bool:
+        """Stop at once and give the devices back; False if PortAudio never returns from that.
+
+        That happens when the sound server has died. Then a thread of PortAudio's is lost, and so would be this
+        program at its end, when sounddevice tidies up: it must not.
+        """
+        closing = threading.Thread(target=self._close, name="closing the sound card", daemon=True)
+        closing.start()
+        closing.join(CLOSING_SECONDS)
+        if closing.is_alive():
+            atexit.unregister(portaudio()._exit_handler)
+        return not closing.is_alive()
+
+    def _close(self) -> None:
+        for stream in self.streams:
+            stream.abort()  # never stop(): it waits for the last sound, which a dead device never plays
+            stream.close()
 
 
 def devices() -> list[DeviceInfo]:
@@ -117,26 +131,24 @@ def open_card(choice: CardChoice, latency: str, call_back: CallBack) -> OpenCard
     """
     microphone, speaker = _find(choice.input_device, "input"), _find(choice.output_device, "output")
     sound = portaudio()
-    with quiet_portaudio():
-        if microphone["index"] == speaker["index"]:
-            streams = [_open(sound.Stream, {"input": microphone, "output": speaker}, choice, latency, call_back)]
-        else:
-            streams = [_open(sound.InputStream, {"input": microphone}, choice, latency, _input_only(call_back))]
-            try:
-                streams.append(_open(sound.OutputStream, {"output": speaker}, choice, latency, _output_only(call_back)))
-            except AudioError:
-                streams[0].close()
-                raise
+    if microphone["index"] == speaker["index"]:
+        streams = [_open(sound.Stream, {"input": microphone, "output": speaker}, choice, latency, call_back)]
+    else:
+        streams = [_open(sound.InputStream, {"input": microphone}, choice, latency, _input_only(call_back))]
+        try:
+            streams.append(_open(sound.OutputStream, {"output": speaker}, choice, latency, _output_only(call_back)))
+        except AudioError:
+            streams[0].close()
+            raise
     return OpenCard(streams, _side(microphone, streams[0], 0), _side(speaker, streams[-1], -1))
 
 
 def rescan() -> None:
     """Look for devices anew: PortAudio only ever looks once. No stream may be open."""
     sound = portaudio()
-    with quiet_portaudio():
-        for step in (sound._terminate, sound._initialize):
-            with suppress(sound.PortAudioError):
-                step()
+    for step in (sound._terminate, sound._initialize):
+        with suppress(sound.PortAudioError):
+            step()
 
 
 def portaudio() -> Any:
@@ -154,19 +166,38 @@ def portaudio() -> Any:
 
 @contextmanager
 def quiet_portaudio() -> Iterator[None]:
-    """Drop what C libraries write to stderr: ALSA and PortAudio think aloud, across whatever is on the screen."""
+    """Drop what C libraries write to stderr; what Python writes to `sys.stderr` still gets there.
+
+    ALSA and PortAudio think aloud, across whatever is on the screen: a few lines when a device is opened, and some
+    hundred thousand a second when it is gone.
+    """
     try:
-        stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        descriptor, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     except OSError:  # there is no stderr
         yield
         return
+    with suppress(AttributeError, OSError, ValueError):  # a test or a notebook may have replaced it
+        sys.stderr.flush()
+    pythons = sys.stderr
+    if _is_descriptor_2(pythons):
+        sys.stderr = os.fdopen(os.dup(descriptor), "w", encoding=pythons.encoding, errors="replace", buffering=1)
+    os.dup2(nowhere, 2)
     try:
-        os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
         os.close(nowhere)
+        if sys.stderr is not pythons:
+            sys.stderr.close()
+            sys.stderr = pythons
+
+
+def _is_descriptor_2(stream: Any) -> bool:
+    try:
+        return bool(stream.fileno() == 2)
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def _find(wanted: int | str | None, kind: str) -> Any:

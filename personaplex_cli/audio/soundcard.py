@@ -7,14 +7,14 @@ The thread that iterates `frames()` does the rest: it hears, counts what goes wr
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from personaplex_cli.audio.cushion import Cushion
-from personaplex_cli.audio.devices import CardChoice, OpenCard, open_card, rescan
+from personaplex_cli.audio.devices import CardChoice, OpenCard, open_card, quiet_portaudio, rescan
 from personaplex_cli.audio.echo import EchoCanceller
 from personaplex_cli.audio.hearing import Hearing
 from personaplex_cli.audio.resample import Resampler
@@ -62,6 +62,8 @@ class SoundCard:
         self._opening = threading.Lock()  # held while streams open and close; the callback knows nothing of it
         self._card: OpenCard | None = None
         self._closed = False
+        self._hung = False  # PortAudio did not return from closing a dead device
+        self._quiet = ExitStack()
         self._failure: Exception | None = None
         self._portaudio_latency = "low"
         self._revivals = 0
@@ -69,11 +71,18 @@ class SoundCard:
         self._arrived: SimpleQueue[Block | None] = SimpleQueue()
 
     def __enter__(self) -> "SoundCard":
-        self._open()
+        self._quiet.enter_context(quiet_portaudio())
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        if not self._hung:  # else a thread of PortAudio's is alive, and goes on complaining
+            self._quiet.close()
 
     def close(self) -> None:
         """End `frames()` and give the devices back. From any thread, as often as you like."""
@@ -244,14 +253,15 @@ class SoundCard:
     def _reopen(self) -> None:
         with self._opening:
             self._release()
-            rescan()
+            if not self._hung:  # else looking for devices anew would hang as well
+                rescan()
         with suppress(PersonaplexError):  # it may come back later; the watchdog goes on
             self._open()
 
     def _release(self) -> None:
-        if self._card is not None:
-            self._card.close()
-            self._card = None
+        card, self._card = self._card, None
+        if card is not None and not card.close():
+            self._hung = True
 
 
 class Pulse:

@@ -185,7 +185,7 @@ def load_engine(files: ModelFiles, device: str, precision: str, cpu_offload: boo
             # the sound card. A big one gets all cores but one, which stays free for sound and screen.
             small = sum(parameter.numel() for parameter in lm.parameters()) < SMALL_MODEL
             torch.set_num_threads(1 if small else max(1, (os.cpu_count() or 2) - 1))
-        return Engine(Talk(lm), mimi, tokenizer)
+        return Engine(Talk(lm, by_modules=offload), mimi, tokenizer)
 
 
 _OFFLOADED = "CPU offload: layers visit the GPU one at a time. Good for files, far too slow for talking."

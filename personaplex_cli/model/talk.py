@@ -5,23 +5,28 @@
 
 The answer to frame p leaves in the same call: the agent's code 1 of position p, known since the call before, and codes
 2-8 of position p+1, just sampled (these rows are delayed by one). The reference answers a call later with the same
-tokens. Knows nothing of sound or text; moshi's modules hold the weights, the order of things is ours.
+tokens. Knows nothing of sound or text. moshi's modules hold the weights, `step.py` runs them.
 """
 
 import torch
 from moshi.models import LMModel
 from torch import Tensor
+from torch.nn import functional as F
 
 from personaplex_cli.model.prompting import AGENT, PAD, SILENCE, TEXT, USER, Layout, Rows
 from personaplex_cli.model.sizes import CODEBOOKS
+from personaplex_cli.model.step import Depformer, ModuleDepformer, ModuleTransformer, Transformer
 from personaplex_cli.prompt import Sampling
 
 
 class Talk:
     """One language model and the state of one conversation with it."""
 
-    def __init__(self, lm: LMModel) -> None:
+    def __init__(self, lm: LMModel, by_modules: bool = False) -> None:
+        """`by_modules` runs moshi's modules as they are: slower, and needed where something hooks into them."""
         self.lm = lm
+        self._transformer = ModuleTransformer(lm) if by_modules else Transformer(lm)
+        self._depformer = ModuleDepformer(lm) if by_modules else Depformer(lm)
         self.device = lm.device
         self.rows = Rows(lm.delays, [lm.text_initial_token_id] + [lm.initial_token_id] * lm.n_q)
         self.context: int = lm.context  # positions that the transformer remembers, a ring
@@ -30,13 +35,11 @@ class Talk:
         self._silence = torch.tensor(SILENCE, device=self.device)
         self._sampling = Sampling()
         self._random = torch.Generator()  # on the CPU: a seed means the same on every device
-        lm.transformer.streaming_forever(1)
-        lm.depformer.streaming_forever(1)
 
     @torch.inference_mode()
     def begin(self, layout: Layout, sampling: Sampling) -> None:
         """Forget any earlier conversation, read the whole prompt in one pass, sample the first tokens of the talk."""
-        self.lm.transformer.reset_streaming()
+        self._transformer.reset()
         self._sampling = sampling
         columns = layout.columns.to(self.device)
         prompt = self._embed(columns[:, :-1])
@@ -78,15 +81,14 @@ class Talk:
 
     def _embed(self, columns: Tensor) -> Tensor:
         """Columns [17, t] -> their summed embeddings [1, t, dim], added in the order of the reference."""
-        total = self.lm.emb[0](columns[1])
+        total = F.embedding(columns[1], self.lm.emb[0].weight)
         for row in range(2, len(columns)):
-            total = total + self.lm.emb[row - 1](columns[row])
-        summed: Tensor = self.lm.text_emb(columns[TEXT]) + total
-        return summed[None]
+            total = total + F.embedding(columns[row], self.lm.emb[row - 1].weight)
+        return (F.embedding(columns[TEXT], self.lm.text_emb.weight) + total)[None]
 
     def _read(self, embedded: Tensor) -> Tensor:
         """Run the next positions [1, t, dim] through the transformer -> the last one's output [1, 1, dim]."""
-        hidden: Tensor = self.lm.out_norm(self.lm.transformer(embedded)[:, -1:])
+        hidden: Tensor = self.lm.out_norm(self._transformer(embedded)[:, -1:])
         return hidden
 
     def _choose(self, hidden: Tensor, codes: int) -> tuple[Tensor, Tensor]:
@@ -96,10 +98,9 @@ class Talk:
         noise = torch.empty(1 + CODEBOOKS, max(how.text_top_k, how.audio_top_k)).exponential_(generator=self._random)
         noise = noise.to(self.device)
         text = self._sample(self.lm.text_linear(hidden), how.text_temperature, how.text_top_k, noise[0])
-        self.lm.depformer.reset_streaming()  # its steps are the codebooks of one position
         chosen = [text]
         for step in range(codes):
-            logits = self.lm.forward_depformer(step, chosen[-1].view(1, 1, 1), hidden)
+            logits = self._depformer(step, chosen[-1], hidden)
             chosen.append(self._sample(logits, how.audio_temperature, how.audio_top_k, noise[1 + step]))
         return text, torch.stack(chosen[1:])
 

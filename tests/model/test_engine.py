@@ -16,6 +16,7 @@ from personaplex_cli.events import Event, Note
 from personaplex_cli.library.weights import VOICES, ModelFiles, open_folder, voice_file
 from personaplex_cli.model.device import choose_device, choose_precision
 from personaplex_cli.model.engine import Engine, load_engine, out_of_memory_explained
+from personaplex_cli.model.talk import Talk
 from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 
@@ -106,6 +107,7 @@ def test_offload_changes_nothing_but_where_weights_wait(files: ModelFiles, monke
     plain, _ = load(files)
     moved, _ = load(files)
     offload.offload_layers(moved.talk.lm, torch.device("cpu"))
+    moved.talk = Talk(moved.talk.lm, by_modules=True)
     layers = moved.talk.lm.transformer.layers
     assert all(parameter.untyped_storage().nbytes() <= 4 for layer in layers for parameter in layer.parameters())
     prompt = Prompt("You are kind.", saved_voice(files), Sampling(seed=1))

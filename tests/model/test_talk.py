@@ -47,9 +47,9 @@ def test_the_model_hears_the_user_in_the_same_call(talk: Talk, golden: Golden, f
 def test_prefill_equals_stepping_position_by_position(talk: Talk, golden: Golden) -> None:
     layout = lay_out(golden.codes("voice"), golden.data["text_prompt"], talk.rows)
     with torch.inference_mode():
-        talk.lm.transformer.reset_streaming()
+        talk._transformer.reset()
         at_once = talk._read(talk._embed(layout.columns[:, :-1]))
-        talk.lm.transformer.reset_streaming()
+        talk._transformer.reset()
         for position in range(layout.positions):
             stepped = talk._read(talk._embed(layout.columns[:, position : position + 1]))
     torch.testing.assert_close(at_once, stepped, rtol=1e-4, atol=1e-4)
@@ -90,10 +90,10 @@ def test_past_the_context_only_the_last_positions_count(golden: Golden, tmp_path
     # through the tokens it said. So a plain attention over the last positions gives the same output.
     columns = torch.randint(400, (17, 3 * context), generator=generator)
     with torch.inference_mode():
-        talk.lm.transformer.reset_streaming()
+        talk._transformer.reset()
         for position in range(columns.shape[1]):
             ringed = talk._read(talk._embed(columns[:, position : position + 1]))
-        talk.lm.transformer.reset_streaming()
+        talk._transformer.reset()
         columns[:, : context // 2] = 7  # long out of sight of both layers
         for position in range(columns.shape[1]):
             again = talk._read(talk._embed(columns[:, position : position + 1]))
@@ -108,7 +108,7 @@ def test_gradients_are_off_in_whatever_thread_calls(talk: Talk, golden: Golden) 
         thread.submit(talk.begin, layout, GREEDY).result()
         text, codes = thread.submit(talk.step, golden.codes("user")[:, 0]).result()
     assert not text.requires_grad and not codes.requires_grad
-    assert talk.lm.transformer.layers[0].self_attn._streaming_state.kv_cache.cache.grad_fn is None
+    assert talk._transformer._kv.grad_fn is None  # type: ignore[union-attr]
 
 
 def test_made_silent_the_agent_says_silence_and_nothing_else_changes(talk: Talk, golden: Golden) -> None:
