@@ -307,10 +307,12 @@ def devices(
 @app.command()
 def download(model: Model = DEFAULT_MODEL, revision: Revision = None) -> None:
     """Fetch the model once; everything else then works without a network."""
+    from personaplex_cli.library.weights import voice_names
     from personaplex_cli.startup import find_files
 
     with ProgressScreen(_stderr()) as screen:
         files = find_files(model, revision, screen.show)
+        screen.show(Note(f"The model is here, with {len(voice_names(files))} voices."))
     print(files.folder)
 
 

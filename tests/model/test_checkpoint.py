@@ -91,6 +91,15 @@ def test_no_random_numbers_are_drawn_and_torch_is_left_as_it_was() -> None:
     assert not torch.equal(torch.get_rng_state(), state)
 
 
+def test_the_references_own_moshi_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    from personaplex_cli import model
+
+    model.refuse_other_moshi()
+    monkeypatch.setattr(model, "distribution", lambda name: object())
+    with pytest.raises(ModelError, match="moshi-personaplex"):
+        model.refuse_other_moshi()
+
+
 def _without(name: str) -> Callable[[Path], None]:
     def spoil(path: Path) -> None:
         state = load_file(path)
