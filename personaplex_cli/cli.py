@@ -23,8 +23,31 @@ from personaplex_cli.events import Event, Listener, Note, as_json
 from personaplex_cli.library.catalog import DEFAULT_PERSONA, find_persona
 from personaplex_cli.library.catalog import personas as all_personas
 from personaplex_cli.library.catalog import voices as all_voices
-from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file, variable
+from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file
 from personaplex_cli.library.weights import DEFAULT_MODEL
+from personaplex_cli.options import (
+    SCREEN,
+    SOUND,
+    AsJson,
+    AudioTemperature,
+    AudioTopK,
+    Device,
+    DeviceRate,
+    Greedy,
+    InputDevice,
+    Model,
+    Offload,
+    OutputDevice,
+    PersonaName,
+    Precision,
+    PromptText,
+    Revision,
+    Seed,
+    TextTemperature,
+    TextTopK,
+    VoiceName,
+    option,
+)
 from personaplex_cli.prompt import Sampling
 from personaplex_cli.screen.progress import ProgressScreen
 from personaplex_cli.screen.tables import show_table
@@ -67,59 +90,6 @@ app = typer.Typer(
 personas_app = typer.Typer(help="The personas there are.", invoke_without_command=True)
 app.add_typer(personas_app, name="personas")
 
-
-def option(name: str, *flags: str, group: str | None = None, **more: Any) -> Any:
-    """A Typer option that may also be set by its environment variables (see `library/settings.py`)."""
-    flags = flags or (f"--{name.replace('_', '-')}",)
-    return typer.Option(*flags, envvar=variable(name), rich_help_panel=group, show_envvar=False, **more)
-
-
-SAMPLING = "Sampling"
-MACHINE = "Machine"
-SOUND = "Sound"
-SCREEN = "Screen"
-
-Model = Annotated[str, option("model", group=MACHINE, help="demo, a folder, or a Hugging Face ORG/REPO.")]
-Revision = Annotated[
-    str | None, option("revision", group=MACHINE, help="Branch, tag or commit of the repository.", show_default="main")
-]
-Device = Annotated[str, option("device", group=MACHINE, help="auto, cuda, cuda:N, mps or cpu.")]
-Precision = Annotated[str, option("precision", group=MACHINE, help="auto, bf16, fp16 or fp32.")]
-Offload = Annotated[
-    bool,
-    option(
-        "cpu_offload",
-        "--cpu-offload/--no-cpu-offload",
-        group=MACHINE,
-        help="Keep the layers in main memory: for files on small GPUs, too slow for talking.",
-    ),
-]
-VoiceName = Annotated[
-    str | None,
-    option("voice", help="A name from `personaplex voices`, or a sample of speech.", show_default="the persona's"),
-]
-PersonaName = Annotated[str, option("persona", help="A name from `personaplex personas`.")]
-PromptText = Annotated[
-    str | None, option("prompt", help="Text that replaces the persona's; @FILE reads it.", show_default="the persona's")
-]
-Seed = Annotated[int | None, option("seed", group=SAMPLING, help="Makes the answer repeatable.", show_default="random")]
-Greedy = Annotated[bool, option("greedy", "--greedy", group=SAMPLING, help="Always take the likeliest token.")]
-AudioTemperature = Annotated[float, option("audio_temperature", group=SAMPLING, help="0 to 5.")]
-AudioTopK = Annotated[int, option("audio_top_k", group=SAMPLING, help="1 to 2048.")]
-TextTemperature = Annotated[float, option("text_temperature", group=SAMPLING, help="0 to 5.")]
-TextTopK = Annotated[int, option("text_top_k", group=SAMPLING, help="1 to 2048.")]
-InputDevice = Annotated[
-    str | None,
-    option("input_device", group=SOUND, help="Microphone: an index or a part of its name.", show_default="system's"),
-]
-OutputDevice = Annotated[
-    str | None,
-    option("output_device", group=SOUND, help="Speaker: an index or a part of its name.", show_default="system's"),
-]
-DeviceRate = Annotated[
-    int | None, option("device_rate", group=SOUND, help="Hertz of the sound card.", show_default="24000 if it can")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
 DEFAULTS = Sampling()
 

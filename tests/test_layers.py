@@ -20,6 +20,7 @@ LAYERS = [
     ["keeping"],
     ["run", "chat"],
     ["screen"],
+    ["options"],
     ["cli"],
     ["__main__"],
 ]
@@ -31,7 +32,7 @@ ONLY_IN = {
     "sphn": {"audio"},
     "soxr": {"audio"},
     "rich": {"screen", "cli"},
-    "typer": {"cli"},
+    "typer": {"cli", "options"},
     "huggingface_hub": {"library"},
     "click": set(),
 }

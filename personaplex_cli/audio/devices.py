@@ -18,6 +18,7 @@ from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.samples import SAMPLE_RATE
 
 BLOCK_SECONDS = 0.02
+USUAL_RATES = (48_000, 44_100)  # a device's own rate, as reported, is not always true
 CLOSING_SECONDS = 2.0  # closing takes some milliseconds, unless it takes for ever
 
 # PortAudio's callback: input [n, channels] or None, output [n, channels] or None, n, times, flags.
@@ -228,8 +229,8 @@ def _no_such_device(wanted: int | str | None, kind: str) -> UsageError:
 def _open(stream: Any, sides: dict[str, Any], choice: CardChoice, latency: str, call_back: Any) -> Any:
     """PortAudio's `stream` for these devices, with the rate and the channels nearest to what the model wants."""
     sound = portaudio()
-    own_rate = round(list(sides.values())[-1]["default_samplerate"])
-    rates = [choice.device_rate] if choice.device_rate else [SAMPLE_RATE, own_rate]
+    own_rates = [round(device["default_samplerate"]) for device in sides.values()]
+    rates = [choice.device_rate] if choice.device_rate else dict.fromkeys([SAMPLE_RATE, *own_rates, *USUAL_RATES])
     mono = [1] * len(sides)
     every = [device[f"max_{side}_channels"] for side, device in sides.items()]
     for rate, channels in product(rates, [mono, every]):
