@@ -3,6 +3,7 @@
 Sees only events. Writes to the console it is given, which is stderr: stdout may carry sound or JSON.
 """
 
+from pathlib import PurePath
 from types import TracebackType
 from typing import Self
 
@@ -22,16 +23,18 @@ from rich.progress import (
 from personaplex_cli.events import Downloading, Event, Finished, Note, Started, State, Step
 from personaplex_cli.samples import FRAME_SECONDS
 
+# Narrow bars: where a line is full, the ^C that the terminal shows breaks it in two, and half of it stays.
+WIDTH = 24
 DOWNLOAD = (
     TextColumn("{task.description}"),
-    BarColumn(),
+    BarColumn(WIDTH),
     DownloadColumn(),
     TransferSpeedColumn(),
     TimeRemainingColumn(),
 )
-METER = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[speed]}"))
+METER = (TextColumn("{task.description}"), BarColumn(WIDTH), TextColumn("{task.fields[speed]}"))
 SILENCE = 70  # dB below full scale
-ANSWER = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[speed]}"))
+ANSWER = (TextColumn("{task.description}"), BarColumn(WIDTH), TaskProgressColumn(), TextColumn("{task.fields[speed]}"))
 
 
 class ProgressScreen:
@@ -59,7 +62,7 @@ class ProgressScreen:
                 bar.update(bar.task_ids[0], completed=done, total=total)
             case Started(source, frames):
                 self._close()
-                self._open(ANSWER, escape(source), frames)
+                self._open(ANSWER, escape(PurePath(source).name), frames)
             case Step(index):
                 if self._bar:
                     elapsed = self._bar.tasks[0].elapsed or 1e-9

@@ -1,0 +1,62 @@
+"""Bars on a terminal, sentences elsewhere."""
+
+import io
+
+from rich.console import Console
+
+from personaplex_cli.events import Downloading, Event, Finished, Note, Started, State, Step, Timings
+from personaplex_cli.screen.progress import ProgressScreen
+
+EVENTS: list[Event] = [
+    State("downloading", "org/[model]"),
+    Downloading(0, 1000),
+    Downloading(1000, 1000),
+    State("loading", "org/[model]"),
+    Note("Running on [cpu]."),
+    Started("folder/a[1].wav", 2),
+    Step(0, " a", -20, -30, Timings(1, 2, 3)),
+    Step(1, "", -20, -30, Timings(1, 2, 3)),
+    Finished("folder/a[1].wav", ("b[1].wav", "b[1].json"), 0.16, 3.5, "a"),
+]
+
+
+def shown(terminal: bool, events: list[Event] = EVENTS) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=90, color_system=None, _environ={})
+    with ProgressScreen(console) as screen:
+        for event in events:
+            screen.show(event)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_elsewhere_there_are_only_sentences() -> None:
+    assert shown(terminal=False).splitlines() == [
+        "Downloading org/[model]",
+        "Loading org/[model]",
+        "Running on [cpu].",
+        "folder/a[1].wav -> b[1].wav, b[1].json  (0.2 s, 3.5x real time)",
+    ]
+
+
+def test_on_a_terminal_bars_come_and_go() -> None:
+    text = shown(terminal=True)
+    assert "Downloading" in text and "a[1].wav" in text and "x real time" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0  # the cursor is back
+    assert all(sentence in text for sentence in shown(terminal=False).splitlines())
+
+
+def test_interrupted_the_cursor_is_back() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=90, _environ={})
+    try:
+        with ProgressScreen(console) as screen:
+            screen.show(Started("a.wav", 100))
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    assert isinstance(console.file, io.StringIO) and console.file.getvalue().rstrip().endswith("\x1b[2K")
+
+
+def test_the_meter_returns_the_level() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=90, _environ={})
+    with ProgressScreen(console) as screen:
+        assert [screen.level(level) for level in (-100.0, -20.0, 0.0)] == [-100.0, -20.0, 0.0]
