@@ -31,6 +31,8 @@ ONLY_IN = {
     "sentencepiece": {"model"},
     "sphn": {"audio"},
     "soxr": {"audio"},
+    "samplerate": {"audio"},
+    "sounddevice": {"audio"},
     "rich": {"screen", "cli"},
     "typer": {"cli", "options"},
     "huggingface_hub": {"library"},

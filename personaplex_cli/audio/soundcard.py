@@ -25,8 +25,8 @@ from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, frame_at, frame
 WATCHDOG_SECONDS = 2.0  # a card that does not call back for so long is dead, whatever it says
 REOPENINGS = 3  # in a row, before the conversation ends
 MOST_BLOCKS = 500  # waiting, from the callback: 10 s in which nobody iterated frames()
-SETTLING_SECONDS = 1.0  # the first blocks of a stream are often flagged
-TROUBLE = 5.0  # flagged blocks until the card gets larger buffers; one is forgiven in FORGIVING_SECONDS
+SETTLING_SECONDS = 0.5  # the first blocks of a stream are often flagged
+TROUBLE = 3.0  # flagged blocks until the card gets larger buffers; one is forgiven in FORGIVING_SECONDS
 FORGIVING_SECONDS = 2.0
 TONE_HERTZ, TONE_SECONDS, TONE_PEAK = 440.0, 1.0, 0.1
 
