@@ -94,7 +94,8 @@ def test_killed_it_loses_at_most_the_last_second(tmp_path: Path) -> None:
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path; import test_keeping as t;"
         "kept = t.KeptAudio(t.Ramp(30), Path(sys.argv[1]), t.SETTINGS, print); kept.__enter__();"
-        "[(kept.play(-h), kept.step(t.Step(i, ' word', 0, 0, t.Timings(1, 1, 1)))) for i, h in enumerate(kept.frames())];"
+        "step = lambda i: t.Step(i, ' word', 0, 0, t.Timings(1, 1, 1));"
+        "[(kept.play(-heard), kept.step(step(i))) for i, heard in enumerate(kept.frames())];"
         "print('said', flush=True); time.sleep(60)"
     )
     arguments = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
