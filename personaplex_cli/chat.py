@@ -13,14 +13,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from personaplex_cli.audio.devices import CardChoice
+from personaplex_cli.audio.devices import CardChoice, check_choice
 from personaplex_cli.audio.soundcard import SoundCard
 from personaplex_cli.conversation import converse
 from personaplex_cli.events import Began, Event, Finished, Hushed, Listener, Muted, Note, State, Step
 from personaplex_cli.keeping import KeptAudio
 from personaplex_cli.prompt import Prompt
 from personaplex_cli.samples import FRAME_SECONDS
-from personaplex_cli.startup import Character, Machine, describe, start_engine
+from personaplex_cli.startup import Character, Machine, describe, long_prompt, start_engine
 from personaplex_cli.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Chat:
 
     def _run_model(self) -> None:
         try:
+            check_choice(self._choice)
             engine, files = start_engine(self._machine, self._listen)
             prompt = self._character.prompt(files)
             self._warm_up(engine, prompt)
@@ -129,7 +130,10 @@ class Chat:
 
     def _talk(self, engine: "Engine", prompt: Prompt, files: "ModelFiles") -> None:
         self._listen(State("priming"))
-        began = self._began(engine, engine.begin(prompt), files)
+        used = engine.begin(prompt)
+        if note := long_prompt(used, engine):
+            self._listen(note)
+        began = self._began(engine, used, files)
         with ExitStack() as open_things:
             if self._stop.is_set():
                 return

@@ -257,6 +257,8 @@ def devices(
         _test_card(room.CardChoice(input_device, output_device, device_rate))
         return
     listed = room.devices()
+    if not listed:
+        _complain("This machine has no sound devices.", "", debug=False)
     if as_json:
         print(json.dumps([asdict(each) for each in listed], ensure_ascii=False, indent=1))
         return

@@ -15,11 +15,13 @@ from personaplex_cli.library import weights
 from personaplex_cli.library.catalog import Persona, Voice, find_persona, find_voice
 from personaplex_cli.library.weights import ModelFiles
 from personaplex_cli.prompt import Prompt, Sampling
+from personaplex_cli.samples import FRAME_SECONDS
 
 if TYPE_CHECKING:
     from personaplex_cli.model.engine import Engine
 
 DEMO = "demo"  # the model that needs no download
+LONG_PROMPT_FRAMES = 500  # 40 s: a voice of ten seconds, and a text of more than 300 tokens
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,14 @@ def start_engine(machine: Machine, listen: Listener) -> "tuple[Engine, ModelFile
     from personaplex_cli.model.engine import load_engine
 
     return load_engine(files, machine.device, machine.precision, machine.cpu_offload, listen), files
+
+
+def long_prompt(frames: int, engine: "Engine") -> Note | None:
+    """A warning about a prompt that leaves the model little to remember of the talk; None for a usual one."""
+    if frames <= LONG_PROMPT_FRAMES:
+        return None
+    seconds, whole = frames * FRAME_SECONDS, engine.talk.context * FRAME_SECONDS
+    return Note(f"This prompt takes {seconds:.0f} of the {whole:.0f} seconds that the model remembers: shorten it.")
 
 
 def _text(text: str) -> str:

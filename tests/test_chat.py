@@ -12,7 +12,7 @@ import pytest
 import torch
 from fakecard import FakeCard, plug_in
 
-from personaplex_cli import cli
+from personaplex_cli import cli, startup
 from personaplex_cli.audio.devices import CardChoice
 from personaplex_cli.audio.recording import RecordedAudio
 from personaplex_cli.chat import Chat
@@ -316,6 +316,21 @@ class TestCommand:
         assert chat(*arguments, **settings) == code
         err = capsys.readouterr().err
         assert said in err and "Traceback" not in err
+
+
+def test_what_is_wrong_with_the_devices_is_told_before_the_model_is_loaded(
+    plug: Callable[..., FakeCard], demo_folder: Path
+) -> None:
+    held = Held(plug(microphone=speech(2), listed=[]), demo_folder).run()
+    assert isinstance(held.chat.error, AudioError) and not held.of(Note)
+
+
+def test_a_prompt_that_fills_the_memory_is_told(
+    plug: Callable[..., FakeCard], demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "LONG_PROMPT_FRAMES", 20)
+    held = Held(plug(microphone=speech(2)), demo_folder).run()
+    assert any("of the 240 seconds" in note.text for note in held.of(Note))
 
 
 def test_losses_are_counted_and_told(plug: Callable[..., FakeCard], demo_folder: Path) -> None:

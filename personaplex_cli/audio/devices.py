@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from personaplex_cli.audio.echo import EchoCanceller
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.samples import SAMPLE_RATE
 
@@ -122,6 +123,18 @@ def devices() -> list[DeviceInfo]:
         )
         for index, found in enumerate(sound.query_devices())
     ]
+
+
+def check_choice(choice: CardChoice) -> None:
+    """See that the devices and the echo canceller exist, without opening anything: better told before a model loads.
+
+    Raises UsageError or AudioError as `open_card` does.
+    """
+    with quiet_portaudio():
+        _find(choice.input_device, "input")
+        _find(choice.output_device, "output")
+    if choice.echo_cancel:
+        EchoCanceller()
 
 
 def open_card(choice: CardChoice, latency: str, call_back: CallBack) -> OpenCard:
