@@ -6,6 +6,7 @@ No logic lives here, and nothing slow is imported before a command needs it.
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -49,6 +50,7 @@ from personaplex_cli.options import (
     option,
 )
 from personaplex_cli.prompt import Sampling
+from personaplex_cli.samples import SILENCE
 from personaplex_cli.screen.progress import ProgressScreen
 from personaplex_cli.screen.tables import show_table
 
@@ -240,6 +242,47 @@ def chat(
             os._exit(INTERRUPTED)
     if talk.error:
         raise talk.error
+
+
+@app.command()
+def bench(
+    recording: Annotated[
+        Path | None, typer.Argument(metavar="[INPUT]", help="What is heard.", show_default="silence")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="Frames of 80 ms to measure.", min=1, max=100_000)] = 250,
+    context_fill: Annotated[
+        int, typer.Option(help="Positions of context that are filled before measuring.", min=0, max=100_000)
+    ] = 0,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="The real sizes without any download: speed only.")
+    ] = False,
+    voice: VoiceName = None,
+    persona: PersonaName = DEFAULT_PERSONA,
+    model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    cpu_offload: Offload = False,
+) -> None:
+    """Measure how fast this machine answers: a table on stderr, one JSON line on stdout."""
+    from personaplex_cli import bench as program
+    from personaplex_cli.audio.recording import read_recording
+    from personaplex_cli.startup import Machine, choose_character, random_start, start_engine
+
+    character = choose_character(persona, None, voice, Sampling(seed=0))
+    work = program.Work(read_recording(recording) if recording else SILENCE, frames, context_fill)
+    with ProgressScreen(_stderr()) as screen:
+        began = time.perf_counter()
+        if random_weights:
+            engine, spoken = random_start(character, device, precision, screen.show)
+        else:
+            machine = Machine(model, revision, device, precision, cpu_offload)
+            engine, files = start_engine(machine, screen.show)
+            spoken = character.prompt(files)
+        report = program.measure(engine, spoken, work, time.perf_counter() - began, screen.show)
+    report["model"] = "random weights of the 7B's sizes" if random_weights else model
+    show_table(_stderr(), ["ms", "p50", "p95", "p99.9", "max"], program.rows(report))
+    print(json.dumps(report))
 
 
 @app.command()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from personaplex_cli.audio.recording import read_voice_sample
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Listener, Note, State
@@ -15,7 +17,7 @@ from personaplex_cli.library import weights
 from personaplex_cli.library.catalog import Persona, Voice, find_persona, find_voice
 from personaplex_cli.library.weights import ModelFiles
 from personaplex_cli.prompt import Prompt, Sampling
-from personaplex_cli.samples import FRAME_SECONDS
+from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE
 
 if TYPE_CHECKING:
     from personaplex_cli.model.engine import Engine
@@ -96,6 +98,15 @@ def start_engine(machine: Machine, listen: Listener) -> "tuple[Engine, ModelFile
     from personaplex_cli.model.engine import load_engine
 
     return load_engine(files, machine.device, machine.precision, machine.cpu_offload, listen), files
+
+
+def random_start(character: Character, device: str, precision: str, listen: Listener) -> "tuple[Engine, Prompt]":
+    """An engine of the real sizes that needs no files, and a prompt for it with a second of noise as the voice."""
+    listen(State("loading", "random weights"))
+    from personaplex_cli.model.measure import random_engine
+
+    noise = np.random.default_rng(0).normal(0.0, 0.1, SAMPLE_RATE).astype(np.float32)
+    return random_engine(device, precision, listen), Prompt(character.text, noise, character.sampling)
 
 
 def long_prompt(frames: int, engine: "Engine") -> Note | None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import personaplex_cli.model  # noqa: F401  it tells moshi how to be imported, which tests may do first
+
 HERE = Path(__file__).parent
 
 

@@ -18,7 +18,7 @@ LAYERS = [
     ["conversation"],
     ["startup"],
     ["keeping"],
-    ["run", "chat"],
+    ["run", "chat", "bench"],
     ["screen"],
     ["options"],
     ["cli"],

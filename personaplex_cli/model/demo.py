@@ -91,7 +91,7 @@ def build_demo(folder: Path, differing: dict[str, Any] = DIFFERING) -> None:
     with no_random_init():
         lm = LMModel(device="meta", **{**sizes.lm, "dep_q": STEPS_IN_FILE})
         mimi = get_mimi(None, sizes.mimi, device="cpu")
-    tokenizer = _tokenizer(sizes.lm["text_card"])
+    tokenizer = toy_tokenizer(sizes.lm["text_card"])
     weights = {name: _lm_tensor(name, shape, random) for name, shape in file_shapes(lm).items()}
     weights["text_linear.weight"][:, 0] = _liking(tokenizer, sizes.lm["text_card"])
     save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, folder / WEIGHTS)
@@ -158,7 +158,7 @@ def _saved_voice(name: str, weights: dict[str, torch.Tensor], rows: Rows) -> byt
     return file.getvalue()
 
 
-def _tokenizer(pieces: int) -> bytes:
+def toy_tokenizer(pieces: int) -> bytes:
     """A toy SentencePiece model trained on a few hundred made-up sentences."""
     who = ["the teacher", "my neighbour", "a friendly voice", "the old captain", "your friend", "the cook"]
     does = ["is talking about", "listens to", "knows a story of", "asks about", "would like to hear", "laughs at"]

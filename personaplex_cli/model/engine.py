@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from moshi.models import MimiModel
+from moshi.models import LMModel, MimiModel
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
@@ -56,7 +56,7 @@ class Engine:
         self.device = talk.device
         self.precision = precision_name(talk.lm.dtype)
         self.talk = talk
-        self._mimi = mimi
+        self.mimi = mimi
         self._tokenizer = tokenizer
         self._text = TextStream(tokenizer)
         self._hushed = 0  # frames for which the agent must still keep silent
@@ -75,7 +75,7 @@ class Engine:
             tokens = self._tokenizer.encode(system_text(prompt.text))
             layout = lay_out(voice, tokens, self.talk.rows)
             check_room(layout, self.talk.context)
-            self._mimi.reset_streaming()
+            self.mimi.reset_streaming()
             self._text = TextStream(self._tokenizer)
             self._hushed = 0
             self.talk.begin(layout, prompt.sampling)
@@ -90,15 +90,27 @@ class Engine:
         clock.lap()
         text, agent = self.talk.step(codes, silent=self._stays_silent(frame))
         clock.lap()
-        sound = self._mimi.decode(agent.view(1, -1, 1))[0, 0]
+        sound = self.mimi.decode(agent.view(1, -1, 1))[0, 0]
         clock.lap()
         # Sound and text token travel together, so that the device is asked once.
         answer = torch.cat([sound, text[None].to(sound.dtype)]).cpu().numpy()
         return Reply(answer[:FRAME], self._text.piece(int(answer[FRAME])), Timings(*clock.milliseconds()))
 
+    def wait(self) -> None:
+        """Wait until the device has done all it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
     def hush(self) -> None:
         """Make the agent fall silent until the user speaks (again), for 12 seconds at most."""
         self._hushed, self._spoken = HUSH_FRAMES, 0
+
+    @property
+    def device_name(self) -> str:
+        """The device as people call it."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
 
     @property
     def hushed(self) -> bool:
@@ -123,13 +135,13 @@ class Engine:
     def _voice(self, voice: Path | Samples) -> Tensor | SavedVoice:
         if isinstance(voice, Path):
             return load_saved_voice(voice, self.talk.lm.dim, self.talk.rows)
-        self._mimi.reset_streaming()
+        self.mimi.reset_streaming()
         return torch.stack([self._encode(frame_at(voice, i)) for i in range(frames_for(len(voice)))], dim=1).cpu()
 
     def _encode(self, frame: Samples) -> Tensor:
         """A frame [1920] -> its Mimi codes [8]."""
         sound = torch.from_numpy(np.ascontiguousarray(frame, dtype=np.float32)).to(self.device)
-        codes: Tensor = self._mimi.encode(sound.view(1, 1, FRAME))
+        codes: Tensor = self.mimi.encode(sound.view(1, 1, FRAME))
         return codes[0, :, 0]
 
 
@@ -180,12 +192,19 @@ def load_engine(files: ModelFiles, device: str, precision: str, cpu_offload: boo
         )
         if offload:
             offload_layers(lm, where)
-        if where == host:
-            # Threads wait for each other by spinning: for a small model that costs more than they gain, and it starves
-            # the sound card. A big one gets all cores but one, which stays free for sound and screen.
-            small = sum(parameter.numel() for parameter in lm.parameters()) < SMALL_MODEL
-            torch.set_num_threads(1 if small else max(1, (os.cpu_count() or 2) - 1))
+        use_cores(lm)
         return Engine(Talk(lm, by_modules=offload), mimi, tokenizer)
+
+
+def use_cores(lm: LMModel) -> None:
+    """How many cores a model on the CPU gets.
+
+    Threads wait for each other by spinning: for a small model that costs more than they gain, and it starves the sound
+    card. A big one gets all cores but one, which stays free for sound and screen.
+    """
+    if lm.device.type == "cpu":
+        small = sum(parameter.numel() for parameter in lm.parameters()) < SMALL_MODEL
+        torch.set_num_threads(1 if small else max(1, (os.cpu_count() or 2) - 1))
 
 
 _OFFLOADED = "CPU offload: layers visit the GPU one at a time. Good for files, far too slow for talking."

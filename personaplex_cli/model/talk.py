@@ -8,6 +8,8 @@ The answer to frame p leaves in the same call: the agent's code 1 of position p,
 tokens. Knows nothing of sound or text. moshi's modules hold the weights, `step.py` runs them.
 """
 
+from typing import Any
+
 import torch
 from moshi.models import LMModel
 from torch import Tensor
@@ -35,6 +37,13 @@ class Talk:
         self._silence = torch.tensor(SILENCE, device=self.device)
         self._sampling = Sampling()
         self._random = torch.Generator()  # on the CPU: a seed means the same on every device
+
+    @property
+    def context_bytes(self) -> int:
+        """Bytes of the keys and values that the transformer remembers."""
+        lm: Any = self.lm
+        per_position = 2 * lm.dim * len(lm.transformer.layers) * lm.text_emb.weight.element_size()
+        return self.context * int(per_position)
 
     @torch.inference_mode()
     def begin(self, layout: Layout, sampling: Sampling) -> None:
