@@ -56,7 +56,7 @@ class ProgressScreen:
                 self._say(escape(text))
             case State(name, detail):
                 self._close()
-                self._say(f"{name.capitalize()} {escape(detail)}")
+                self._say(f"{name.capitalize()} {escape(detail)}".rstrip())
             case Downloading(done, total):
                 bar = self._bar or self._open(DOWNLOAD, "Downloading", total)
                 bar.update(bar.task_ids[0], completed=done, total=total)
