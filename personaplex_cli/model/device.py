@@ -1,6 +1,8 @@
 """Where the model runs and in which precision: chosen once, with the reason said."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -80,3 +82,19 @@ def _check_architecture(index: int) -> None:
             f"{torch.__version__} was built for ({', '.join(built_for)}).",
             "Install a PyTorch build that lists it: see https://pytorch.org/get-started/locally/.",
         )
+
+
+@contextmanager
+def out_of_memory_explained() -> Iterator[None]:
+    """Turn torch's ways of saying that memory ran out into a DeviceError."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise DeviceError("The memory of this device is too small for the model.", _SMALLER) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise DeviceError("This machine's memory is too small for the model.", _SMALLER) from error
+
+
+_SMALLER = "Close other programs that use it, try --precision bf16, or --cpu-offload for recorded files."

@@ -9,7 +9,6 @@ from one thread at a time; gradients are off whichever it is. Sound is numpy; no
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ from moshi.models import LMModel, MimiModel
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
-from personaplex_cli.errors import DeviceError
 from personaplex_cli.events import Listener, Note, Timings
 from personaplex_cli.library.weights import ModelFiles
 from personaplex_cli.model.checkpoint import load_lm, load_mimi, load_tokenizer
-from personaplex_cli.model.device import choose_device, choose_precision, precision_name
+from personaplex_cli.model.device import choose_device, choose_precision, out_of_memory_explained, precision_name
 from personaplex_cli.model.offload import LAYERS, offload_layers
 from personaplex_cli.model.prompting import SavedVoice, check_room, lay_out, load_saved_voice, system_text
 from personaplex_cli.model.sizes import sizes_of
@@ -62,25 +60,29 @@ class Engine:
         self._hushed = 0  # frames for which the agent must still keep silent
         self._spoken = 0  # frames in a row in which the user spoke into that silence
         self._clock = StageClock(self.device)
+        self._sample: Samples | None = None  # the voice sample that was encoded last
+        self._sample_codes = torch.empty(0)
         mimi.streaming_forever(1)
 
+    @out_of_memory_explained()
     @torch.inference_mode()
     def begin(self, prompt: Prompt) -> int:
         """Start a conversation from nothing but the prompt; returns how many frames of context the prompt takes.
 
-        Raises ModelError for a voice file that does not fit, UsageError for a prompt longer than the context.
+        Raises ModelError for a voice file that does not fit, UsageError for a prompt longer than the context,
+        DeviceError if memory runs out.
         """
-        with out_of_memory_explained():
-            voice = self._voice(prompt.voice)
-            tokens = self._tokenizer.encode(system_text(prompt.text))
-            layout = lay_out(voice, tokens, self.talk.rows)
-            check_room(layout, self.talk.context)
-            self.mimi.reset_streaming()
-            self._text = TextStream(self._tokenizer)
-            self._hushed = 0
-            self.talk.begin(layout, prompt.sampling)
+        voice = self._voice(prompt.voice)
+        tokens = self._tokenizer.encode(system_text(prompt.text))
+        layout = lay_out(voice, tokens, self.talk.rows)
+        check_room(layout, self.talk.context)
+        self.mimi.reset_streaming()
+        self._text = TextStream(self._tokenizer)
+        self._hushed = 0
+        self.talk.begin(layout, prompt.sampling)
         return layout.positions
 
+    @out_of_memory_explained()
     @torch.inference_mode()
     def step(self, frame: Samples) -> Reply:
         """Hear one frame [1920] float32 at 24 kHz and answer it. One wait for the device, at the end."""
@@ -135,8 +137,11 @@ class Engine:
     def _voice(self, voice: Path | Samples) -> Tensor | SavedVoice:
         if isinstance(voice, Path):
             return load_saved_voice(voice, self.talk.lm.dim, self.talk.rows)
-        self.mimi.reset_streaming()
-        return torch.stack([self._encode(frame_at(voice, i)) for i in range(frames_for(len(voice)))], dim=1).cpu()
+        if self._sample is not voice:  # a restart asks for the same sample again
+            self.mimi.reset_streaming()
+            codes = [self._encode(frame_at(voice, index)) for index in range(frames_for(len(voice)))]
+            self._sample, self._sample_codes = voice, torch.stack(codes, dim=1).cpu()
+        return self._sample_codes
 
     def _encode(self, frame: Samples) -> Tensor:
         """A frame [1920] -> its Mimi codes [8]."""
@@ -208,19 +213,3 @@ def use_cores(lm: LMModel) -> None:
 
 
 _OFFLOADED = "CPU offload: layers visit the GPU one at a time. Good for files, far too slow for talking."
-
-
-@contextmanager
-def out_of_memory_explained() -> Iterator[None]:
-    """Turn torch's ways of saying that memory ran out into a DeviceError."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise DeviceError("The memory of this device is too small for the model.", _SMALLER) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise DeviceError("This machine's memory is too small for the model.", _SMALLER) from error
-
-
-_SMALLER = "Close other programs that use it, try --precision bf16, or --cpu-offload for recorded files."

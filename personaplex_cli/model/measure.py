@@ -12,8 +12,8 @@ from torch import nn
 from personaplex_cli.events import Listener, Note
 from personaplex_cli.model.checkpoint import no_random_init
 from personaplex_cli.model.demo import toy_tokenizer
-from personaplex_cli.model.device import choose_device, choose_precision
-from personaplex_cli.model.engine import Engine, out_of_memory_explained, use_cores
+from personaplex_cli.model.device import choose_device, choose_precision, out_of_memory_explained
+from personaplex_cli.model.engine import Engine, use_cores
 from personaplex_cli.model.sizes import CODEBOOKS, Sizes, sizes_with
 from personaplex_cli.model.talk import Talk
 

@@ -14,8 +14,8 @@ from personaplex_cli.conversation import converse
 from personaplex_cli.errors import DeviceError, ModelError, UsageError
 from personaplex_cli.events import Event, Note
 from personaplex_cli.library.weights import VOICES, ModelFiles, open_folder, voice_file
-from personaplex_cli.model.device import choose_device, choose_precision
-from personaplex_cli.model.engine import Engine, load_engine, out_of_memory_explained
+from personaplex_cli.model.device import choose_device, choose_precision, out_of_memory_explained
+from personaplex_cli.model.engine import Engine, load_engine
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
@@ -260,6 +260,25 @@ class TestHush:
         for _ in range(60):
             engine.step(np.zeros(FRAME, dtype=np.float32))
         assert engine.talk.position == 24 + 160
+
+
+def test_a_sample_is_encoded_once_and_gives_the_same_talk_again(files: ModelFiles, monkeypatch: Any) -> None:
+    engine, _ = load(files)
+    prompt, other = Prompt("", speech(0.5, seed=9)), Prompt("", speech(0.5, seed=8))
+    first, _ = held(engine, prompt, speech(0.5))
+    again, _ = held(engine, prompt, speech(0.5))
+    different, _ = held(engine, other, speech(0.5))
+    assert np.array_equal(first, again) and not np.array_equal(first, different)
+
+
+def test_memory_that_runs_out_in_the_middle_is_explained_too(files: ModelFiles, monkeypatch: Any) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine, _ = load(files)
+    monkeypatch.setattr(engine.mimi, "encode", full)
+    with pytest.raises(DeviceError, match="too small"):
+        engine.step(np.zeros(FRAME, dtype=np.float32))
 
 
 def test_warming_up_leaves_no_trace(files: ModelFiles) -> None:
