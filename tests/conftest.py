@@ -1,6 +1,7 @@
 """Every test runs in its own user folders; `--golden-dir` chooses the golden tokens to check against."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ import pytest
 import personaplex_cli.model  # noqa: F401  it tells moshi how to be imported, which tests may do first
 
 HERE = Path(__file__).parent
+
+# A shell starts what it runs in the background deaf to Ctrl-C, and so would be every program that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,6 +4,7 @@ The model's thread must never wait for a terminal or a full pipe, so `show` only
 screen calls `refresh` some ten times a second, and only there is anything written.
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from personaplex_cli.events import Event
 WAITING = 10_000  # events, a quarter of an hour of talk; when nobody refreshes for so long the oldest are dropped
 
 
-class Screen:
+class Screen(ABC):
     """Shows events between `with` and its end; `show` is their listener."""
 
     def __init__(self) -> None:
@@ -36,8 +37,9 @@ class Screen:
         while self._waiting:
             self._take(self._waiting.popleft(), now)
 
+    @abstractmethod
     def _take(self, event: Event, now: float) -> None:
-        raise NotImplementedError
+        """Show one event, or remember it to be shown."""
 
     def __enter__(self) -> Self:
         return self
@@ -46,11 +48,10 @@ class Screen:
         self.refresh(self._now)
 
 
-class Screens(Screen):
+class Screens:
     """Several screens as one, such as the panel and a log file. It opens and closes them."""
 
     def __init__(self, screens: Sequence[Screen]) -> None:
-        super().__init__()
         self._screens = screens
         self._open = ExitStack()
 
