@@ -18,6 +18,9 @@ from moshi.models import LMModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Attention reads the ring only as far as it is filled, in few different lengths: a short talk reads a twelfth of it.
+SPANS = (256, 512, 1024, 2048)
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -51,9 +54,11 @@ class Transformer:
         self._frequencies = torch.exp(exponents * (-math.log(module.max_period) * 2 / width))
         self._slots = torch.arange(self._capacity, device=like.device)
         self._position = torch.zeros((), dtype=torch.long, device=like.device)
+        self._read = 0  # the same number, for the host
 
     def reset(self) -> None:
         self._position.zero_()
+        self._read = 0
 
     def __call__(self, x: Tensor) -> Tensor:
         """Read the next t positions. They must not reach round the ring: t = 1, or all within the capacity."""
@@ -62,8 +67,10 @@ class Transformer:
         phase = positions[:, None, None, None].float() * self._frequencies
         rotation = torch.polar(torch.ones_like(phase), phase)
         slots = positions % self._capacity
-        seen = self._seen(positions).to(x.dtype)
-        for layer, (keys, values) in zip(self._layers, self._kv, strict=True):
+        self._read += count
+        span = next((span for span in SPANS if self._read <= span < self._capacity), self._capacity)
+        seen = self._seen(positions, span).to(x.dtype)
+        for layer, (keys, values) in zip(self._layers, self._kv[:, :, :, :, :span], strict=True):
             h = F.linear(_norm(x, layer.norm1, layer.epsilon), layer.in_proj).view(1, count, 3, self._heads, -1)
             query, key = _rotated(h[:, :, :2], rotation).unbind(2)
             keys.index_copy_(2, slots, key.transpose(1, 2))
@@ -74,14 +81,14 @@ class Transformer:
         self._position += count
         return x
 
-    def _seen(self, positions: Tensor) -> Tensor:
+    def _seen(self, positions: Tensor, span: int) -> Tensor:
         """What attention adds for each of these positions [t] and each slot: 0 where it may look, -inf elsewhere.
 
-        It may look at what has been filled up to itself, [t, capacity].
+        It may look at what has been filled up to itself, [t, span].
         """
         last = positions[-1]
         # The newest position that a slot can hold by now.
-        held = last - (last - self._slots) % self._capacity
+        held = last - (last - self._slots[:span]) % self._capacity
         hidden = (held < 0) | (held > positions[:, None])
         return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -math.inf)
 
