@@ -99,15 +99,15 @@ def test_a_terminal_gets_its_settings_back(demo_folder: Path) -> None:
     """In a real terminal: the panel comes, `q` ends it, the terminal is as it was."""
     if not shutil.which("tmux"):
         pytest.skip("needs tmux")
-    server = ["tmux", "-L", f"personaplex-{os.getpid()}"]
-    command = f"{sys.executable} -m personaplex_cli chat --device cpu --model {demo_folder}"
+    server = ["tmux", "-u", "-L", f"personaplex-{os.getpid()}"]
+    command = f"LC_ALL=C.UTF-8 {sys.executable} -m personaplex_cli chat --device cpu --model {demo_folder}"
     shell = f"stty -a > {demo_folder}/before; {command}; echo code $?; stty -a > {demo_folder}/after; sleep 60"
     subprocess.run([*server, "new-session", "-d", "-x", "80", "-y", "24", shell], check=True)
 
     def screen_shows(text: str) -> str:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            shown = subprocess.run([*server, "capture-pane", "-p"], capture_output=True, text=True).stdout
+            shown = subprocess.run([*server, "capture-pane", "-p"], capture_output=True, encoding="utf-8").stdout
             if text in shown:
                 return shown
             time.sleep(0.1)
