@@ -144,6 +144,7 @@ class Chat:
             if self._record:
                 settings = describe(self._machine, self._character, engine, files)
                 kept = open_things.enter_context(KeptAudio(card, self._record, settings, self._listen))
+            open_things.callback(self._finish, kept)  # also when the card dies: what was kept is told
             while True:
                 self._listen(began)
                 self._listen(State("live"))
@@ -153,7 +154,6 @@ class Chat:
                 self._restart.clear()
                 self._listen(State("priming"))
                 engine.begin(prompt)
-        self._finish(kept)
 
     def _converse(self, engine: "Engine", card: SoundCard, kept: KeptAudio | None) -> None:
         """From the prompt to the end or the next restart."""

@@ -50,7 +50,7 @@ from personaplex_cli.options import (
     option,
 )
 from personaplex_cli.prompt import Sampling
-from personaplex_cli.samples import SILENCE
+from personaplex_cli.samples import SILENT_FRAME
 from personaplex_cli.screen.progress import ProgressScreen
 from personaplex_cli.screen.tables import show_table
 
@@ -187,7 +187,12 @@ def chat(
     verbose: Annotated[bool, typer.Option("--verbose", rich_help_panel=SCREEN, help="Show more log lines.")] = False,
     log_file: Annotated[
         Path | None,
-        option("log_file", group=SCREEN, help="File that gets all events as JSON lines.", show_default="none"),
+        option(
+            "log_file",
+            group=SCREEN,
+            help="File that gets states, notes, losses and turns as lines.",
+            show_default="none",
+        ),
     ] = None,
     as_json_lines: Annotated[
         bool, typer.Option("--json", rich_help_panel=SCREEN, help="One JSON line per event on stdout, no panel.")
@@ -270,10 +275,12 @@ def bench(
     from personaplex_cli.startup import Machine, choose_character, random_start, start_engine
 
     character = choose_character(persona, None, voice, Sampling(seed=0))
-    work = program.Work(read_recording(recording) if recording else SILENCE, frames, context_fill)
+    work = program.Work(read_recording(recording) if recording else SILENT_FRAME, frames, context_fill)
     with ProgressScreen(_stderr()) as screen:
         began = time.perf_counter()
         if random_weights:
+            if cpu_offload:
+                raise UsageError("Random weights are not offloaded.", "Leave --cpu-offload, or give a --model.")
             engine, spoken = random_start(character, device, precision, screen.show)
         else:
             machine = Machine(model, revision, device, precision, cpu_offload)

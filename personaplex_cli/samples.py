@@ -13,7 +13,7 @@ Samples = NDArray[np.float32]
 SAMPLE_RATE = 24_000
 FRAME = 1_920  # samples in one frame
 FRAME_SECONDS = FRAME / SAMPLE_RATE  # 0.08 s
-SILENCE: Samples = np.zeros(FRAME, dtype=np.float32)  # one frame of it
+SILENT_FRAME: Samples = np.zeros(FRAME, dtype=np.float32)
 
 
 def frames_for(samples: int) -> int:

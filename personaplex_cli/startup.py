@@ -15,14 +15,13 @@ from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Listener, Note, State
 from personaplex_cli.library import weights
 from personaplex_cli.library.catalog import Persona, Voice, find_persona, find_voice
-from personaplex_cli.library.weights import ModelFiles
+from personaplex_cli.library.weights import DEMO, ModelFiles
 from personaplex_cli.prompt import Prompt, Sampling
-from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE
+from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE, Samples
 
 if TYPE_CHECKING:
     from personaplex_cli.model.engine import Engine
 
-DEMO = "demo"  # the model that needs no download
 LONG_PROMPT_FRAMES = 500  # 40 s: a voice of ten seconds, and a text of more than 300 tokens
 
 
@@ -44,6 +43,7 @@ class Character:
     persona: Persona
     text: str
     voice: Voice
+    sample: Samples | None  # what the voice is a recording of; None for a saved voice
     sampling: Sampling
 
     def note(self) -> Note:
@@ -51,22 +51,25 @@ class Character:
         return Note(f"{self.persona.name} with the voice {self.voice.name}, seed {self.sampling.seed}.")
 
     def prompt(self, files: ModelFiles) -> Prompt:
-        """The prompt for a model; reads the voice. Raises UsageError, ModelError or AudioError for the voice."""
-        path = self.voice.path or weights.voice_file(files, self.voice.file)
-        voice = path if path.suffix == ".pt" else read_voice_sample(path)
-        return Prompt(self.text, voice, self.sampling)
+        """The prompt for a model. Raises UsageError or ModelError for a voice that the model has not."""
+        if self.sample is not None:
+            return Prompt(self.text, self.sample, self.sampling)
+        return Prompt(self.text, self.voice.path or weights.voice_file(files, self.voice.file), self.sampling)
 
 
 def choose_character(persona: str, text: str | None, voice: str | None, sampling: Sampling) -> Character:
-    """Look everything up. `text` replaces the persona's prompt; `@FILE` reads it from a file.
+    """Look everything up and read it, before a model is loaded. `text` replaces the persona's prompt, `@FILE` reads it.
 
-    Without a voice the persona's own is taken. Raises UsageError for unknown names.
+    Without a voice the persona's own is taken. Raises UsageError for unknown names, AudioError for a voice sample.
     """
     who = find_persona(persona)
+    sound = find_voice(voice or who.voice)
+    recorded = sound.path is not None and sound.path.suffix.lower() != ".pt"
     return Character(
         persona=who,
         text=who.prompt if text is None else _text(text),
-        voice=find_voice(voice or who.voice),
+        voice=sound,
+        sample=read_voice_sample(sound.path) if recorded and sound.path else None,
         sampling=sampling,
     )
 

@@ -21,7 +21,7 @@ from personaplex_cli.model.engine import Engine
 from personaplex_cli.model.sizes import sizes_with
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.prompt import Prompt
-from personaplex_cli.samples import SILENCE
+from personaplex_cli.samples import SILENT_FRAME
 
 
 def test_the_command_reports_one_json_line(demo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,8 +48,8 @@ def test_a_recording_is_heard_over_and_over(demo_folder: Path, capsys: pytest.Ca
 def test_random_weights_run_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = measure.random_engine("cpu", "bf16", lambda event: None, sizes_with(DIFFERING))
     assert engine.precision == "bf16"
-    prompt = Prompt("You are kind.", SILENCE)
-    report = bench.measure(engine, prompt, bench.Work(SILENCE, 5), 0.0, lambda event: None)
+    prompt = Prompt("You are kind.", SILENT_FRAME)
+    report = bench.measure(engine, prompt, bench.Work(SILENT_FRAME, 5), 0.0, lambda event: None)
     assert report["frames"] == 5 and report["bandwidth_gb_per_s"] > 0
 
 

@@ -222,13 +222,14 @@ def test_what_fails_in_the_model_thread_ends_it_with_its_error(
 
 
 def test_a_card_that_dies_for_good_ends_it_with_an_audio_error(
-    plug: Callable[..., FakeCard], demo_folder: Path
+    plug: Callable[..., FakeCard], demo_folder: Path, tmp_path: Path
 ) -> None:
     from collections import deque
 
     fake = plug(microphone=speech(500), lifetimes=deque([1.0] + [0.0] * 20))
-    held = Held(fake, demo_folder).run()
+    held = Held(fake, demo_folder, tmp_path).run()
     assert isinstance(held.chat.error, AudioError)
+    assert held.of(Finished)[-1].files and len(kept_sound(tmp_path)) == len(held.of(Step)) * FRAME
     assert State("reconnecting", "the sound card has stopped") in held.of(State)
 
 

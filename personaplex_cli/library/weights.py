@@ -30,6 +30,7 @@ CONFIG = "config.json"  # only a marker
 SIZES = "personaplex.json"  # sizes other than the 7B's
 
 DEFAULT_MODEL = "nvidia/personaplex-7b-v1"
+DEMO = "demo"  # the name of the model that is made here (`model/demo.py`) and needs no download
 NEEDED = (TOKENIZER, VOICES, MIMI, WEIGHTS)
 OPTIONAL = (CONFIG, SIZES)
 

@@ -29,7 +29,7 @@ from personaplex_cli.model.sizes import sizes_of
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.model.text import TextStream
 from personaplex_cli.prompt import Prompt
-from personaplex_cli.samples import FRAME, Samples, frame_at, frames_for, level
+from personaplex_cli.samples import FRAME, SILENT_FRAME, Samples, frame_at, frames_for, level
 
 HUSH_FRAMES = 150  # 12 s: longer, and the model loses the thread
 SPEECH_LEVEL = -45.0  # dBFS; a frame above it is taken for speech
@@ -122,8 +122,7 @@ class Engine:
     def warm_up(self, prompt: Prompt) -> float:
         """Do everything once that is slow the first time; returns the p95 of a step in milliseconds afterwards."""
         self.begin(prompt)
-        silence = np.zeros(FRAME, dtype=np.float32)
-        steps = [self.step(silence).timings.total for _ in range(2 * WARM_UP_FRAMES)]
+        steps = [self.step(SILENT_FRAME).timings.total for _ in range(2 * WARM_UP_FRAMES)]
         return float(np.percentile(steps[WARM_UP_FRAMES:], 95))
 
     def _stays_silent(self, frame: Samples) -> bool:

@@ -33,7 +33,7 @@ DOWNLOAD = (
     TimeRemainingColumn(),
 )
 METER = (TextColumn("{task.description}"), BarColumn(WIDTH), TextColumn("{task.fields[speed]}"))
-SILENCE = 70  # dB below full scale
+METER_RANGE = 70  # dB below full scale
 ANSWER = (TextColumn("{task.description}"), BarColumn(WIDTH), TaskProgressColumn(), TextColumn("{task.fields[speed]}"))
 
 
@@ -74,8 +74,8 @@ class ProgressScreen:
 
     def level(self, level: float) -> float:
         """Show how loud the microphone is, in dBFS; returns it."""
-        bar = self._bar or self._open(METER, "Microphone", SILENCE)
-        bar.update(bar.task_ids[0], completed=max(0.0, SILENCE + level), speed=f"{level:.0f} dBFS")
+        bar = self._bar or self._open(METER, "Microphone", METER_RANGE)
+        bar.update(bar.task_ids[0], completed=max(0.0, METER_RANGE + level), speed=f"{level:.0f} dBFS")
         return level
 
     def _say(self, text: str) -> None:

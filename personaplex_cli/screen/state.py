@@ -24,12 +24,11 @@ from personaplex_cli.events import (
     Step,
 )
 from personaplex_cli.samples import FRAME_SECONDS
-from personaplex_cli.transcript import SENTENCE_END
+from personaplex_cli.transcript import SENTENCE_END, TURN_PAUSE
 
 BUDGET = FRAME_SECONDS * 1000  # milliseconds that a step may take
 MINUTE = round(60 / FRAME_SECONDS)  # frames
 LANE = 512  # frames of both lanes, more than a wide terminal shows
-TURN_PAUSE = 1.5  # seconds without text that end the agent's turn; within one, words come closer together
 TURN_LENGTH = 400  # characters; after so many, the next end of a sentence ends the turn too
 TURN_LIMIT = 2_000  # characters; no turn is longer
 SMOOTHING = 0.1  # share of the newest figure, so that figures can be read while they change
