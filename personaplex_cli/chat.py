@@ -68,10 +68,13 @@ class Chat:
     # The caller's thread.
 
     def run(self, screen: Screen, keyboard: Keyboard) -> None:
-        """Start the model thread; draw and obey keys until it ends. Ctrl-C comes out as KeyboardInterrupt."""
+        """Start the model thread; draw and obey keys until it ends or shall end: call `end` then.
+
+        Ctrl-C comes out as KeyboardInterrupt.
+        """
         sys.setswitchinterval(0.001)  # the callback of the sound card must not wait long for Python
         self._thread.start()
-        while self._thread.is_alive():
+        while self._thread.is_alive() and not self._stop.is_set():
             screen.refresh(time.monotonic())
             key = keyboard.poll(REDRAW_SECONDS)
             if key and not screen.press(key):

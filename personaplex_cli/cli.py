@@ -244,7 +244,7 @@ def chat(
         if not ended:
             # Still loading and deaf to us, or Ctrl-C a second time. The terminal is as it was; nothing is half written.
             _complain("Stopped.", "", debug=False)
-            os._exit(INTERRUPTED)
+            os._exit(INTERRUPTED if sys.exc_info()[0] else 0)
     if talk.error:
         raise talk.error
 
