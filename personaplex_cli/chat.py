@@ -195,5 +195,5 @@ class Chat:
             precision=engine.precision,
             seed=self._character.sampling.seed,
             prompt_frames=prompt_frames,
-            context=engine.talk.context,
+            context=engine.context,
         )

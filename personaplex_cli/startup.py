@@ -116,7 +116,7 @@ def long_prompt(frames: int, engine: "Engine") -> Note | None:
     """A warning about a prompt that leaves the model little to remember of the talk; None for a usual one."""
     if frames <= LONG_PROMPT_FRAMES:
         return None
-    seconds, whole = frames * FRAME_SECONDS, engine.talk.context * FRAME_SECONDS
+    seconds, whole = frames * FRAME_SECONDS, engine.context * FRAME_SECONDS
     return Note(f"This prompt takes {seconds:.0f} of the {whole:.0f} seconds that the model remembers: shorten it.")
 
 

@@ -110,6 +110,11 @@ class Engine:
         self._hushed, self._spoken = HUSH_FRAMES, 0
 
     @property
+    def context(self) -> int:
+        """How many frames the model remembers, the prompt's included."""
+        return self.talk.context
+
+    @property
     def device_name(self) -> str:
         """The device as people call it."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
