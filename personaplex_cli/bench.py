@@ -37,7 +37,7 @@ class Work:
 
 def measure(engine: "Engine", prompt: Prompt, work: Work, load_seconds: float, listen: Listener) -> dict[str, Any]:
     """Warm up, hold the conversation, report. Times are milliseconds unless they say otherwise."""
-    from personaplex_cli.model.measure import bandwidth, bytes_per_frame, memory
+    from personaplex_cli.model.measure import bandwidth, bytes_per_frame, memory, wait_for
 
     listen(State("warming up"))
     began = time.perf_counter()
@@ -45,7 +45,7 @@ def measure(engine: "Engine", prompt: Prompt, work: Work, load_seconds: float, l
     warm_up = time.perf_counter() - began
     began = time.perf_counter()
     positions = engine.begin(prompt)
-    engine.wait()
+    wait_for(engine.device)
     prefill = 1000 * (time.perf_counter() - began)
     fill = max(0, work.context_fill - positions)
     audio = RecordedAudio(np.resize(work.sound, (fill + work.frames) * FRAME))
@@ -60,7 +60,7 @@ def measure(engine: "Engine", prompt: Prompt, work: Work, load_seconds: float, l
             timings.append(step.timings)
         listen(step)
         before = time.perf_counter()
-    speed = bandwidth(engine)
+    speed = bandwidth(engine.device)
     floor = 1000 * bytes_per_frame(engine) / speed
     return {
         "personaplex": __version__,

@@ -33,11 +33,12 @@ class Downloading:
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds that one frame spent in each stage of the engine."""
+    """Milliseconds that one frame spent in each stage of the engine; `depformer` is a part of `lm`."""
 
     encode: float
     lm: float
     decode: float
+    depformer: float = 0.0
 
     @property
     def total(self) -> float:

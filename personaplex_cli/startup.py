@@ -98,18 +98,18 @@ def start_engine(machine: Machine, listen: Listener) -> "tuple[Engine, ModelFile
     """Find the model and load it. Raises ModelError, NetworkError, DeviceError or UsageError."""
     files = find_files(machine.model, machine.revision, listen)
     listen(State("loading", files.name))
-    from personaplex_cli.model.engine import load_engine
+    from personaplex_cli.model.load import Demand, load_engine
 
-    return load_engine(files, machine.device, machine.precision, machine.cpu_offload, listen), files
+    return load_engine(files, Demand(machine.device, machine.precision, machine.cpu_offload), listen), files
 
 
 def random_start(character: Character, device: str, precision: str, listen: Listener) -> "tuple[Engine, Prompt]":
     """An engine of the real sizes that needs no files, and a prompt for it with a second of noise as the voice."""
     listen(State("loading", "random weights"))
-    from personaplex_cli.model.measure import random_engine
+    from personaplex_cli.model.load import Demand, random_engine
 
     noise = np.random.default_rng(0).normal(0.0, 0.1, SAMPLE_RATE).astype(np.float32)
-    return random_engine(device, precision, listen), Prompt(character.text, noise, character.sampling)
+    return random_engine(Demand(device, precision), listen), Prompt(character.text, noise, character.sampling)
 
 
 def long_prompt(frames: int, engine: "Engine") -> Note | None:

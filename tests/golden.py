@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from personaplex_cli.model.checkpoint import load_lm
+from personaplex_cli.model.precision import Precision
 from personaplex_cli.model.sizes import sizes_with
 from personaplex_cli.model.talk import Talk
 
 CPU = torch.device("cpu")
+FP32 = Precision("fp32", torch.float32)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Golden:
     def talk(self, folder: Path, **sizes: Any) -> Talk:
         """The model in fp32 on the CPU, through the real loader."""
         weights = self.write_weights(folder / "model.safetensors")
-        return Talk(load_lm(weights, {**self.sizes, **sizes}, torch.float32, lambda name: CPU))
+        return Talk(load_lm(weights, {**self.sizes, **sizes}, FP32, lambda name: CPU))
 
     def _tensor(self, name: str, shape: list[int]) -> torch.Tensor:
         if name.endswith("alpha"):

@@ -18,6 +18,7 @@ from personaplex_cli.model import measure
 from personaplex_cli.model.checkpoint import no_random_init
 from personaplex_cli.model.demo import DIFFERING
 from personaplex_cli.model.engine import Engine
+from personaplex_cli.model.load import Demand, random_engine
 from personaplex_cli.model.sizes import sizes_with
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.prompt import Prompt
@@ -46,7 +47,7 @@ def test_a_recording_is_heard_over_and_over(demo_folder: Path, capsys: pytest.Ca
 
 
 def test_random_weights_run_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = measure.random_engine("cpu", "bf16", lambda event: None, sizes_with(DIFFERING))
+    engine = random_engine(Demand("cpu", "bf16"), lambda event: None, sizes_with(DIFFERING))
     assert engine.precision == "bf16"
     prompt = Prompt("You are kind.", SILENT_FRAME)
     report = bench.measure(engine, prompt, bench.Work(SILENT_FRAME, 5), 0.0, lambda event: None)

@@ -20,7 +20,8 @@ from personaplex_cli.conversation import converse
 from personaplex_cli.errors import AudioError, ModelError
 from personaplex_cli.events import Began, Event, Finished, Glitch, Hushed, Muted, Note, State, Step
 from personaplex_cli.library.weights import open_folder
-from personaplex_cli.model.engine import Engine, load_engine
+from personaplex_cli.model.engine import Engine
+from personaplex_cli.model.load import Demand, load_engine
 from personaplex_cli.prompt import Sampling
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 from personaplex_cli.startup import Machine, choose_character
@@ -83,7 +84,7 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeCard]:
 def offline(model: Path, recording: Samples) -> tuple[Samples, str]:
     """The same conversation with a recording."""
     files = open_folder(model)
-    engine = load_engine(files, "cpu", "auto", False, lambda event: None)
+    engine = load_engine(files, Demand("cpu"), lambda event: None)
     engine.begin(CHARACTER.prompt(files))
     audio = RecordedAudio(recording)
     text = "".join(step.text for step in converse(engine, audio))

@@ -6,7 +6,9 @@ the file. Knows the layout of the files; knows nothing of prompts, steps or soun
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +21,15 @@ from sentencepiece import SentencePieceProcessor
 from torch import nn
 
 from personaplex_cli.errors import ModelError
+from personaplex_cli.model.precision import Precision, quantise
+from personaplex_cli.model.quantised_cache import QuantisedCache
 from personaplex_cli.model.sizes import CODEBOOKS
+
+READERS = 4  # threads
 
 Place = Callable[[str], torch.device]  # the device of a tensor, by its name in the file
 Shapes = dict[str, tuple[int, ...]]
+Tensors = Iterator[tuple[str, torch.Tensor]]
 M = TypeVar("M", bound=nn.Module)
 
 # What a file may hold beyond our modules: depformer steps that predict the user, Mimi codebooks past the eighth.
@@ -30,24 +37,35 @@ SURPLUS = re.compile(
     r"(depformer_in|linears|depformer_emb|depformer\.layers\.\d+\.gating|quantizer\.rvq_rest\.vq\.layers)\.\d+\."
 )
 # Attention weights of all depformer steps are stacked in one tensor, ours first.
+_ATTENTION = re.compile(r"(.*self_attn\.)(in_proj_weight|out_proj\.weight)")
 STACKED = re.compile(r"depformer\.layers\.\d+\.self_attn\.(in_proj_weight|out_proj\.weight)")
 
 
-def load_lm(path: Path, sizes: dict[str, Any], dtype: torch.dtype, place: Place) -> LMModel:
-    """The language model from `model.safetensors`, in `dtype`, each tensor where `place` wants it.
+def load_lm(
+    path: Path, sizes: dict[str, Any], precision: Precision, place: Place, cache: QuantisedCache | None = None
+) -> LMModel:
+    """The language model from `model.safetensors`, in `precision`, each tensor where `place` wants it.
 
+    With a `cache` quantised weights are kept there, and taken from there the next time.
     Raises ModelError if the file is damaged or is not a model of these sizes.
     """
     with no_random_init():
-        lm = LMModel(device="meta", dtype=dtype, **sizes)
-    return fill(lm, path, dtype, place)
+        lm = LMModel(device="meta", dtype=precision.dtype, **sizes)
+    if cache and cache.exists:
+        quantise(lm, precision)
+        return fill(lm, path, cache.read(place))
+    shapes = file_shapes(lm)
+    quantise(lm, precision)
+    on_the_cpu = place("").type == "cpu"
+    tensors = packed(read(path, shapes, precision.dtype, place, mapped=on_the_cpu), precision)
+    return fill(lm, path, cache.keep(tensors) if cache else tensors)
 
 
 def load_mimi(path: Path, sizes: dict[str, Any], device: torch.device) -> MimiModel:
     """The codec, always in float32: in less its codes flip. Raises ModelError like `load_lm`."""
     with no_random_init(), torch.device("meta"):
         mimi = get_mimi(None, sizes, device="meta", num_codebooks=CODEBOOKS)
-    return fill(mimi, path, torch.float32, lambda name: device)
+    return fill(mimi, path, read(path, file_shapes(mimi), torch.float32, lambda name: device))
 
 
 def load_tokenizer(path: Path, text_card: int) -> SentencePieceProcessor:
@@ -94,14 +112,13 @@ def file_shapes(module: nn.Module) -> Shapes:
     return shapes
 
 
-def fill(module: M, path: Path, dtype: torch.dtype, place: Place) -> M:
-    """Give a module on `meta` its tensors from a safetensors file, and make it ready for inference.
+def fill(module: M, path: Path, tensors: Tensors) -> M:
+    """Give a module on `meta` the tensors that came from the file at `path`, and make it ready for inference.
 
     Raises ModelError for a damaged file, missing or unexpected tensors and wrong shapes.
     """
-    refuse_pretenders(path)
     try:
-        state = dict(_read(path, file_shapes(module), dtype, place))
+        state = dict(tensors)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or incomplete ({error}).", _remedy(path)) from error
     module.load_state_dict(state, strict=False, assign=True)
@@ -111,17 +128,59 @@ def fill(module: M, path: Path, dtype: torch.dtype, place: Place) -> M:
     return module.requires_grad_(False).eval()
 
 
-def _read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place) -> Iterator[tuple[str, torch.Tensor]]:
-    with safe_open(path, framework="pt") as file:
-        names = set(file.keys())
-        _compare(path, shapes, {name: tuple(file.get_slice(name).get_shape()) for name in names})
-    for device in {place(name) for name in shapes}:
-        # safetensors reads straight into CUDA memory; other accelerators get their tensors by way of the CPU.
-        with safe_open(path, framework="pt", device=str(device) if device.type == "cuda" else "cpu") as file:
-            for name, (rows, *_) in shapes.items():
-                if place(name) == device:
-                    tensor = file.get_slice(name)[:rows] if STACKED.fullmatch(name) else file.get_tensor(name)
-                    yield name, tensor.to(device=device, dtype=dtype)
+def read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place, mapped: bool = True) -> Tensors:
+    """The tensors of a file by the names they have in the modules, in `dtype`, each where `place` wants it.
+
+    Nothing is read that is not wanted. Several are read at once, ahead of being taken: a disk is fastest so. With
+    `mapped`, what stays on the CPU as it is in the file is left there until somebody looks at it.
+    """
+    refuse_pretenders(path)
+    with safe_open(path, framework="pt") as file, ThreadPoolExecutor(READERS) as readers:
+        _compare(path, shapes, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+
+        def tensor(name: str) -> torch.Tensor:
+            rows = shapes[name][0] if shapes[name] else None
+            whole = file.get_slice(name)[:rows] if STACKED.fullmatch(name) else file.get_tensor(name)
+            return whole.to(dtype, copy=not (mapped and place(name).type == "cpu"))
+
+        for name, read_one in _ahead(readers, tensor, list(shapes)):
+            yield from _taken_apart(name, read_one.to(place(name)), shapes)
+
+
+def packed(tensors: Tensors, precision: Precision) -> Tensors:
+    """The same tensors with the weights of quantised linears packed, one after the other, where they lie."""
+    for name, tensor in tensors:
+        linear, _, own = name.rpartition(".")
+        kind = precision.kind(linear) if own == "weight" else None
+        if kind:
+            yield from ((f"{linear}.{part}", values) for part, values in kind.pack(tensor).items())
+        else:
+            yield name, tensor
+
+
+def _ahead(
+    readers: ThreadPoolExecutor, read_one: Callable[[str], torch.Tensor], names: Sequence[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each name with its tensor, in order, while the next ones are being read."""
+    waiting = deque((name, readers.submit(read_one, name)) for name in names[:READERS])
+    for upcoming in [*names[READERS:], *[None] * READERS]:
+        if waiting:
+            name, future = waiting.popleft()
+            if upcoming is not None:
+                waiting.append((upcoming, readers.submit(read_one, upcoming)))
+            yield name, future.result()
+
+
+def _taken_apart(name: str, tensor: torch.Tensor, shapes: Shapes) -> Tensors:
+    """moshi's modules have one linear for each step of the weights that the file has stacked."""
+    if not (match := _ATTENTION.fullmatch(name)):
+        yield name, tensor
+        return
+    start, kind = match.groups()
+    steps = CODEBOOKS if STACKED.fullmatch(name) else 1
+    parts = "in_projs" if kind == "in_proj_weight" else "out_projs"
+    for step, part in enumerate(tensor.chunk(steps)):
+        yield f"{start}{parts}.{step}.weight", part
 
 
 def _compare(path: Path, wanted: Shapes, found: Shapes) -> None:

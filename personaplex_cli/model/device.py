@@ -1,4 +1,4 @@
-"""Where the model runs and in which precision: chosen once, with the reason said."""
+"""Where the model runs: chosen once, with the reason said."""
 
 import re
 from collections.abc import Iterator
@@ -7,8 +7,6 @@ from contextlib import contextmanager
 import torch
 
 from personaplex_cli.errors import DeviceError, UsageError
-
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def choose_device(name: str) -> tuple[torch.device, str]:
@@ -31,25 +29,6 @@ def choose_device(name: str) -> tuple[torch.device, str]:
     if name == "cpu":
         return torch.device("cpu"), "Running on cpu, as asked."
     raise UsageError(f"There is no device {name!r}.", "Use auto, cuda, cuda:N, mps or cpu.")
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype for `auto`, `bf16`, `fp16` or `fp32`. Raises UsageError for others and for bf16 where there is none.
-
-    `auto` is the checkpoint's bf16, fp16 on GPUs before compute capability 8.0, and fp32 on the CPU.
-    """
-    has_bf16 = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16 if has_bf16 else torch.float16
-    if name not in PRECISIONS:
-        raise UsageError(f"There is no precision {name!r}.", f"Use auto, {', '.join(PRECISIONS)}.")
-    if name == "bf16" and not has_bf16:
-        raise UsageError(f"{torch.cuda.get_device_name(device)} cannot compute in bf16.", "Use --precision fp16.")
-    return PRECISIONS[name]
-
-
-def precision_name(dtype: torch.dtype) -> str:
-    return next(name for name, each in PRECISIONS.items() if each == dtype)
 
 
 def _cuda(index: int, reason: str) -> tuple[torch.device, str]:
@@ -97,4 +76,4 @@ def out_of_memory_explained() -> Iterator[None]:
         raise DeviceError("This machine's memory is too small for the model.", _SMALLER) from error
 
 
-_SMALLER = "Close other programs that use it, try --precision bf16, or --cpu-offload for recorded files."
+_SMALLER = "Close other programs that use it, try --precision int8, or --cpu-offload for recorded files."

@@ -1,31 +1,27 @@
 """The engine: 80 ms of the user's voice in, 80 ms of the agent's voice and perhaps a piece of text out.
 
-    frame -> Mimi encode -> Talk.step -> Mimi decode -> reply
+    frame -> Mimi encode -> Talk -> Mimi decode -> reply        (`frame.py`)
 
 One engine serves every program. `begin` may be called again at any time for a new conversation. All calls must come
 from one thread at a time; gradients are off whichever it is. Sound is numpy; no tensor leaves this room.
 """
 
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from moshi.models import LMModel, MimiModel
+from moshi.models import MimiModel
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
 from personaplex_cli.events import Listener, Note, Timings
-from personaplex_cli.library.weights import ModelFiles
-from personaplex_cli.model.checkpoint import load_lm, load_mimi, load_tokenizer
-from personaplex_cli.model.device import choose_device, choose_precision, out_of_memory_explained, precision_name
-from personaplex_cli.model.offload import LAYERS, offload_layers
+from personaplex_cli.model.device import out_of_memory_explained
+from personaplex_cli.model.frame import Frame
+from personaplex_cli.model.graphs import Recorder
 from personaplex_cli.model.prompting import SavedVoice, check_room, lay_out, load_saved_voice, system_text
-from personaplex_cli.model.sizes import sizes_of
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.model.text import TextStream
 from personaplex_cli.prompt import Prompt
@@ -35,7 +31,6 @@ HUSH_FRAMES = 150  # 12 s: longer, and the model loses the thread
 SPEECH_LEVEL = -45.0  # dBFS; a frame above it is taken for speech
 SPEECH_FRAMES = 3  # in a row: 0.24 s, so that a click does not end the silence
 WARM_UP_FRAMES = 8
-SMALL_MODEL = 100_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -50,16 +45,25 @@ class Reply:
 class Engine:
     """A loaded model, ready for one conversation after another."""
 
-    def __init__(self, talk: Talk, mimi: MimiModel, tokenizer: SentencePieceProcessor) -> None:
+    def __init__(
+        self,
+        talk: Talk,
+        mimi: MimiModel,
+        tokenizer: SentencePieceProcessor,
+        precision: str,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """`recorder` makes the recordings that warming up asks for; without one, frames are simply run."""
         self.device = talk.device
-        self.precision = precision_name(talk.lm.dtype)
+        self.precision = precision
         self.talk = talk
         self.mimi = mimi
         self._tokenizer = tokenizer
+        self._recorder = recorder
+        self._frame = Frame(talk, mimi)
         self._text = TextStream(tokenizer)
         self._hushed = 0  # frames for which the agent must still keep silent
         self._spoken = 0  # frames in a row in which the user spoke into that silence
-        self._clock = StageClock(self.device)
         self._sample: Samples | None = None  # the voice sample that was encoded last
         self._sample_codes = torch.empty(0)
         mimi.streaming_forever(1)
@@ -76,38 +80,37 @@ class Engine:
         tokens = self._tokenizer.encode(system_text(prompt.text))
         layout = lay_out(voice, tokens, self.talk.rows)
         check_room(layout, self.talk.context)
-        self.mimi.reset_streaming()
         self._text = TextStream(self._tokenizer)
         self._hushed = 0
         self.talk.begin(layout, prompt.sampling)
+        if self._recorder and self._frame.recorded and self._frame.record(self._recorder):
+            self.talk.begin(layout, prompt.sampling)  # another top-k has other shapes, and recording left its traces
+        self.mimi.reset_streaming()
         return layout.positions
 
     @out_of_memory_explained()
     @torch.inference_mode()
     def step(self, frame: Samples) -> Reply:
-        """Hear one frame [1920] float32 at 24 kHz and answer it. One wait for the device, at the end."""
-        clock = self._clock
-        clock.start()
-        codes = self._encode(frame)
-        clock.lap()
-        text, agent = self.talk.step(codes, silent=self._stays_silent(frame))
-        clock.lap()
-        sound = self.mimi.decode(agent.view(1, -1, 1))[0, 0]
-        clock.lap()
-        # Sound and text token travel together, so that the device is asked once.
-        answer = torch.cat([sound, text[None].to(sound.dtype)]).cpu().numpy()
-        return Reply(answer[:FRAME], self._text.piece(int(answer[FRAME])), Timings(*clock.milliseconds()))
-
-    def wait(self) -> None:
-        """Wait until the device has done all it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
+        """Hear one frame [1920] float32 at 24 kHz and answer it."""
+        sound, text, timings = self._frame.run(frame, self._stays_silent(frame))
+        return Reply(sound, self._text.piece(text), timings)
 
     def hush(self) -> None:
         """Make the agent fall silent until the user speaks (again), for 12 seconds at most."""
         self._hushed, self._spoken = HUSH_FRAMES, 0
+
+    @torch.inference_mode()
+    def warm_up(self, prompt: Prompt, listen: Listener = lambda event: None) -> float:
+        """Do everything once that is slow the first time; returns the p95 of a step in milliseconds afterwards.
+
+        With a recorder the frame's parts are recorded and compared with the plain way. If they cannot be recorded, or
+        differ, the listener is told and the plain way stays.
+        """
+        plain = self._rehearse(prompt)
+        if self._recorder:
+            listen(Note(self._record(prompt, plain)))
+        steps = [self.step(SILENT_FRAME).timings.total for _ in range(WARM_UP_FRAMES)]
+        return float(np.percentile(steps, 95))
 
     @property
     def context(self) -> int:
@@ -124,11 +127,33 @@ class Engine:
         """Whether the agent keeps silent because of `hush`."""
         return self._hushed > 0
 
-    def warm_up(self, prompt: Prompt) -> float:
-        """Do everything once that is slow the first time; returns the p95 of a step in milliseconds afterwards."""
+    @property
+    def recorded(self) -> int:
+        """How many parts of a frame are replayed from recordings (CUDA graphs); 0 where everything simply runs."""
+        return self._frame.recorded
+
+    def _record(self, prompt: Prompt, plain: list[Reply]) -> str:
+        """Record the frame's parts, if that changes nothing; returns a sentence about it."""
+        assert self._recorder
+        steady = _alike(plain, self._rehearse(prompt))  # or else there is nothing to compare with
+        began = time.perf_counter()
+        try:
+            self._frame.record(self._recorder)
+            taken = time.perf_counter() - began
+            if _alike(plain, self._rehearse(prompt)) or not steady:
+                checked = "equal to the plain way" if steady else "not compared: this device's answers vary"
+                return f"CUDA graphs: {self.recorded} recorded in {taken:.1f} s, {checked}."
+            why = "they answered differently"
+        except RuntimeError as error:  # torch.OutOfMemoryError is one of these, too
+            why = str(error).splitlines()[0]
+        self._frame.forget_recordings()
+        return f"No CUDA graphs here ({why}): a frame takes several times as long as it could."
+
+    def _rehearse(self, prompt: Prompt) -> list[Reply]:
+        """Hold the beginning of a conversation."""
         self.begin(prompt)
-        steps = [self.step(SILENT_FRAME).timings.total for _ in range(2 * WARM_UP_FRAMES)]
-        return float(np.percentile(steps[WARM_UP_FRAMES:], 95))
+        noise = np.random.default_rng(0).normal(0.0, 0.05, (WARM_UP_FRAMES, FRAME)).astype(np.float32)
+        return [self.step(frame) for frame in noise]
 
     def _stays_silent(self, frame: Samples) -> bool:
         """Whether `hush` holds in this frame."""
@@ -143,77 +168,12 @@ class Engine:
             return load_saved_voice(voice, self.talk.lm.dim, self.talk.rows)
         if self._sample is not voice:  # a restart asks for the same sample again
             self.mimi.reset_streaming()
-            codes = [self._encode(frame_at(voice, index)) for index in range(frames_for(len(voice)))]
-            self._sample, self._sample_codes = voice, torch.stack(codes, dim=1).cpu()
+            codes = [self._frame.encode(frame_at(voice, index)).cpu() for index in range(frames_for(len(voice)))]
+            self._sample, self._sample_codes = voice, torch.stack(codes, dim=1)
         return self._sample_codes
 
-    def _encode(self, frame: Samples) -> Tensor:
-        """A frame [1920] -> its Mimi codes [8]."""
-        sound = torch.from_numpy(np.ascontiguousarray(frame, dtype=np.float32)).to(self.device)
-        codes: Tensor = self.mimi.encode(sound.view(1, 1, FRAME))
-        return codes[0, :, 0]
 
-
-class StageClock:
-    """Milliseconds between laps: by the device's own events on CUDA, where calls return before the work is done."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._marks: list[Any] = []  # CUDA events, or seconds
-
-    def start(self) -> None:
-        self._marks.clear()
-        self.lap()
-
-    def lap(self) -> None:
-        if self._cuda:
-            self._marks.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
-            self._marks[-1].record()
-        else:
-            self._marks.append(time.perf_counter())
-
-    def milliseconds(self) -> Iterator[float]:
-        """Each stage's duration. On CUDA the last lap's work must be done."""
-        for earlier, later in zip(self._marks, self._marks[1:], strict=False):
-            yield earlier.elapsed_time(later) if self._cuda else 1000 * (later - earlier)
-
-
-def load_engine(files: ModelFiles, device: str, precision: str, cpu_offload: bool, listen: Listener) -> Engine:
-    """Load a model for `--device`, `--precision` and `--cpu-offload`, and say what was chosen.
-
-    Raises DeviceError, UsageError or ModelError, each with its remedy.
-    """
-    where, reason = choose_device(device)
-    dtype = choose_precision(precision, where)
-    listen(Note(reason))
-    offload = cpu_offload and where.type != "cpu"
-    if cpu_offload:
-        listen(Note(_OFFLOADED if offload else "CPU offload changes nothing here: the whole model is on the CPU."))
-    sizes = sizes_of(files.folder)
-    host = torch.device("cpu")
-    # Convolutions in TF32 flip Mimi's codes.
-    torch.backends.cudnn.allow_tf32 = False
-    with out_of_memory_explained():
-        tokenizer = load_tokenizer(files.tokenizer, sizes.lm["text_card"])
-        mimi = load_mimi(files.mimi, sizes.mimi, where)
-        lm = load_lm(
-            files.weights, sizes.lm, dtype, lambda name: host if offload and name.startswith(LAYERS) else where
-        )
-        if offload:
-            offload_layers(lm, where)
-        use_cores(lm)
-        return Engine(Talk(lm, by_modules=offload), mimi, tokenizer)
-
-
-def use_cores(lm: LMModel) -> None:
-    """How many cores a model on the CPU gets.
-
-    Threads wait for each other by spinning: for a small model that costs more than they gain, and it starves the sound
-    card. A big one gets all cores but one, which stays free for sound and screen.
-    """
-    if lm.device.type == "cpu":
-        small = sum(parameter.numel() for parameter in lm.parameters()) < SMALL_MODEL
-        torch.set_num_threads(1 if small else max(1, (os.cpu_count() or 2) - 1))
-
-
-_OFFLOADED = "CPU offload: layers visit the GPU one at a time. Good for files, far too slow for talking."
+def _alike(some: Sequence[Reply], others: Sequence[Reply]) -> bool:
+    """Whether these replies say and sound the same."""
+    pairs = list(zip(some, others, strict=True))
+    return all(one.text == other.text and np.allclose(one.pcm, other.pcm, atol=1e-2) for one, other in pairs)

@@ -6,8 +6,13 @@
 The answer to frame p leaves in the same call: the agent's code 1 of position p, known since the call before, and codes
 2-8 of position p+1, just sampled (these rows are delayed by one). The reference answers a call later with the same
 tokens. Knows nothing of sound or text. moshi's modules hold the weights, `step.py` runs them.
+
+The host keeps the tokens and the embedding tables, of which a frame reads 17 rows. What it knows before the user's
+frame arrives it writes into `inputs` (`ready`); the device does the rest in two parts that read and write fixed tensors
+(`transform`, `depform`); what they chose comes back with the sound (`took`).
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,111 +20,175 @@ from moshi.models import LMModel
 from torch import Tensor
 from torch.nn import functional as F
 
+from personaplex_cli.model.inputs import Inputs
 from personaplex_cli.model.prompting import AGENT, PAD, SILENCE, TEXT, USER, Layout, Rows
+from personaplex_cli.model.sampling import MOST, Choice
 from personaplex_cli.model.sizes import CODEBOOKS
-from personaplex_cli.model.step import Depformer, ModuleDepformer, ModuleTransformer, Transformer
+from personaplex_cli.model.snapshots import Snapshots
+from personaplex_cli.model.step import SPANS, Depformer, Layer, Transformer, layer_of, norm, span_for
 from personaplex_cli.prompt import Sampling
+
+OPEN = -1  # a code of the agent that the depformer shall choose
+CHOSEN = 2 + 2 * CODEBOOKS  # tokens that come back from the device
 
 
 class Talk:
-    """One language model and the state of one conversation with it."""
+    """One language model and the state of one conversation with it.
 
-    def __init__(self, lm: LMModel, by_modules: bool = False) -> None:
-        """`by_modules` runs moshi's modules as they are: slower, and needed where something hooks into them."""
+    `user` [8] takes the user's codes of a frame, `agent` [8] holds the agent's of the same frame afterwards, and
+    `chosen` [18] all that the host must know of it: for `took`. All are int64 tensors on the device.
+    """
+
+    def __init__(self, lm: LMModel, layers: Iterable[Layer] | None = None, snapshots: Snapshots | None = None) -> None:
+        """`layers` are the transformer's if they do not simply lie in `lm`."""
         self.lm = lm
-        self._transformer = ModuleTransformer(lm) if by_modules else Transformer(lm)
-        self._depformer = ModuleDepformer(lm) if by_modules else Depformer(lm)
-        self.device = lm.device
+        head: Tensor = lm.text_linear.weight
+        self.device, self.dtype = head.device, head.dtype
+        modules: Any = lm.transformer.layers
+        self._transformer = Transformer(lm, layers or [layer_of(each) for each in modules])
+        self._depformer = Depformer(lm)
+        self._out_norm = lm.out_norm.alpha.flatten().float()
+        self._snapshots = snapshots or Snapshots()
+        # By row. They wait on the host, except for the one that reads what the device has just heard.
+        self._embeddings: list[Tensor] = [each.weight for each in (lm.text_emb, *lm.emb)]
+        self._hearing = self._embeddings[USER.start].to(self.device)
         self.rows = Rows(lm.delays, [lm.text_initial_token_id] + [lm.initial_token_id] * lm.n_q)
         self.context: int = lm.context  # positions that the transformer remembers, a ring
         self.position = 0  # the next position to be read
-        self._column = torch.zeros(lm.num_codebooks, dtype=torch.long, device=self.device)
-        self._silence = torch.tensor(SILENCE, device=self.device)
-        self._sampling = Sampling()
-        self._random = torch.Generator()  # on the CPU: a seed means the same on every device
+        self._column = [0] * lm.num_codebooks
+        self._silence = torch.tensor(SILENCE)
+        self._sampling = Choice(Sampling())
+        self.user = torch.zeros(CODEBOOKS, dtype=torch.long, device=self.device)
+        self.agent = torch.zeros_like(self.user)
+        self.chosen = torch.zeros(CHOSEN, dtype=torch.long, device=self.device)
+        self.hidden = torch.zeros(1, 1, lm.dim, dtype=self.dtype, device=self.device)
+        self._text = torch.zeros((), dtype=torch.long, device=self.device)
+        rows = 1 + (CODEBOOKS - 1) + 1  # the agent's, added up; the user's but the first; the text's
+        self.inputs = Inputs(
+            self.device,
+            rows=((rows, lm.dim), self.dtype),
+            noise=((1 + CODEBOOKS, MOST), torch.float32),
+            forced=((CODEBOOKS,), torch.long),
+            position=((), torch.long),
+        )
 
     @property
-    def context_bytes(self) -> int:
-        """Bytes of the keys and values that the transformer remembers."""
-        lm: Any = self.lm
-        per_position = 2 * lm.dim * len(lm.transformer.layers) * lm.text_emb.weight.element_size()
-        return self.context * int(per_position)
+    def span(self) -> int:
+        """How much of the transformer's memory the next frame must read: for `transform`."""
+        return span_for(self.position + 1, self.context)
+
+    @property
+    def spans(self) -> list[int]:
+        """All that `span` can be."""
+        return sorted({span_for(filled, self.context) for filled in (*SPANS, self.context)})
+
+    @property
+    def width(self) -> int:
+        """How many of the likeliest tokens are looked at: it makes the parts' shapes."""
+        return self._sampling.width
 
     @torch.inference_mode()
     def begin(self, layout: Layout, sampling: Sampling) -> None:
         """Forget any earlier conversation, read the whole prompt in one pass, sample the first tokens of the talk."""
-        self._transformer.reset()
-        self._sampling = sampling
-        columns = layout.columns.to(self.device)
-        prompt = self._embed(columns[:, :-1])
-        if layout.embeddings is not None:
-            prompt = torch.cat([layout.embeddings.to(prompt)[None], prompt], dim=1)
-        hidden = self._read(prompt)
-        self.position = layout.positions
         # Seeded only now, so that nothing run before changes the talk.
-        self._random.manual_seed(sampling.seed)
+        self._sampling = Choice(sampling)
+        hidden = self._read_prompt(layout)
+        self.position = layout.positions
+        noise = self._sampling.noise().to(self.device)
+        text = self._sampled(self.lm.text_linear(hidden), noise[0])
         # The first column: its delayed rows are still the prompt's, so the depformer has one code to choose.
-        text, codes = self._choose(hidden, codes=1)
-        self._column.copy_(columns[:, -1])
-        self._column[TEXT] = text
-        self._column[AGENT.start] = codes[0]
+        code = self._sampled(self._depformer(0, text, hidden), noise[1])
+        self._column = layout.columns[:, -1].tolist()
+        self._column[TEXT], self._column[AGENT.start] = int(text), int(code)
 
     @torch.inference_mode()
-    def step(self, user: Tensor, silent: bool = False) -> tuple[Tensor, Tensor]:
-        """The user's codes [8] of one frame -> the agent's text token [] and codes [8] of the same frame.
+    def step(self, user: Tensor, silent: bool = False) -> tuple[int, list[int]]:
+        """The user's codes [8] of one frame -> the agent's text token and codes (8) of the same frame.
 
-        All are int64 tensors on the model's device; nothing waits for it. With `silent` the agent is made to say
-        nothing in this frame, as in the pauses of the prompt; the clock runs on.
+        With `silent` the agent is made to say nothing in this frame, as in the pauses of the prompt; the clock runs on.
         """
-        column = self._column
-        column[USER.start] = user[0]
+        text = self.ready(silent)
+        self.inputs.send()
+        self.user.copy_(user)
+        self.transform(self.span)
+        self.depform()
+        self.took(self.chosen.tolist())
+        return text, self.agent.tolist()
+
+    def ready(self, silent: bool = False) -> int:
+        """Write what is known of this frame before the user is heard; returns the agent's text token of it."""
+        column, tables, known = self._column, self._embeddings, self.inputs.host
         if silent:
-            column[TEXT] = PAD
-            column[AGENT.start] = self._silence[0]
-        hidden = self._read(self._embed(column[:, None]))
-        next_text, next_codes = self._choose(hidden, codes=1 if silent else CODEBOOKS)
+            column[TEXT], column[AGENT.start] = PAD, SILENCE[0]
+        # In the order in which the reference adds them up; the device puts the user's first code in between.
+        said = tables[AGENT.start][column[AGENT.start]]
+        for row in range(AGENT.start + 1, AGENT.stop):
+            said = said + tables[row][column[row]]
+        later = [tables[row][column[row]] for row in range(USER.start + 1, USER.stop)]
+        torch.stack([said, *later, tables[TEXT][column[TEXT]]], out=known["rows"])
+        known["noise"][:, : self.width].copy_(self._sampling.noise())
+        known["position"].fill_(self.position)
+        known["forced"].fill_(OPEN)
+        known["forced"][0] = column[AGENT.start]
         if silent:
-            next_codes = torch.cat([next_codes, self._silence[1:]])
-        text = column[TEXT].clone()
-        agent = torch.cat([column[AGENT.start : AGENT.start + 1], next_codes[1:]])
-        column[TEXT] = next_text
-        column[AGENT] = next_codes
-        column[USER.start + 1 : USER.stop] = user[1:]
+            known["forced"].copy_(self._silence)
+        return column[TEXT]
+
+    def transform(self, span: int) -> None:
+        """The first part on the device: read this position, choose the next one's text."""
+        rows, noise = self.inputs.device["rows"], self.inputs.device["noise"][:, : self.width]
+        total = rows[0] + F.embedding(self.user[:1], self._hearing)[0]
+        for row in rows[1:-1]:
+            total = total + row
+        embedded = (rows[-1] + total).view(1, 1, -1)
+        self.hidden.copy_(self._read(embedded, self.inputs.device["position"], span))
+        self._text.copy_(self._sampled(self.lm.text_linear(self.hidden), noise[0]))
+
+    def depform(self) -> None:
+        """The second part: choose the next position's codes, and with them this frame's."""
+        forced, noise = self.inputs.device["forced"], self.inputs.device["noise"][:, : self.width]
+        codes = [self._text]
+        for step in range(CODEBOOKS):
+            codes.append(self._sampled(self._depformer(step, codes[-1], self.hidden), noise[1 + step]))
+        torch.where(forced == OPEN, torch.stack(codes[1:]), forced, out=self.agent)
+        torch.cat([self._text.view(1), codes[1].view(1), self.agent, self.user], out=self.chosen)
+
+    def took(self, chosen: Sequence[int]) -> None:
+        """Learn what was chosen: the next position is known as far as it can be."""
+        agent, user = chosen[2 : 2 + CODEBOOKS], chosen[2 + CODEBOOKS :]
+        self._column[TEXT], self._column[AGENT.start] = chosen[:2]
+        self._column[AGENT.start + 1 : AGENT.stop] = agent[1:]
+        self._column[USER.start + 1 : USER.stop] = user[1:]
         self.position += 1
-        return text, agent
 
-    def _embed(self, columns: Tensor) -> Tensor:
-        """Columns [17, t] -> their summed embeddings [1, t, dim], added in the order of the reference."""
-        total = F.embedding(columns[1], self.lm.emb[0].weight)
-        for row in range(2, len(columns)):
-            total = total + F.embedding(columns[row], self.lm.emb[row - 1].weight)
-        return (F.embedding(columns[TEXT], self.lm.text_emb.weight) + total)[None]
-
-    def _read(self, embedded: Tensor) -> Tensor:
-        """Run the next positions [1, t, dim] through the transformer -> the last one's output [1, 1, dim]."""
-        hidden: Tensor = self.lm.out_norm(self._transformer(embedded)[:, -1:])
+    def _read_prompt(self, layout: Layout) -> Tensor:
+        """Run the prompt's positions -> the last one's output [1, 1, dim]; from a snapshot if it was run before."""
+        remembered = self._transformer.kv[..., : layout.positions, :]
+        if found := self._snapshots.find(layout):
+            remembered.copy_(found.remembered)
+            return found.hidden.to(self.device)
+        prompt = self._embed(layout.columns[:, :-1])
+        if layout.embeddings is not None:
+            prompt = torch.cat([layout.embeddings.to(prompt)[None], prompt], dim=1)
+        start = torch.zeros((), dtype=torch.long, device=self.device)
+        hidden = self._read(prompt.to(self.device), start, span_for(layout.positions, self.context))
+        self._snapshots.keep(layout, remembered, hidden)
         return hidden
 
-    def _choose(self, hidden: Tensor, codes: int) -> tuple[Tensor, Tensor]:
-        """Sample the next position's text token [] and its agent's first `codes` codes [codes]."""
-        how = self._sampling
-        # One draw per frame for all its tokens: cheap, and outside of whatever runs on the device.
-        noise = torch.empty(1 + CODEBOOKS, max(how.text_top_k, how.audio_top_k)).exponential_(generator=self._random)
-        noise = noise.to(self.device)
-        text = self._sample(self.lm.text_linear(hidden), how.text_temperature, how.text_top_k, noise[0])
-        chosen = [text]
-        for step in range(codes):
-            logits = self._depformer(step, chosen[-1], hidden)
-            chosen.append(self._sample(logits, how.audio_temperature, how.audio_top_k, noise[1 + step]))
-        return text, torch.stack(chosen[1:])
+    def _embed(self, columns: Tensor) -> Tensor:
+        """Columns [17, t] -> their summed embeddings [1, t, dim] on the host, added in the order of the reference."""
+        total = F.embedding(columns[1], self._embeddings[1])
+        for row in range(2, len(columns)):
+            total = total + F.embedding(columns[row], self._embeddings[row])
+        return (F.embedding(columns[TEXT], self._embeddings[TEXT]) + total)[None]
 
-    def _sample(self, logits: Tensor, temperature: float, top_k: int, noise: Tensor) -> Tensor:
-        """One token [] of logits [..., card]; `noise` [>= top_k] is exponential with mean 1."""
+    def _read(self, embedded: Tensor, first: Tensor, span: int) -> Tensor:
+        """Run positions [1, t, dim] from `first` on through the transformer -> the last one's output [1, 1, dim]."""
+        last = self._transformer(embedded, first, span)[:, -1:]
+        return norm(last, self._out_norm, self.lm.out_norm.eps)
+
+    def _sampled(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """One token [] of logits [..., card], by the noise [k] of `Choice`."""
         logits = logits.float().flatten()
-        if self._sampling.greedy or temperature == 0:
-            return logits.argmax()
-        best, tokens = logits.topk(min(top_k, len(logits)))
-        # argmax(p / exponential noise) is a draw from p, without asking the device for an answer as multinomial does.
-        # Subtracting the largest keeps very small temperatures finite.
-        chances = torch.softmax((best - best[0]) / temperature, dim=0)
-        return tokens[(chances / noise[: len(chances)]).argmax()]
+        best, tokens = logits.topk(min(len(noise), len(logits)))
+        return tokens[(best + noise[: len(best)]).argmax()]

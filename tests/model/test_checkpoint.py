@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import CPU, load_golden
+from golden import CPU, FP32, load_golden
 from moshi.models import LMModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from personaplex_cli.errors import ModelError
 from personaplex_cli.library.weights import MIMI, SIZES, TOKENIZER, WEIGHTS
 from personaplex_cli.model.checkpoint import file_shapes, load_lm, load_mimi, load_tokenizer, no_random_init
+from personaplex_cli.model.precision import PLAIN, Precision
 from personaplex_cli.model.sizes import LM, sizes_of
 
 GOLDEN = load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
@@ -31,8 +32,8 @@ def demo(demo_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "demo"
 
 
-def load(path: Path, dtype: torch.dtype = torch.float32) -> LMModel:
-    return load_lm(path, GOLDEN.sizes, dtype, lambda name: CPU)
+def load(path: Path, precision: str = "fp32") -> LMModel:
+    return load_lm(path, GOLDEN.sizes, Precision(precision, PLAIN[precision]), lambda name: CPU)
 
 
 def test_only_the_agents_eight_depformer_steps_are_loaded(golden_weights: Path) -> None:
@@ -47,10 +48,10 @@ def test_only_the_agents_eight_depformer_steps_are_loaded(golden_weights: Path) 
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_weights_arrive_in_the_precision_asked_without_gradients(golden_weights: Path, dtype: torch.dtype) -> None:
-    lm = load(golden_weights, dtype)
-    assert {parameter.dtype for parameter in lm.parameters()} == {dtype}
+@pytest.mark.parametrize("precision", PLAIN)
+def test_weights_arrive_in_the_precision_asked_without_gradients(golden_weights: Path, precision: str) -> None:
+    lm = load(golden_weights, precision)
+    assert {parameter.dtype for parameter in lm.parameters()} == {PLAIN[precision]}
     assert not any(parameter.requires_grad or parameter.is_meta for parameter in lm.parameters())
     assert not lm.training
 
@@ -141,9 +142,9 @@ def test_spoiled_weights_are_told_apart(kind: str, golden_weights: Path, tmp_pat
 
 def test_weights_of_other_sizes_are_refused(golden_weights: Path) -> None:
     with pytest.raises(ModelError, match="shape"):
-        load_lm(golden_weights, {**GOLDEN.sizes, "text_card": 500}, torch.float32, lambda name: CPU)
+        load_lm(golden_weights, {**GOLDEN.sizes, "text_card": 500}, FP32, lambda name: CPU)
     with pytest.raises(ModelError, match="tensors too many"):
-        load_lm(golden_weights, {**GOLDEN.sizes, "num_layers": 1}, torch.float32, lambda name: CPU)
+        load_lm(golden_weights, {**GOLDEN.sizes, "num_layers": 1}, FP32, lambda name: CPU)
 
 
 def test_mimi_keeps_eight_codebooks_in_float32(demo: Path) -> None:

@@ -14,9 +14,10 @@ from personaplex_cli.conversation import converse
 from personaplex_cli.errors import DeviceError, ModelError, UsageError
 from personaplex_cli.events import Event, Note
 from personaplex_cli.library.weights import VOICES, ModelFiles, open_folder, voice_file
-from personaplex_cli.model.device import choose_device, choose_precision, out_of_memory_explained
-from personaplex_cli.model.engine import Engine, load_engine
-from personaplex_cli.model.talk import Talk
+from personaplex_cli.model.device import choose_device, out_of_memory_explained
+from personaplex_cli.model.engine import Engine
+from personaplex_cli.model.load import Demand, load_engine
+from personaplex_cli.model.precision import precision_for
 from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 
@@ -28,7 +29,7 @@ def files(demo_folder: Path) -> ModelFiles:
 
 def load(files: ModelFiles, precision: str = "auto", cpu_offload: bool = False) -> tuple[Engine, list[Event]]:
     heard: list[Event] = []
-    return load_engine(files, "cpu", precision, cpu_offload, heard.append), heard
+    return load_engine(files, Demand("cpu", precision, cpu_offload), heard.append), heard
 
 
 def speech(seconds: float, seed: int = 0) -> Samples:
@@ -101,26 +102,12 @@ def test_a_prompt_longer_than_the_context_is_refused_and_the_engine_stays_usable
     assert len(held(engine, Prompt("", saved_voice(files)), speech(0.2))[1]) == 3
 
 
-def test_offload_changes_nothing_but_where_weights_wait(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    from personaplex_cli.model import offload
-
-    plain, _ = load(files)
-    moved, _ = load(files)
-    offload.offload_layers(moved.talk.lm, torch.device("cpu"))
-    moved.talk = Talk(moved.talk.lm, by_modules=True)
-    layers = moved.talk.lm.transformer.layers
-    assert all(parameter.untyped_storage().nbytes() <= 4 for layer in layers for parameter in layer.parameters())
-    prompt = Prompt("You are kind.", saved_voice(files), Sampling(seed=1))
-    assert np.array_equal(held(plain, prompt, speech(1))[0], held(moved, prompt, speech(1))[0])
-    assert all(parameter.untyped_storage().nbytes() <= 4 for layer in layers for parameter in layer.parameters())
-
-
 def test_on_the_cpu_offload_is_said_to_change_nothing(files: ModelFiles) -> None:
     _, heard = load(files, cpu_offload=True)
     assert any("changes nothing" in event.text for event in heard if isinstance(event, Note))
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32", "int8", "int4"])
 def test_precisions_run(files: ModelFiles, precision: str) -> None:
     engine, _ = load(files, precision)
     assert engine.precision == precision
@@ -206,16 +193,17 @@ class TestDevice:
                 choose_device("cuda:1")
 
     def test_precision_follows_the_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert choose_precision("auto", torch.device("cpu")) == torch.float32
+        assert precision_for("auto", torch.device("cpu")).dtype == torch.float32
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
-        assert choose_precision("auto", torch.device("cuda", 0)) == torch.float16
+        assert precision_for("auto", torch.device("cuda", 0)).name == "fp16"
+        assert precision_for("int8", torch.device("cuda", 0)).dtype == torch.float16
         with pytest.raises(UsageError, match="Old GPU cannot"):
-            choose_precision("bf16", torch.device("cuda", 0))
+            precision_for("bf16", torch.device("cuda", 0))
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-        assert choose_precision("auto", torch.device("cuda", 0)) == torch.bfloat16
+        assert precision_for("auto", torch.device("cuda", 0)).name == "bf16"
         with pytest.raises(UsageError, match="no precision"):
-            choose_precision("int3", torch.device("cpu"))
+            precision_for("int3", torch.device("cpu"))
 
     @pytest.mark.parametrize(
         "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: x")]

@@ -1,0 +1,106 @@
+"""What the device does in one frame: one copy to it, four parts, one copy back, one wait.
+
+    heard -> encode -> transform -> depform -> decode -> answer
+
+Each part reads and writes fixed tensors, so that it can be recorded once and replayed (`graphs.py`).
+"""
+
+from collections.abc import Hashable, Iterator
+from functools import partial
+
+import torch
+from moshi.models import MimiModel
+from moshi.utils.compile import no_cuda_graph
+from torch import Tensor
+
+from personaplex_cli.events import Timings
+from personaplex_cli.model.clock import StageClock
+from personaplex_cli.model.graphs import Graphs, Part, Recorder
+from personaplex_cli.model.inputs import Inputs
+from personaplex_cli.model.talk import CHOSEN, Talk
+from personaplex_cli.samples import FRAME, Samples
+
+
+class Frame:
+    """Runs one frame after the other through Mimi and a `Talk`."""
+
+    def __init__(self, talk: Talk, mimi: MimiModel) -> None:
+        self._talk = talk
+        self._mimi = mimi
+        self._cuda = talk.device.type == "cuda"
+        self._clock = StageClock(talk.device)
+        self._graphs = Graphs()
+        self._sound = Inputs(talk.device, heard=((1, 1, FRAME), torch.float32))
+        # What the host gets of a frame, in one piece: the agent's sound, then what was chosen.
+        self._answer = torch.zeros(FRAME + CHOSEN, device=talk.device)
+        self._fetched = torch.zeros(FRAME + CHOSEN, pin_memory=self._cuda)
+
+    def run(self, heard: Samples, silent: bool = False) -> tuple[Samples, int, Timings]:
+        """Hear a frame [1920] -> the agent's sound [1920] and text token of the same frame, and what each stage took."""
+        talk, clock = self._talk, self._clock
+        clock.start()
+        text = talk.ready(silent)
+        talk.inputs.send()
+        self.encode(heard)
+        clock.lap()
+        for name, part in self._answering(talk.span):
+            self._graphs.run(name, part)
+            clock.lap()
+        answer = self._fetch()
+        talk.took([round(token) for token in answer[FRAME:].tolist()])
+        encode, transform, depform, decode = clock.milliseconds()
+        return answer[:FRAME].numpy(), text, Timings(encode, transform + depform, decode, depform)
+
+    def encode(self, heard: Samples) -> Tensor:
+        """A frame [1920] -> its codes [8], until the next frame comes."""
+        self._sound.host["heard"][0, 0] = torch.from_numpy(heard)
+        self._sound.send()
+        self._graphs.run("encode", self._encode)
+        return self._talk.user
+
+    def record(self, recorder: Recorder) -> bool:
+        """Record all parts in the shapes that the present conversation can meet; returns whether any was missing.
+
+        If so the conversation must begin anew.
+        """
+        parts: dict[Hashable, Part] = {"encode": self._encode}
+        for span in self._talk.spans:
+            parts |= dict(self._answering(span))
+        missing = [name for name in parts if name not in self._graphs]
+        for name in missing:
+            self._graphs.record(name, parts[name], recorder)
+        return bool(missing)
+
+    def forget_recordings(self) -> None:
+        """Let all parts simply run again."""
+        self._graphs.clear()
+
+    @property
+    def recorded(self) -> int:
+        """How many recordings there are."""
+        return len(self._graphs)
+
+    def _answering(self, span: int) -> Iterator[tuple[Hashable, Part]]:
+        """The parts after encoding, by names that tell their shapes."""
+        width = self._talk.width
+        yield ("transform", span, width), partial(self._talk.transform, span)
+        yield ("depform", width), self._talk.depform
+        yield "decode", self._decode
+
+    def _encode(self) -> None:
+        with no_cuda_graph():  # moshi would record Mimi by itself, in smaller pieces
+            codes: Tensor = self._mimi.encode(self._sound.device["heard"])
+        self._talk.user.copy_(codes[0, :, 0])
+
+    def _decode(self) -> None:
+        with no_cuda_graph():
+            sound = self._mimi.decode(self._talk.agent.view(1, -1, 1))
+        torch.cat([sound[0, 0], self._talk.chosen.to(sound.dtype)], out=self._answer)
+
+    def _fetch(self) -> Tensor:
+        """The answer [1920 + 18] as a tensor of its own on the host."""
+        if not self._cuda:
+            return self._answer.to("cpu", copy=True)
+        self._fetched.copy_(self._answer, non_blocking=True)
+        torch.cuda.current_stream(self._talk.device).synchronize()
+        return self._fetched.clone()

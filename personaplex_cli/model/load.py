@@ -1,0 +1,214 @@
+"""From a model's files to an engine: on which device, in which precision, with how much context, from where.
+
+    files -> what fits -> tensors, packed as they come -> modules -> Talk -> Engine
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from moshi.models import LMModel, MimiModel
+from moshi.models.loaders import get_mimi
+from platformdirs import user_cache_path
+from sentencepiece import SentencePieceProcessor
+from torch import nn
+
+from personaplex_cli.errors import DeviceError
+from personaplex_cli.events import Listener, Note
+from personaplex_cli.library.weights import ModelFiles
+from personaplex_cli.model.checkpoint import Place, load_lm, load_mimi, load_tokenizer, no_random_init
+from personaplex_cli.model.demo import toy_tokenizer
+from personaplex_cli.model.device import choose_device, out_of_memory_explained
+from personaplex_cli.model.engine import Engine
+from personaplex_cli.model.fit import EMBEDDINGS, GIGABYTE, Fit, fit, needs
+from personaplex_cli.model.graphs import CudaRecorder
+from personaplex_cli.model.measure import bus_bandwidth
+from personaplex_cli.model.offload import StreamedLayers, waits_in_main_memory
+from personaplex_cli.model.precision import Precision, precision_for, quantise
+from personaplex_cli.model.quantised import why_no_kernels
+from personaplex_cli.model.quantised_cache import QuantisedCache
+from personaplex_cli.model.sizes import CODEBOOKS, Sizes, sizes_of, sizes_with
+from personaplex_cli.model.snapshots import Snapshots
+from personaplex_cli.model.talk import Talk
+from personaplex_cli.samples import FRAME_SECONDS
+
+CPU = torch.device("cpu")
+BUDGET = 1000 * FRAME_SECONDS  # milliseconds
+SMALL_MODEL = 100_000_000  # parameters
+CACHED_SHARE = 0.6  # of the checkpoint's size: more than what it takes in int8
+
+
+@dataclass(frozen=True)
+class Demand:
+    """How the model shall run: the values of --device, --precision and --cpu-offload.
+
+    `live` refuses what is bound to be slower than speech, as far as that can be told before loading.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    cpu_offload: bool = False
+    live: bool = False
+
+
+def load_engine(files: ModelFiles, demand: Demand, listen: Listener) -> Engine:
+    """Load a model as demanded, and say what was chosen. Raises DeviceError, UsageError or ModelError."""
+    device = _device(demand, listen)
+    sizes = sizes_of(files.folder)
+    with out_of_memory_explained():
+        chosen = _choose(demand, device, sizes, listen)
+        tokenizer = load_tokenizer(files.tokenizer, sizes.lm["text_card"])
+        mimi = load_mimi(files.mimi, sizes.mimi, device)
+        cache, snapshots = _caches(files.weights, chosen.precision, device)
+        lm = load_lm(files.weights, _with(chosen, sizes), chosen.precision, _places(chosen, device, sizes), cache)
+        return _assemble(lm, mimi, tokenizer, chosen, device, snapshots)
+
+
+def random_engine(demand: Demand, listen: Listener, sizes: Sizes | None = None) -> Engine:
+    """An engine of the real sizes with weights of no meaning, for measuring speed without a download.
+
+    Raises DeviceError and UsageError like `load_engine`.
+    """
+    device = _device(demand, listen)
+    sizes = sizes or sizes_with({})
+    with out_of_memory_explained():
+        chosen = _choose(demand, device, sizes, listen)
+        lm, mimi = _unfilled(Sizes(_with(chosen, sizes), sizes.mimi), chosen.precision)
+        quantise(lm, chosen.precision)
+        _fill_randomly(mimi, lambda name: device)
+        _fill_randomly(lm, _places(chosen, device, sizes))
+        tokenizer = SentencePieceProcessor(model_proto=toy_tokenizer(480))
+        return _assemble(lm, mimi, tokenizer, chosen, device, Snapshots())
+
+
+def _device(demand: Demand, listen: Listener) -> torch.device:
+    device, reason = choose_device(demand.device)
+    listen(Note(reason))
+    # Convolutions in TF32 flip Mimi's codes.
+    torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+def _choose(demand: Demand, device: torch.device, sizes: Sizes, listen: Listener) -> Fit:
+    """Precision, context and how many layers stay behind; on CUDA by the memory that is free."""
+    first = precision_for(demand.precision, device)
+    context: int = sizes.lm["context"]
+    if device.type != "cuda":
+        if demand.cpu_offload:
+            listen(Note(f"CPU offload changes nothing here: it is for CUDA GPUs, and this is {device.type}."))
+        return Fit(first, context)
+    free, _ = torch.cuda.mem_get_info(device)
+    names = [first.name, "int8", "int4"] if demand.precision == "auto" and not demand.cpu_offload else [first.name]
+    wanted = [precision_for(name, device) for name in names]
+    modules = _unfilled(sizes, first)
+    chosen = fit(free, [(each, needs(*modules, each)) for each in wanted], context, demand.cpu_offload)
+    listen(Note(_told(chosen, free, context)))
+    if chosen.precision.is_quantised and (why := why_no_kernels()):
+        listen(Note(f"Without Triton ({why}) {chosen.precision.name} saves memory but takes more time than bf16."))
+    if chosen.streamed:
+        _check_bus(needs(*modules, chosen.precision).layer * chosen.streamed, device, demand.live, listen)
+    return chosen
+
+
+def _told(chosen: Fit, free: int, context: int) -> str:
+    """What was chosen, in a sentence."""
+    what = f"Using {chosen.precision.name}: {free / GIGABYTE:.1f} GB of the GPU's memory are free"
+    if chosen.precision.name == "int4":
+        what += "; int4 is experimental, and can be heard"
+    if chosen.context < context:
+        what += f"; the model remembers {chosen.context * FRAME_SECONDS:.0f} s instead of {context * FRAME_SECONDS:.0f}"
+    return f"{what}."
+
+
+def _check_bus(streamed: int, device: torch.device, live: bool, listen: Listener) -> None:
+    """Tell what streaming these bytes in every frame costs. Raises DeviceError if that is too slow for a live talk."""
+    expected = 1000 * streamed / bus_bandwidth(device)
+    gigabytes = f"{streamed / GIGABYTE:.1f} GB come over the bus in every frame"
+    if live and expected > BUDGET:
+        raise DeviceError(
+            f"CPU offload is too slow for talking here: {gigabytes}, about {expected:.0f} ms of the 80 there are.",
+            "Use --precision int8 or int4 without --cpu-offload, `personaplex run` for files, or --force.",
+        )
+    listen(Note(f"CPU offload: {gigabytes}, about {expected:.0f} ms."))
+
+
+def _with(chosen: Fit, sizes: Sizes) -> dict[str, Any]:
+    return {**sizes.lm, "context": chosen.context}
+
+
+def _places(chosen: Fit, device: torch.device, sizes: Sizes) -> Place:
+    """Where each tensor of the language model goes."""
+
+    def place(name: str) -> torch.device:
+        waits = waits_in_main_memory(name, sizes.lm["num_layers"], chosen.streamed)
+        return CPU if waits or name.startswith(EMBEDDINGS) else device
+
+    return place
+
+
+def _caches(weights: Path, precision: Precision, device: torch.device) -> tuple[QuantisedCache | None, Snapshots]:
+    """Where what is made of this file is kept for the next time."""
+    # In the hub's cache the name is a link to a file that is called by its content.
+    path = weights.resolve()
+    about = path.stat()
+    identity = f"{path} {about.st_size} {about.st_mtime_ns} {precision.name} {precision.dtype}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:24]
+    folder = user_cache_path("personaplex")
+    snapshots = Snapshots(folder / "prompts", f"{digest} {device.type}")
+    if not precision.is_quantised:
+        return None, snapshots
+    cached = folder / "quantised" / f"{precision.name}-{digest}"
+    return QuantisedCache(cached, expected=int(CACHED_SHARE * about.st_size)), snapshots
+
+
+def _assemble(
+    lm: LMModel,
+    mimi: MimiModel,
+    tokenizer: SentencePieceProcessor,
+    chosen: Fit,
+    device: torch.device,
+    snapshots: Snapshots,
+) -> Engine:
+    use_cores(lm, device)
+    layers = StreamedLayers(lm.transformer.layers, chosen.streamed, device) if chosen.streamed else None
+    recorder = CudaRecorder(device) if device.type == "cuda" else None
+    return Engine(Talk(lm, layers, snapshots), mimi, tokenizer, chosen.precision.name, recorder)
+
+
+def _unfilled(sizes: Sizes, precision: Precision) -> tuple[LMModel, MimiModel]:
+    """The modules on `meta`."""
+    with no_random_init(), torch.device("meta"):
+        mimi = get_mimi(None, sizes.mimi, device="meta", num_codebooks=CODEBOOKS)
+        return LMModel(device="meta", dtype=precision.dtype, **sizes.lm), mimi
+
+
+def _fill_randomly(module: nn.Module, place: Place) -> None:
+    """Give a module on `meta` values that keep numbers within bounds."""
+    values = {}
+    for name, tensor in module.state_dict().items():
+        value = torch.empty(tensor.shape, dtype=tensor.dtype, device=place(name))
+        if name.endswith(("alpha", "_initialized", "cluster_usage", "norm1.weight", "norm2.weight")):
+            value.fill_(1.0)
+        elif not value.is_floating_point():
+            value.random_(0, 127)
+        elif name.endswith(("scale", "least")):
+            value.fill_(0.02 / 127)
+        else:
+            value.normal_(0.0, 0.02)
+        values[name] = value
+    module.load_state_dict(values, assign=True)
+    module.requires_grad_(False).eval()
+
+
+def use_cores(lm: LMModel, device: torch.device) -> None:
+    """How many cores a model on the CPU gets.
+
+    Threads wait for each other by spinning: for a small model that costs more than they gain, and it starves the sound
+    card. A big one gets all cores but one, which stays free for sound and screen.
+    """
+    if device.type == "cpu":
+        small = sum(tensor.numel() for tensor in lm.state_dict().values()) < SMALL_MODEL
+        torch.set_num_threads(1 if small else max(1, (os.cpu_count() or 2) - 1))
