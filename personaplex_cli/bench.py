@@ -37,16 +37,16 @@ class Work:
 
 def measure(engine: "Engine", prompt: Prompt, work: Work, load_seconds: float, listen: Listener) -> dict[str, Any]:
     """Warm up, hold the conversation, report. Times are milliseconds unless they say otherwise."""
-    from personaplex_cli.model.measure import bandwidth, bytes_per_frame, memory, wait_for
+    from personaplex_cli.model.bandwidth import bandwidth, peak_bytes
+    from personaplex_cli.model.measure import bytes_per_frame, memory, modules_over_lean
 
     listen(State("warming up"))
     began = time.perf_counter()
-    engine.warm_up(prompt)
+    engine.warm_up(prompt, listen)
     warm_up = time.perf_counter() - began
-    began = time.perf_counter()
-    positions = engine.begin(prompt)
-    wait_for(engine.device)
-    prefill = 1000 * (time.perf_counter() - began)
+    again, positions = _timed_begin(engine, prompt)
+    engine.talk.snapshots.clear()
+    prefill, positions = _timed_begin(engine, prompt)
     fill = max(0, work.context_fill - positions)
     audio = RecordedAudio(np.resize(work.sound, (fill + work.frames) * FRAME))
     listen(Started("measuring", len(audio)))
@@ -57,7 +57,7 @@ def measure(engine: "Engine", prompt: Prompt, work: Work, load_seconds: float, l
         now = time.perf_counter()
         if step.index >= fill:
             walls.append(1000 * (now - before))
-            timings.append(step.timings)
+            timings += [step.timings] if step.timings else []
         listen(step)
         before = time.perf_counter()
     speed = bandwidth(engine.device)
@@ -70,15 +70,18 @@ def measure(engine: "Engine", prompt: Prompt, work: Work, load_seconds: float, l
         "context": [fill + positions, fill + positions + work.frames],
         "load_seconds": round(load_seconds, 2),
         "warm_up_seconds": round(warm_up, 2),
-        "prefill": {"frames": positions, "milliseconds": round(prefill, 1)},
+        "cuda_graphs": {"recorded": engine.recorded, "seconds": round(engine.recording_seconds, 2)},
+        "prefill": {"frames": positions, "milliseconds": round(prefill, 1), "again": round(again, 1)},
         "milliseconds": _stages(walls, timings),
         "misses": sum(wall > BUDGET for wall in walls),
         "longest_streak_of_misses": _longest_streak(walls),
         "real_time_factor": round(sum(walls) / len(walls) / BUDGET, 4),
         "bytes": memory(engine),
+        "peak_bytes": peak_bytes(engine.device),
         "bandwidth_gb_per_s": round(speed / 1e9, 1),
         "floor_milliseconds": round(floor, 3),
         "fraction_of_floor": round(floor / float(np.median(walls)), 3),
+        "modules_over_lean": round(modules_over_lean(), 2),
     }
 
 
@@ -87,10 +90,21 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     return [(name, *(f"{value:.2f}" for value in stage.values())) for name, stage in report["milliseconds"].items()]
 
 
+def _timed_begin(engine: "Engine", prompt: Prompt) -> tuple[float, int]:
+    """Begin a conversation -> the milliseconds that took, and the frames of its prompt."""
+    from personaplex_cli.model.bandwidth import wait_for
+
+    began = time.perf_counter()
+    positions = engine.begin(prompt)
+    wait_for(engine.device)
+    return 1000 * (time.perf_counter() - began), positions
+
+
 def _stages(walls: Sequence[float], timings: Sequence[Timings]) -> dict[str, dict[str, float]]:
     stages = {
         "encode": [each.encode for each in timings],
-        "lm": [each.lm for each in timings],
+        "lm": [each.lm - each.depformer for each in timings],
+        "depformer": [each.depformer for each in timings],
         "decode": [each.decode for each in timings],
         "rest": [wall - each.total for wall, each in zip(walls, timings, strict=True)],
         "whole": list(walls),

@@ -9,16 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from moshi.models import LMModel
-from moshi.models.loaders import get_mimi
 
 from personaplex_cli import bench, cli
 from personaplex_cli.events import Timings
 from personaplex_cli.model import measure
-from personaplex_cli.model.checkpoint import no_random_init
 from personaplex_cli.model.demo import DIFFERING
 from personaplex_cli.model.engine import Engine
 from personaplex_cli.model.load import Demand, random_engine
+from personaplex_cli.model.random_weights import unfilled
 from personaplex_cli.model.sizes import sizes_with
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.prompt import Prompt
@@ -32,12 +30,13 @@ def test_the_command_reports_one_json_line(demo_folder: Path, capsys: pytest.Cap
     report = json.loads(out)
     assert out.count("\n") == 1
     assert report["frames"] == 20 and report["context"] == [150, 170]
-    assert list(report["milliseconds"]) == ["encode", "lm", "decode", "rest", "whole"]
+    assert list(report["milliseconds"]) == ["encode", "lm", "depformer", "decode", "rest", "whole"]
     for stage in report["milliseconds"].values():
         assert stage["p50"] <= stage["p95"] <= stage["p99.9"] <= stage["max"]
     assert all(name in err for name in ("encode", "lm", "decode"))
     assert 0 <= report["longest_streak_of_misses"] <= report["misses"] <= 20
-    assert report["bytes"]["lm"] > report["bytes"]["mimi"] > 0
+    assert report["modules_over_lean"] > 1 and report["cuda_graphs"] == {"recorded": 0, "seconds": 0.0}
+    assert report["bytes"]["layers"] > 0 and report["bytes"]["mimi"] > 0
 
 
 def test_a_recording_is_heard_over_and_over(demo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,11 +55,7 @@ def test_random_weights_run_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_frame_reads_at_the_real_size_is_what_the_shapes_say() -> None:
     """13.15 GB of layers, 0.26 of text head, 1.33 of depformer, 1.57 of context, 0.33 of Mimi with 8 codebooks."""
-    sizes = sizes_with({})
-    with no_random_init():
-        lm = LMModel(device="meta", dtype=torch.bfloat16, **sizes.lm)
-        with torch.device("meta"):
-            mimi = get_mimi(None, sizes.mimi, device="meta", num_codebooks=8)
+    lm, mimi = unfilled(sizes_with({}), torch.bfloat16)
     engine = cast(Engine, SimpleNamespace(talk=Talk(lm), mimi=mimi))
     assert measure.memory(engine)["context"] == 3000 * 524_288
     layers, head = 6_576_930_816 * 2, 131_072_000 * 2

@@ -139,8 +139,8 @@ def read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place, mapped: b
         _compare(path, shapes, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
 
         def tensor(name: str) -> torch.Tensor:
-            rows = shapes[name][0] if shapes[name] else None
-            whole = file.get_slice(name)[:rows] if STACKED.fullmatch(name) else file.get_tensor(name)
+            stacked = STACKED.fullmatch(name)
+            whole: torch.Tensor = file.get_slice(name)[: shapes[name][0]] if stacked else file.get_tensor(name)
             return whole.to(dtype, copy=not (mapped and place(name).type == "cpu"))
 
         for name, read_one in _ahead(readers, tensor, list(shapes)):

@@ -60,13 +60,13 @@ class Engine:
         self.mimi = mimi
         self._tokenizer = tokenizer
         self._recorder = recorder
+        self.recording_seconds = 0.0  # that making the recordings took
         self._frame = Frame(talk, mimi)
         self._text = TextStream(tokenizer)
         self._hushed = 0  # frames for which the agent must still keep silent
         self._spoken = 0  # frames in a row in which the user spoke into that silence
         self._sample: Samples | None = None  # the voice sample that was encoded last
         self._sample_codes = torch.empty(0)
-        mimi.streaming_forever(1)
 
     @out_of_memory_explained()
     @torch.inference_mode()
@@ -139,10 +139,10 @@ class Engine:
         began = time.perf_counter()
         try:
             self._frame.record(self._recorder)
-            taken = time.perf_counter() - began
+            self.recording_seconds = time.perf_counter() - began
             if _alike(plain, self._rehearse(prompt)) or not steady:
                 checked = "equal to the plain way" if steady else "not compared: this device's answers vary"
-                return f"CUDA graphs: {self.recorded} recorded in {taken:.1f} s, {checked}."
+                return f"CUDA graphs: {self.recorded} recorded in {self.recording_seconds:.1f} s, {checked}."
             why = "they answered differently"
         except RuntimeError as error:  # torch.OutOfMemoryError is one of these, too
             why = str(error).splitlines()[0]

@@ -7,9 +7,11 @@ Each part reads and writes fixed tensors, so that it can be recorded once and re
 
 from collections.abc import Hashable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from moshi.models import MimiModel
+from moshi.modules.streaming import StreamingModule
 from moshi.utils.compile import no_cuda_graph
 from torch import Tensor
 
@@ -25,8 +27,10 @@ class Frame:
     """Runs one frame after the other through Mimi and a `Talk`."""
 
     def __init__(self, talk: Talk, mimi: MimiModel) -> None:
+        mimi.streaming_forever(1)
         self._talk = talk
         self._mimi = mimi
+        self._mimi_state = _tensors_of_state(mimi)
         self._cuda = talk.device.type == "cuda"
         self._clock = StageClock(talk.device)
         self._graphs = Graphs()
@@ -36,10 +40,10 @@ class Frame:
         self._fetched = torch.zeros(FRAME + CHOSEN, pin_memory=self._cuda)
 
     def run(self, heard: Samples, silent: bool = False) -> tuple[Samples, int, Timings]:
-        """Hear a frame [1920] -> the agent's sound [1920] and text token of the same frame, and what each stage took."""
+        """Hear a frame [1920] -> the agent's sound [1920] and text token of it, and what each stage took."""
         talk, clock = self._talk, self._clock
-        clock.start()
         text = talk.ready(silent)
+        clock.start()
         talk.inputs.send()
         self.encode(heard)
         clock.lap()
@@ -91,11 +95,19 @@ class Frame:
         with no_cuda_graph():  # moshi would record Mimi by itself, in smaller pieces
             codes: Tensor = self._mimi.encode(self._sound.device["heard"])
         self._talk.user.copy_(codes[0, :, 0])
+        self._stay_where_you_were()
 
     def _decode(self) -> None:
         with no_cuda_graph():
             sound = self._mimi.decode(self._talk.agent.view(1, -1, 1))
         torch.cat([sound[0, 0], self._talk.chosen.to(sound.dtype)], out=self._answer)
+
+    def _stay_where_you_were(self) -> None:
+        """Mimi replaces a few tensors of its state by new ones: put their values back to where they were."""
+        for state, name, tensor in self._mimi_state:
+            if (new := getattr(state, name)) is not tensor:
+                tensor.copy_(new)
+                setattr(state, name, tensor)
 
     def _fetch(self) -> Tensor:
         """The answer [1920 + 18] as a tensor of its own on the host."""
@@ -104,3 +116,9 @@ class Frame:
         self._fetched.copy_(self._answer, non_blocking=True)
         torch.cuda.current_stream(self._talk.device).synchronize()
         return self._fetched.clone()
+
+
+def _tensors_of_state(mimi: MimiModel) -> list[tuple[Any, str, Tensor]]:
+    """All tensors that Mimi remembers from frame to frame: the object that holds each, its name in it, itself."""
+    states = [module._streaming_state for module in mimi.modules() if isinstance(module, StreamingModule)]
+    return [(state, name, each) for state in states for name, each in vars(state).items() if isinstance(each, Tensor)]

@@ -57,7 +57,7 @@ class CudaRecorder:
     def __call__(self, part: Part) -> Recording:
         with torch.cuda.device(self._device):
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            stream = torch.cuda.Stream()
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 part()  # libraries set themselves up the first time, which cannot be recorded

@@ -1,4 +1,4 @@
-"""Tensors that lie twice: once where the host writes them, once where the device reads them, both at fixed addresses."""
+"""Tensors that lie twice, at fixed addresses: where the host writes them and where the device reads them."""
 
 from math import prod
 

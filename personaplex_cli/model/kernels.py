@@ -4,6 +4,8 @@ back but the result. Only importable where Triton is; `quantised.py` has the sam
 Each program makes a few rows of the result and walks along them, adding up in float32.
 """
 
+# mypy: disable-error-code="untyped-decorator,no-untyped-def"
+
 import torch
 import triton
 import triton.language as tl
@@ -14,7 +16,7 @@ COLUMNS = 1024  # that a program reads at once
 
 
 @triton.jit
-def _int8_rows(x, weight, scale, out, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _int8_rows(x, weight, scale, out, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row[:, None] < rows
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
@@ -28,7 +30,9 @@ def _int8_rows(x, weight, scale, out, rows, columns, ROWS: tl.constexpr, COLUMNS
 
 
 @triton.jit
-def _int4_rows(x, weight, scale, least, out, rows, columns, GROUP: tl.constexpr, ROWS: tl.constexpr, PAIRS: tl.constexpr):  # type: ignore[no-untyped-def] # fmt: skip
+def _int4_rows(
+    x, weight, scale, least, out, rows, columns, GROUP: tl.constexpr, ROWS: tl.constexpr, PAIRS: tl.constexpr
+):
     # A byte holds columns 2j (low) and 2j + 1 (high); a group of columns shares its scale and its least value.
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row[:, None] < rows
@@ -58,7 +62,7 @@ def int8_times(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def int4_times(x: Tensor, weight: Tensor, scale: Tensor, least: Tensor) -> Tensor:
-    """x [columns], packed weight [rows, columns / 2], scale and least [rows, groups] -> their product, [rows] like x."""
+    """x [columns], weight [rows, columns / 2], scale and least [rows, groups] -> their product, [rows] like x."""
     rows, groups = scale.shape
     columns = 2 * weight.shape[1]
     out = torch.empty(rows, dtype=x.dtype, device=x.device)

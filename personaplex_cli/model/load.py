@@ -1,6 +1,6 @@
 """From a model's files to an engine: on which device, in which precision, with how much context, from where.
 
-    files -> what fits -> tensors, packed as they come -> modules -> Talk -> Engine
+files -> what fits -> tensors, packed as they come -> modules -> Talk -> Engine
 """
 
 import hashlib
@@ -11,26 +11,25 @@ from typing import Any
 
 import torch
 from moshi.models import LMModel, MimiModel
-from moshi.models.loaders import get_mimi
 from platformdirs import user_cache_path
 from sentencepiece import SentencePieceProcessor
-from torch import nn
 
 from personaplex_cli.errors import DeviceError
 from personaplex_cli.events import Listener, Note
 from personaplex_cli.library.weights import ModelFiles
-from personaplex_cli.model.checkpoint import Place, load_lm, load_mimi, load_tokenizer, no_random_init
+from personaplex_cli.model.bandwidth import bus_bandwidth
+from personaplex_cli.model.checkpoint import Place, load_lm, load_mimi, load_tokenizer
 from personaplex_cli.model.demo import toy_tokenizer
 from personaplex_cli.model.device import choose_device, out_of_memory_explained
 from personaplex_cli.model.engine import Engine
 from personaplex_cli.model.fit import EMBEDDINGS, GIGABYTE, Fit, fit, needs
 from personaplex_cli.model.graphs import CudaRecorder
-from personaplex_cli.model.measure import bus_bandwidth
 from personaplex_cli.model.offload import StreamedLayers, waits_in_main_memory
 from personaplex_cli.model.precision import Precision, precision_for, quantise
 from personaplex_cli.model.quantised import why_no_kernels
 from personaplex_cli.model.quantised_cache import QuantisedCache
-from personaplex_cli.model.sizes import CODEBOOKS, Sizes, sizes_of, sizes_with
+from personaplex_cli.model.random_weights import fill_randomly, unfilled
+from personaplex_cli.model.sizes import Sizes, sizes_of, sizes_with
 from personaplex_cli.model.snapshots import Snapshots
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.samples import FRAME_SECONDS
@@ -76,10 +75,10 @@ def random_engine(demand: Demand, listen: Listener, sizes: Sizes | None = None) 
     sizes = sizes or sizes_with({})
     with out_of_memory_explained():
         chosen = _choose(demand, device, sizes, listen)
-        lm, mimi = _unfilled(Sizes(_with(chosen, sizes), sizes.mimi), chosen.precision)
+        lm, mimi = unfilled(Sizes(_with(chosen, sizes), sizes.mimi), chosen.precision.dtype)
         quantise(lm, chosen.precision)
-        _fill_randomly(mimi, lambda name: device)
-        _fill_randomly(lm, _places(chosen, device, sizes))
+        fill_randomly(mimi, lambda name: device)
+        fill_randomly(lm, _places(chosen, device, sizes))
         tokenizer = SentencePieceProcessor(model_proto=toy_tokenizer(480))
         return _assemble(lm, mimi, tokenizer, chosen, device, Snapshots())
 
@@ -103,7 +102,7 @@ def _choose(demand: Demand, device: torch.device, sizes: Sizes, listen: Listener
     free, _ = torch.cuda.mem_get_info(device)
     names = [first.name, "int8", "int4"] if demand.precision == "auto" and not demand.cpu_offload else [first.name]
     wanted = [precision_for(name, device) for name in names]
-    modules = _unfilled(sizes, first)
+    modules = unfilled(sizes, first.dtype)
     chosen = fit(free, [(each, needs(*modules, each)) for each in wanted], context, demand.cpu_offload)
     listen(Note(_told(chosen, free, context)))
     if chosen.precision.is_quantised and (why := why_no_kernels()):
@@ -176,31 +175,6 @@ def _assemble(
     layers = StreamedLayers(lm.transformer.layers, chosen.streamed, device) if chosen.streamed else None
     recorder = CudaRecorder(device) if device.type == "cuda" else None
     return Engine(Talk(lm, layers, snapshots), mimi, tokenizer, chosen.precision.name, recorder)
-
-
-def _unfilled(sizes: Sizes, precision: Precision) -> tuple[LMModel, MimiModel]:
-    """The modules on `meta`."""
-    with no_random_init(), torch.device("meta"):
-        mimi = get_mimi(None, sizes.mimi, device="meta", num_codebooks=CODEBOOKS)
-        return LMModel(device="meta", dtype=precision.dtype, **sizes.lm), mimi
-
-
-def _fill_randomly(module: nn.Module, place: Place) -> None:
-    """Give a module on `meta` values that keep numbers within bounds."""
-    values = {}
-    for name, tensor in module.state_dict().items():
-        value = torch.empty(tensor.shape, dtype=tensor.dtype, device=place(name))
-        if name.endswith(("alpha", "_initialized", "cluster_usage", "norm1.weight", "norm2.weight")):
-            value.fill_(1.0)
-        elif not value.is_floating_point():
-            value.random_(0, 127)
-        elif name.endswith(("scale", "least")):
-            value.fill_(0.02 / 127)
-        else:
-            value.normal_(0.0, 0.02)
-        values[name] = value
-    module.load_state_dict(values, assign=True)
-    module.requires_grad_(False).eval()
 
 
 def use_cores(lm: LMModel, device: torch.device) -> None:

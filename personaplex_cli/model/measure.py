@@ -1,66 +1,74 @@
-"""What there is to measure about an engine: its memory by part, the bytes a frame must read, the device's bandwidth."""
+"""What there is to measure about an engine: its memory by part, the bytes a frame must read, what our step saves."""
 
 import time
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from personaplex_cli.model.fit import EMBEDDINGS
+from personaplex_cli.model.modules import ModuleDepformer, ModuleTransformer
+from personaplex_cli.model.random_weights import fill_randomly, unfilled
+from personaplex_cli.model.sizes import CODEBOOKS, sizes_with
+from personaplex_cli.model.step import SPANS, Depformer, Transformer, layer_of
 
 if TYPE_CHECKING:
     from personaplex_cli.model.engine import Engine
 
-COPIES = 5
-COPY_BYTES = 256 * 2**20  # for the bandwidth: several times any cache
+POSITIONS = 15
+NARROW = {"dim": 64, "num_heads": 4, "depformer_dim": 32, "depformer_num_heads": 4, "depformer_dim_feedforward": 132}
 
 
 def memory(engine: "Engine") -> dict[str, int]:
-    """Bytes of each part: the language model's weights, Mimi's, and the keys and values of the context."""
-    return {
-        "lm": _bytes(engine.talk.lm),
-        "mimi": _bytes(engine.mimi),
-        "context": engine.talk.context_bytes,
-    }
+    """Bytes of each part. `embeddings` are those tables that lie in main memory, whatever the device."""
+    parts = {"layers": 0, "depformer": 0, "heads": 0, "embeddings": 0}
+    for name, tensor in engine.talk.lm.state_dict().items():
+        parts[_part(name)] += tensor.nbytes
+    return {**parts, "mimi": _bytes(engine.mimi), "context": engine.talk.remembered_bytes}
 
 
 def bytes_per_frame(engine: "Engine") -> int:
     """What one frame must read at least: all weights but the embeddings, of which it reads single rows, and the
     whole context."""
     lm: Any = engine.talk.lm
-    embeddings = [*lm.emb, lm.text_emb, *lm.depformer_emb, lm.depformer_text_emb]
+    small = [lm.depformer_text_emb, *lm.depformer_emb]
     parts = memory(engine)
-    return sum(parts.values()) - sum(_bytes(each) for each in embeddings)
+    return sum(parts.values()) - parts["embeddings"] - sum(map(_bytes, small))
 
 
-def bandwidth(device: torch.device) -> float:
-    """Bytes that this device reads or writes in a second, by copying."""
-    source = torch.ones(COPY_BYTES // 4, device=device)
-    return 2 * COPY_BYTES / _seconds_to_copy(source, torch.empty_like(source))
+@torch.inference_mode()
+def modules_over_lean() -> float:
+    """How many times longer one position takes through moshi's own modules than through ours, on this CPU.
+
+    At the real depth and a tiny width, where it matters how much is done and not how much is read.
+    """
+    lm, _mimi = unfilled(sizes_with({"lm": NARROW}), torch.float32)
+    fill_randomly(lm, lambda name: torch.device("cpu"))
+    lean = Transformer(lm, [layer_of(each) for each in lm.transformer.layers]), Depformer(lm)
+    return _seconds(ModuleTransformer(lm), ModuleDepformer(lm)) / _seconds(*lean)
 
 
-def bus_bandwidth(device: torch.device) -> float:
-    """Bytes a second from main memory to a CUDA device, by copying."""
-    source = torch.ones(COPY_BYTES // 4, pin_memory=True)
-    return COPY_BYTES / _seconds_to_copy(source, torch.empty_like(source, device=device))
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def _seconds_to_copy(source: Tensor, target: Tensor) -> float:
-    """The best of some copies."""
-    best = float("inf")
-    for _ in range(COPIES):
-        wait_for(target.device)
+def _seconds(transformer: Any, depformer: Any) -> float:
+    """The median time of one position."""
+    x, first, token = torch.ones(1, 1, NARROW["dim"]), torch.zeros((), dtype=torch.long), torch.tensor(1)
+    seconds = []
+    for _ in range(POSITIONS):
         began = time.perf_counter()
-        target.copy_(source)
-        wait_for(target.device)
-        best = min(best, time.perf_counter() - began)
-    return best
+        hidden = transformer(x, first, SPANS[0])
+        for step in range(CODEBOOKS):
+            depformer(step, token, hidden)
+        seconds.append(time.perf_counter() - began)
+    return median(seconds)
+
+
+def _part(name: str) -> str:
+    """Which part of the language model a tensor of this name belongs to."""
+    if name.startswith(EMBEDDINGS):
+        return "embeddings"
+    if name.startswith(("depformer", "linears.")):
+        return "depformer"
+    return "layers" if name.startswith("transformer.") else "heads"
 
 
 def _bytes(module: nn.Module) -> int:

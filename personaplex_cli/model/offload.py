@@ -28,14 +28,14 @@ def is_streamed(layer: int, layers: int, streamed: int) -> bool:
 def waits_in_main_memory(name: str, layers: int, streamed: int) -> bool:
     """Whether the tensor of this name in the checkpoint belongs to a streamed layer. Norms are small, and stay."""
     match = _LAYER.match(name)
-    return bool(match) and is_streamed(int(match[1]), layers, streamed)
+    return match is not None and is_streamed(int(match[1]), layers, streamed)
 
 
 class StreamedLayers:
     """All layers of a transformer, in order, over and over; the streamed ones by way of two places on the device."""
 
     def __init__(self, modules: nn.ModuleList, streamed: int, device: torch.device) -> None:
-        """`modules` hold the streamed layers' linears on the CPU; they are moved to memory that is fast to copy from."""
+        """`modules` hold the streamed layers' linears on the CPU; they move to memory that is fast to copy from."""
         self._cuda = device.type == "cuda"
         waiting = [module for index, module in enumerate(modules) if is_streamed(index, len(modules), streamed)]
         self._places = [_Place(waiting[0], device) for _ in range(PLACES)]
@@ -48,7 +48,7 @@ class StreamedLayers:
         for module in waiting:
             _strip(module)
         self._count = len(modules)
-        self._stream = torch.cuda.Stream(device) if self._cuda else None
+        self._stream = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
         self._fetched = self._used = 0  # layers, since the beginning
         for _ in range(PLACES):
             self._fetch()

@@ -30,7 +30,7 @@ class Choice:
         self._random = torch.Generator().manual_seed(how.seed)
 
     def noise(self) -> Tensor:
-        """One frame's noise [1 + 8, width] float32 for the likeliest tokens of the text and each code, likeliest first."""
+        """One frame's noise [1 + 8, width] float32: for the text and each code, the likeliest token first."""
         # Gumbel noise is -log of exponential noise.
         exponential = torch.empty_like(self._barred).exponential_(generator=self._random).clamp_min_(TINY)
         return torch.addcmul(self._barred, exponential.log_(), self._temperatures, value=-1)

@@ -10,7 +10,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -60,6 +59,11 @@ class Snapshots:
             with contextlib.suppress(OSError, SafetensorError):
                 self._write(self._folder / key, snapshot)
 
+    def clear(self) -> None:
+        """Forget all snapshots from now on, and look for none on disk. Files stay."""
+        self._here.clear()
+        self._folder = None
+
     def _hold(self, key: str, snapshot: Snapshot) -> None:
         self._here[key] = snapshot
         while len(self._here) > IN_MEMORY:
@@ -82,5 +86,5 @@ class Snapshots:
         for tensor in (layout.columns, layout.embeddings):
             if tensor is not None:
                 digest.update(str(tuple(tensor.shape)).encode())
-                digest.update(np.ascontiguousarray(tensor.float().numpy()))
+                digest.update(tensor.float().numpy().tobytes())
         return f"{digest.hexdigest()[:32]}.safetensors"

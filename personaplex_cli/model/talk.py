@@ -48,7 +48,7 @@ class Talk:
         self._transformer = Transformer(lm, layers or [layer_of(each) for each in modules])
         self._depformer = Depformer(lm)
         self._out_norm = lm.out_norm.alpha.flatten().float()
-        self._snapshots = snapshots or Snapshots()
+        self.snapshots = snapshots or Snapshots()
         # By row. They wait on the host, except for the one that reads what the device has just heard.
         self._embeddings: list[Tensor] = [each.weight for each in (lm.text_emb, *lm.emb)]
         self._hearing = self._embeddings[USER.start].to(self.device)
@@ -81,6 +81,11 @@ class Talk:
     def spans(self) -> list[int]:
         """All that `span` can be."""
         return sorted({span_for(filled, self.context) for filled in (*SPANS, self.context)})
+
+    @property
+    def remembered_bytes(self) -> int:
+        """Bytes of the keys and values that the transformer remembers."""
+        return self._transformer.kv.nbytes
 
     @property
     def width(self) -> int:
@@ -164,7 +169,7 @@ class Talk:
     def _read_prompt(self, layout: Layout) -> Tensor:
         """Run the prompt's positions -> the last one's output [1, 1, dim]; from a snapshot if it was run before."""
         remembered = self._transformer.kv[..., : layout.positions, :]
-        if found := self._snapshots.find(layout):
+        if found := self.snapshots.find(layout):
             remembered.copy_(found.remembered)
             return found.hidden.to(self.device)
         prompt = self._embed(layout.columns[:, :-1])
@@ -172,7 +177,7 @@ class Talk:
             prompt = torch.cat([layout.embeddings.to(prompt)[None], prompt], dim=1)
         start = torch.zeros((), dtype=torch.long, device=self.device)
         hidden = self._read(prompt.to(self.device), start, span_for(layout.positions, self.context))
-        self._snapshots.keep(layout, remembered, hidden)
+        self.snapshots.keep(layout, remembered, hidden)
         return hidden
 
     def _embed(self, columns: Tensor) -> Tensor:
@@ -191,4 +196,5 @@ class Talk:
         """One token [] of logits [..., card], by the noise [k] of `Choice`."""
         logits = logits.float().flatten()
         best, tokens = logits.topk(min(len(noise), len(logits)))
-        return tokens[(best + noise[: len(best)]).argmax()]
+        # Not tokens[...]: an index of one number is one that Python asks the device for.
+        return tokens.gather(0, (best + noise[: len(best)]).argmax().view(1)).view(())

@@ -136,5 +136,3 @@ def test_a_step_of_real_depth_takes_at_most_2000_kernels(deep: Talk) -> None:
     with torch.no_grad(), Kernels() as kernels:
         step(deep, torch.zeros(8, dtype=torch.long))
     assert sum(kernels.counted.values()) <= 2000, kernels.counted.most_common(20)
-
-

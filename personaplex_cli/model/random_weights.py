@@ -1,0 +1,34 @@
+"""Models without a checkpoint: of any size, with values of no meaning."""
+
+import torch
+from moshi.models import LMModel, MimiModel
+from moshi.models.loaders import get_mimi
+from torch import nn
+
+from personaplex_cli.model.checkpoint import Place, no_random_init
+from personaplex_cli.model.sizes import CODEBOOKS, Sizes
+
+
+def unfilled(sizes: Sizes, dtype: torch.dtype) -> tuple[LMModel, MimiModel]:
+    """The modules on `meta`."""
+    with no_random_init(), torch.device("meta"):
+        mimi = get_mimi(None, sizes.mimi, device="meta", num_codebooks=CODEBOOKS)
+        return LMModel(device="meta", dtype=dtype, **sizes.lm), mimi
+
+
+def fill_randomly(module: nn.Module, place: Place) -> None:
+    """Give a module on `meta` values that keep numbers within bounds."""
+    values = {}
+    for name, tensor in module.state_dict().items():
+        value = torch.empty(tensor.shape, dtype=tensor.dtype, device=place(name))
+        if name.endswith(("alpha", "_initialized", "cluster_usage", "norm1.weight", "norm2.weight")):
+            value.fill_(1.0)
+        elif not value.is_floating_point():
+            value.random_(0, 127)
+        elif name.endswith(("scale", "least")):
+            value.fill_(0.02 / 127)
+        else:
+            value.normal_(0.0, 0.02)
+        values[name] = value
+    module.load_state_dict(values, assign=True)
+    module.requires_grad_(False).eval()
