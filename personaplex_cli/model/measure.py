@@ -44,7 +44,7 @@ def modules_over_lean() -> float:
     At the real depth and a tiny width, where it matters how much is done and not how much is read.
     """
     lm, _mimi = unfilled(sizes_with({"lm": NARROW}), torch.float32)
-    fill_randomly(lm, lambda name: torch.device("cpu"))
+    fill_randomly(lm, lambda name: torch.device("cpu"), torch.float32)
     lean = Transformer(lm, [layer_of(each) for each in lm.transformer.layers]), Depformer(lm)
     return _seconds(ModuleTransformer(lm), ModuleDepformer(lm)) / _seconds(*lean)
 

@@ -8,6 +8,8 @@ from torch import nn
 from personaplex_cli.model.checkpoint import Place, no_random_init
 from personaplex_cli.model.sizes import CODEBOOKS, Sizes
 
+PACKED = (".scale", ".least")  # of quantised linears
+
 
 def unfilled(sizes: Sizes, dtype: torch.dtype) -> tuple[LMModel, MimiModel]:
     """The modules on `meta`."""
@@ -16,16 +18,17 @@ def unfilled(sizes: Sizes, dtype: torch.dtype) -> tuple[LMModel, MimiModel]:
         return LMModel(device="meta", dtype=dtype, **sizes.lm), mimi
 
 
-def fill_randomly(module: nn.Module, place: Place) -> None:
-    """Give a module on `meta` values that keep numbers within bounds."""
+def fill_randomly(module: nn.Module, place: Place, dtype: torch.dtype) -> None:
+    """Give a module on `meta` values that keep numbers within bounds, in `dtype` like the loader would."""
     values = {}
     for name, tensor in module.state_dict().items():
-        value = torch.empty(tensor.shape, dtype=tensor.dtype, device=place(name))
+        as_they_are = not tensor.is_floating_point() or name.endswith(PACKED)
+        value = torch.empty(tensor.shape, dtype=tensor.dtype if as_they_are else dtype, device=place(name))
         if name.endswith(("alpha", "_initialized", "cluster_usage", "norm1.weight", "norm2.weight")):
             value.fill_(1.0)
         elif not value.is_floating_point():
             value.random_(0, 127)
-        elif name.endswith(("scale", "least")):
+        elif name.endswith(PACKED):
             value.fill_(0.02 / 127)
         else:
             value.normal_(0.0, 0.02)

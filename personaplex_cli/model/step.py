@@ -137,10 +137,10 @@ def layer_of(module: Any, step: int = 0) -> Layer:
     attention = module.self_attn
     gating: Any = module.gating[step] if isinstance(module.gating, nn.ModuleList) else module.gating
     return Layer(
-        norm1=module.norm1.alpha.flatten().float(),
+        norm1=module.norm1.alpha.flatten(),
         in_proj=linear_of(attention.in_projs[step]),
         out_proj=linear_of(attention.out_projs[step]),
-        norm2=module.norm2.alpha.flatten().float(),
+        norm2=module.norm2.alpha.flatten(),
         linear_in=linear_of(gating.linear_in),
         linear_out=linear_of(gating.linear_out),
         epsilon=module.norm1.eps,
@@ -153,8 +153,8 @@ def linear_of(module: nn.Module) -> Linear:
 
 
 def norm(x: Tensor, alpha: Tensor, epsilon: float) -> Tensor:
-    """Root-mean-square norm in float32, whatever the precision of `x`."""
-    return F.rms_norm(x.float(), alpha.shape, alpha, epsilon).to(x.dtype)
+    """Root-mean-square norm, computed in float32 whatever the precision of `x` and `alpha`; one kernel on CUDA."""
+    return F.rms_norm(x, alpha.shape, alpha, epsilon)
 
 
 def _rotated(x: Tensor, rotation: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Talk:
         modules: Any = lm.transformer.layers
         self._transformer = Transformer(lm, layers or [layer_of(each) for each in modules])
         self._depformer = Depformer(lm)
-        self._out_norm = lm.out_norm.alpha.flatten().float()
+        self._out_norm = lm.out_norm.alpha.flatten()
         self.snapshots = snapshots or Snapshots()
         # By row. They wait on the host, except for the one that reads what the device has just heard.
         self._embeddings: list[Tensor] = [each.weight for each in (lm.text_emb, *lm.emb)]

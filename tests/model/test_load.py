@@ -36,7 +36,8 @@ def choose(demand: Demand) -> tuple[Fit, str]:
 
 
 @pytest.mark.parametrize(
-    ("free", "precision", "words"), [(23.0, "bf16", "23.0 GB"), (11.0, "int8", "11.0 GB"), (7.6, "int4", "experimental")]
+    ("free", "precision", "words"),
+    [(23.0, "bf16", "23.0 GB"), (11.0, "int8", "11.0 GB"), (7.6, "int4", "experimental")],
 )
 def test_auto_says_what_it_took_and_why(gpu: Any, free: float, precision: str, words: str) -> None:
     gpu(free)
