@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,7 @@ from personaplex_cli.library.catalog import voices as all_voices
 from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file
 from personaplex_cli.library.weights import DEFAULT_MODEL
 from personaplex_cli.options import (
+    ACCESS,
     SCREEN,
     SOUND,
     AsJson,
@@ -34,8 +35,10 @@ from personaplex_cli.options import (
     AudioTopK,
     Device,
     DeviceRate,
+    Force,
     Greedy,
     InputDevice,
+    Insecure,
     Model,
     Offload,
     OutputDevice,
@@ -44,8 +47,10 @@ from personaplex_cli.options import (
     PromptText,
     Revision,
     Seed,
+    ServerUrl,
     TextTemperature,
     TextTopK,
+    Token,
     VoiceName,
     option,
 )
@@ -56,6 +61,9 @@ from personaplex_cli.screen.tables import show_table
 
 if TYPE_CHECKING:
     from personaplex_cli.audio.devices import CardChoice
+    from personaplex_cli.conversation import Agent
+    from personaplex_cli.remote.address import Server
+    from personaplex_cli.startup import Character, Machine
 
 INTERRUPTED = 130
 
@@ -129,6 +137,9 @@ def run(
     srt: Annotated[bool, typer.Option("--srt", help="Write subtitles beside the wav (.srt).")] = False,
     tail: Annotated[float, option("tail", help="Seconds of silence to listen to after the recording.")] = 0.0,
     as_json_lines: Annotated[bool, typer.Option("--json", help="One JSON line per event on stdout.")] = False,
+    server: ServerUrl = None,
+    token: Token = None,
+    insecure: Insecure = False,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
     device: Device = "auto",
@@ -143,23 +154,23 @@ def run(
 ) -> None:
     """Answer recorded speech: the same conversation as live, frame by frame, with files."""
     from personaplex_cli import run as program
-    from personaplex_cli.startup import Machine, choose_character, describe, fresh_seed, start_engine
+    from personaplex_cli.startup import Machine, choose_character, fresh_seed
 
     if as_json_lines and out == program.STDOUT:
         raise UsageError("Standard output cannot carry both sound and JSON.", "Give -o FILE, or leave --json.")
-    seed = fresh_seed() if seed is None else seed
-    sampling = Sampling(audio_temperature, audio_top_k, text_temperature, text_top_k, greedy, seed)
+    chosen = fresh_seed() if seed is None else seed
+    sampling = Sampling(audio_temperature, audio_top_k, text_temperature, text_top_k, greedy, chosen)
     character = choose_character(persona, prompt, voice, sampling)
+    place = _server(server, token, insecure)
     keeping = program.Keeping(stereo, transcript, srt, tail)
     jobs = program.plan(inputs, out)
     program.check(jobs)
     machine = Machine(model, revision, device, precision, cpu_offload)
     with ProgressScreen(_stderr()) as screen:
         listen: Listener = _write_json_line if as_json_lines else screen.show
-        engine, files = start_engine(machine, listen)
-        listen(character.note())
-        settings = describe(machine, character, engine, files)
-        program.answer(engine, character.prompt(files), jobs, keeping, settings, listen)
+        with closing(_agent(place, machine, character, seed, listen, paced=True)) as agent:
+            agent.start()
+            program.answer(agent, jobs, keeping, listen)
 
 
 @app.command()
@@ -197,11 +208,15 @@ def chat(
     as_json_lines: Annotated[
         bool, typer.Option("--json", rich_help_panel=SCREEN, help="One JSON line per event on stdout, no panel.")
     ] = False,
+    server: ServerUrl = None,
+    token: Token = None,
+    insecure: Insecure = False,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
     device: Device = "auto",
     precision: Precision = "auto",
     cpu_offload: Offload = False,
+    force: Force = False,
     seed: Seed = None,
     greedy: Greedy = False,
     audio_temperature: AudioTemperature = DEFAULTS.audio_temperature,
@@ -221,10 +236,11 @@ def chat(
 
     if theme not in THEMES:
         raise unknown_name("theme", theme, THEMES, f"Use {', '.join(THEMES)}.")
-    seed = fresh_seed() if seed is None else seed
-    sampling = Sampling(audio_temperature, audio_top_k, text_temperature, text_top_k, greedy, seed)
+    chosen = fresh_seed() if seed is None else seed
+    sampling = Sampling(audio_temperature, audio_top_k, text_temperature, text_top_k, greedy, chosen)
     character = choose_character(persona, prompt, voice, sampling)
-    machine = Machine(model, revision, device, precision, cpu_offload)
+    place = _server(server, token, insecure)
+    machine = Machine(model, revision, device, precision, cpu_offload, live=not force)
     choice = CardChoice(input_device, output_device, device_rate, echo_cancel)
     ended = True
     try:
@@ -234,7 +250,7 @@ def chat(
                 screens.append(PlainLines(Console(file=open_things.enter_context(_log(log_file)))))
             screen = open_things.enter_context(Screens(screens))
             keys = open_things.enter_context(Keys())
-            talk = Chat(machine, character, choice, record, screen.show)
+            talk = Chat(_agent(place, machine, character, seed, screen.show), choice, record, screen.show)
             ended = False
             try:
                 talk.run(screen, keys)
@@ -242,11 +258,72 @@ def chat(
                 ended = talk.end()
     finally:
         if not ended:
-            # Still loading and deaf to us, or Ctrl-C a second time. The terminal is as it was; nothing is half written.
-            _complain("Stopped.", "", debug=False)
-            os._exit(INTERRUPTED if sys.exc_info()[0] else 0)
+            _end_at_once()
     if talk.error:
         raise talk.error
+
+
+@app.command()
+def serve(
+    host: Annotated[str, option("host", help="The address to listen at; 0.0.0.0 for everybody.")] = "127.0.0.1",
+    port: Annotated[int, option("port", help="0 takes any that is free.", min=0, max=65535)] = 8998,
+    voice: VoiceName = None,
+    persona: PersonaName = DEFAULT_PERSONA,
+    queue: Annotated[int, option("queue", help="How many may wait while one talks.", min=0, max=1000)] = 0,
+    max_minutes: Annotated[
+        float | None, option("max_minutes", help="How long one may talk.", min=0.01, show_default="no limit")
+    ] = None,
+    record: Annotated[
+        Path | None,
+        option("record", help="Folder in which to keep every conversation.", show_default="nothing is kept"),
+    ] = None,
+    token: Annotated[
+        str | None, option("token", group=ACCESS, help="What clients must know to get in.", show_default="none")
+    ] = None,
+    ssl_cert: Annotated[
+        Path | None, option("ssl_cert", group=ACCESS, help="Certificate, for https and wss.", show_default="none")
+    ] = None,
+    ssl_key: Annotated[
+        Path | None, option("ssl_key", group=ACCESS, help="The certificate's key.", show_default="none")
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--origin",
+            rich_help_panel=ACCESS,
+            help="Another web page that may connect, as https://HOST; several times.",
+            show_default="only our own",
+        ),
+    ] = None,
+    static: Annotated[
+        Path | None,
+        option("static", group=ACCESS, help="Folder of another web client.", show_default="our own page"),
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    cpu_offload: Offload = False,
+) -> None:
+    """Let others talk over the network: programs that speak Moshi's protocol, robots, web pages."""
+    from personaplex_cli.remote.house import Terms
+    from personaplex_cli.remote.server import Door, Server
+    from personaplex_cli.startup import Machine
+
+    machine = Machine(model, revision, device, precision, cpu_offload)
+    terms = Terms(persona, voice, queue, max_minutes, record)
+    door = Door(host, port, token, ssl_cert, ssl_key, tuple(origin or ()), static)
+    ended = True
+    try:
+        with ProgressScreen(_stderr()) as screen:
+            server = Server(machine, terms, door, screen.show)
+            try:
+                server.run()
+            finally:
+                ended = server.ended
+    finally:
+        if not ended:
+            _end_at_once()
 
 
 @app.command()
@@ -276,14 +353,12 @@ def bench(
 
     character = choose_character(persona, None, voice, Sampling(seed=0))
     work = program.Work(read_recording(recording) if recording else SILENT_FRAME, frames, context_fill)
+    machine = Machine(model, revision, device, precision, cpu_offload)
     with ProgressScreen(_stderr()) as screen:
         began = time.perf_counter()
         if random_weights:
-            if cpu_offload:
-                raise UsageError("Random weights are not offloaded.", "Leave --cpu-offload, or give a --model.")
-            engine, spoken = random_start(character, device, precision, screen.show)
+            engine, spoken = random_start(machine, character, screen.show)
         else:
-            machine = Machine(model, revision, device, precision, cpu_offload)
             engine, files = start_engine(machine, screen.show)
             spoken = character.prompt(files)
         report = program.measure(engine, spoken, work, time.perf_counter() - began, screen.show)
@@ -387,6 +462,39 @@ def program(arguments: Sequence[str]) -> int:
             return int(error.exit_code)
         _complain(f"This is a bug: {type(error).__name__}: {error}", "See it whole with `personaplex --debug`.", debug)
         return PersonaplexError.exit_code
+
+
+def _server(url: str | None, token: str | None, insecure: bool) -> "Server | None":
+    """The server to talk with; None for a model here."""
+    if not url:
+        return None
+    from personaplex_cli.remote.address import Server, server_url
+
+    return Server(server_url(url), token, insecure)
+
+
+def _agent(
+    place: "Server | None",
+    machine: "Machine",
+    character: "Character",
+    seed: int | None,
+    listen: Listener,
+    paced: bool = False,
+) -> "Agent":
+    """Whoever answers: on a server, or here. `seed` is the one that the user wants, if there is one."""
+    if place is None:
+        from personaplex_cli.startup import LocalAgent
+
+        return LocalAgent(machine, character, listen)
+    from personaplex_cli.remote.client import RemoteAgent
+
+    return RemoteAgent(place, character, seed, listen, paced)
+
+
+def _end_at_once() -> None:
+    """A thread still loads and hears nothing, or Ctrl-C came again. The terminal is as it was, nothing half written."""
+    _complain("Stopped.", "", debug=False)
+    os._exit(INTERRUPTED if sys.exc_info()[0] else 0)
 
 
 def _complain(what: str, hint: str, debug: bool) -> None:

@@ -17,7 +17,11 @@ class Note:
 
 @dataclass(frozen=True)
 class State:
-    """What the program is doing now: downloading, loading, warming up, priming, live, reconnecting or ended."""
+    """What the program is doing now: downloading, loading or connecting, warming up, priming, live, ended.
+
+    In between, reconnecting (the sound card has stopped) and disconnected (the server is gone; it is tried again). A
+    server is listening at the URL in `detail`, and ready when its model is.
+    """
 
     name: str
     detail: str = ""
@@ -47,25 +51,31 @@ class Timings:
 
 @dataclass(frozen=True)
 class Step:
-    """One frame of conversation: the agent's text piece (may be empty), both levels in dBFS, the engine's timings."""
+    """One frame of conversation: the agent's text piece (may be empty), both levels in dBFS, the engine's timings.
+
+    None for an engine elsewhere: what is known of its time is told as Network.
+    """
 
     index: int
     text: str
     heard: float
     said: float
-    timings: Timings
+    timings: Timings | None
 
 
 @dataclass(frozen=True)
 class Began:
-    """A conversation begins: who is there, on what, and how many frames of the model's context are taken already."""
+    """A conversation begins: who is there, on what, and how many frames of the model's context are taken already.
+
+    What a server does not tell is empty, None or 0.
+    """
 
     persona: str
     voice: str
     model: str
     device: str
     precision: str
-    seed: int
+    seed: int | None
     prompt_frames: int
     context: int
 
@@ -81,8 +91,19 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Network:
+    """Milliseconds to the server and back, and of a step there (None where it does not tell). About once a second."""
+
+    round_trip: float
+    server_step: float | None
+
+
+@dataclass(frozen=True)
 class Glitch:
-    """Something was lost or filled in: `kind` is underrun, overflow, dropped, shed or reopened; `total` counts it."""
+    """Something was lost or filled in: `kind` is underrun, overflow, dropped, shed, reopened or unsent.
+
+    `total` counts it. Unsent are frames of the user's that a network was too slow for.
+    """
 
     kind: str
     total: int
@@ -122,7 +143,7 @@ class Hushed:
     on: bool
 
 
-Event = Note | State | Downloading | Began | Step | Latency | Glitch | Started | Finished | Muted | Hushed
+Event = Note | State | Downloading | Began | Step | Latency | Network | Glitch | Started | Finished | Muted | Hushed
 Listener = Callable[[Event], None]
 
 

@@ -20,13 +20,15 @@ from typing import IO, Any, Self
 import numpy as np
 
 from personaplex_cli import __version__
+from personaplex_cli.audio.queue import SampleQueue
 from personaplex_cli.audio.recording import pcm16, whole_file
 from personaplex_cli.conversation import Audio
 from personaplex_cli.errors import AudioError, PersonaplexError
 from personaplex_cli.events import Listener, Note, Step
-from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE, Samples
+from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples
 from personaplex_cli.transcript import Transcript
 
+LATEST_FRAMES = 12  # an answer that is later than a second is not kept
 FLUSH_FRAMES = round(1 / FRAME_SECONDS)
 
 Frame = tuple[Samples, Samples, str]  # heard, said, the text that came with it
@@ -35,6 +37,7 @@ Frame = tuple[Samples, Samples, str]  # heard, said, the text that came with it
 class KeptAudio:
     """An Audio that lets sound through and keeps both sides; `step` completes a frame. Open it with `with`.
 
+    An answer that comes late is kept as late as it came, after the silence that it left.
     Raises AudioError if the folder cannot be written. A disk that fails later ends the keeping, not the talk: the
     listener gets a Note.
     """
@@ -44,7 +47,7 @@ class KeptAudio:
         self._settings = settings
         self._listen = listen
         self._heard: Samples = np.empty(0, dtype=np.float32)
-        self._said: Samples = self._heard
+        self._said = SampleQueue(LATEST_FRAMES * FRAME)
         self._waiting: SimpleQueue[Frame | None] = SimpleQueue()
         self._transcript = Transcript()
         self._frames = 0  # written; steps count anew after a restart, the recording goes on
@@ -59,11 +62,12 @@ class KeptAudio:
 
     def play(self, pcm: Samples) -> None:
         self._audio.play(pcm)
-        self._said = pcm
+        self._said.put(pcm)
 
     def step(self, step: Step) -> None:
         """The frame that was heard and played last is complete, and this is what was said in it."""
-        self._waiting.put((self._heard, self._said, step.text))
+        said = self._said.take(FRAME)
+        self._waiting.put((self._heard, np.pad(said, (0, FRAME - len(said))), step.text))
 
     def __enter__(self) -> Self:
         self._writer.start()

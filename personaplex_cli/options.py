@@ -15,6 +15,8 @@ def option(name: str, *flags: str, group: str | None = None, **more: Any) -> Any
 
 SAMPLING = "Sampling"
 MACHINE = "Machine"
+SERVER = "A GPU elsewhere"
+ACCESS = "Who gets in"
 SOUND = "Sound"
 SCREEN = "Screen"
 
@@ -23,15 +25,32 @@ Revision = Annotated[
     str | None, option("revision", group=MACHINE, help="Branch, tag or commit of the repository.", show_default="main")
 ]
 Device = Annotated[str, option("device", group=MACHINE, help="auto, cuda, cuda:N, mps or cpu.")]
-Precision = Annotated[str, option("precision", group=MACHINE, help="auto, bf16, fp16 or fp32.")]
+Precision = Annotated[str, option("precision", group=MACHINE, help="auto, bf16, fp16, fp32, int8, or int4 (experimental).")]
 Offload = Annotated[
     bool,
     option(
         "cpu_offload",
         "--cpu-offload/--no-cpu-offload",
         group=MACHINE,
-        help="Keep the layers in main memory: for files on small GPUs, too slow for talking.",
+        help="Keep layers that do not fit in main memory: for files; mostly too slow for talking.",
     ),
+]
+ServerUrl = Annotated[
+    str | None,
+    option(
+        "server_url",
+        "--server",
+        group=SERVER,
+        help="Talk with a server: HOST, HOST:PORT, ws://... or wss://...",
+        show_default="the model runs here",
+    ),
+]
+Token = Annotated[str | None, option("token", group=SERVER, help="What the server wants to see.", show_default="none")]
+Insecure = Annotated[
+    bool, option("insecure", "--insecure", group=SERVER, help="Trust any certificate, such as a self-signed one.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", rich_help_panel=MACHINE, help="Talk even if this is bound to be too slow for it.")
 ]
 VoiceName = Annotated[
     str | None,

@@ -26,10 +26,9 @@ from personaplex_cli.audio.recording import (
     whole_file,
     write_wav,
 )
-from personaplex_cli.conversation import Engine, converse
-from personaplex_cli.errors import UsageError
+from personaplex_cli.conversation import Agent, converse
+from personaplex_cli.errors import NetworkError, UsageError
 from personaplex_cli.events import Finished, Listener, Started, Timings
-from personaplex_cli.prompt import Prompt
 from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE
 from personaplex_cli.transcript import Transcript
 
@@ -93,21 +92,22 @@ def check(jobs: Sequence[Job]) -> None:
             check_place(job.target)
 
 
-def answer(
-    engine: Engine, prompt: Prompt, jobs: Sequence[Job], keeping: Keeping, settings: dict[str, Any], listen: Listener
-) -> None:
+def answer(agent: Agent, jobs: Sequence[Job], keeping: Keeping, listen: Listener) -> None:
     """Hold one conversation per job, each from the same beginning, and write what came of it."""
     for job in jobs:
         with standard_input() if job.source == STDIN else nullcontext(Path(job.source)) as path:
             audio = RecordedAudio(read_recording(path), keeping.tail)
-        engine.begin(prompt)
+        listen(agent.begin())
         listen(Started(job.source, len(audio)))
         began = time.perf_counter()
         transcript, timings = Transcript(), list[Timings]()
-        for step in converse(engine, audio):
-            transcript.add(step.index, step.text)
-            timings.append(step.timings)
+        for step in converse(agent, audio):
+            # Words belong to the sound that they came with, however long that was under way.
+            transcript.add(audio.answered, step.text)
+            timings += [step.timings] if step.timings else []
             listen(step)
+        if len(audio.answer) < len(audio.heard):
+            raise NetworkError(f"The answer to {job.source} has not arrived whole.", "Try again; is the server well?")
         speed = round(len(audio) * FRAME_SECONDS / (time.perf_counter() - began), 2)
         seconds = round(len(audio.heard) / SAMPLE_RATE, 3)
         report: dict[str, Any] = {
@@ -115,7 +115,7 @@ def answer(
             "input": job.source,
             "output": STDOUT if job.target is None else str(job.target),
             "seconds": seconds,
-            "settings": {**settings, **asdict(keeping)},
+            "settings": {**agent.settings, **asdict(keeping)},
             "text": transcript.text,
             "words": [asdict(word) for word in transcript.words()],
             "speed": speed,
@@ -169,7 +169,9 @@ def _refuse_clashes(jobs: Sequence[Job], out: str | None) -> None:
 
 
 def _percentiles(timings: Sequence[Timings]) -> dict[str, dict[str, float]]:
-    """p50 and p95 of each stage and of the whole step, in milliseconds."""
+    """p50 and p95 of each stage and of the whole step, in milliseconds. Nothing is known of those elsewhere."""
+    if not timings:
+        return {}
     stages = {
         "encode": [each.encode for each in timings],
         "lm": [each.lm for each in timings],

@@ -3,6 +3,7 @@
 torch is imported here and not before: looking at help or lists must be quick.
 """
 
+import gc
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,28 +13,33 @@ import numpy as np
 
 from personaplex_cli.audio.recording import read_voice_sample
 from personaplex_cli.errors import UsageError
-from personaplex_cli.events import Listener, Note, State
+from personaplex_cli.events import Began, Listener, Note, State
 from personaplex_cli.library import weights
-from personaplex_cli.library.catalog import Persona, Voice, find_persona, find_voice
+from personaplex_cli.library.catalog import Persona, Voice, find_named_voice, find_persona, find_voice
 from personaplex_cli.library.weights import DEMO, ModelFiles
 from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE, Samples
 
 if TYPE_CHECKING:
-    from personaplex_cli.model.engine import Engine
+    from personaplex_cli.model.engine import Engine, Reply
+    from personaplex_cli.model.load import Demand
 
 LONG_PROMPT_FRAMES = 500  # 40 s: a voice of ten seconds, and a text of more than 300 tokens
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Which model runs where: the values of --model, --revision, --device, --precision and --cpu-offload."""
+    """Which model runs where: the values of --model, --revision, --device, --precision and --cpu-offload.
+
+    With `live`, what is bound to be slower than speech is refused.
+    """
 
     model: str
     revision: str | None
     device: str
     precision: str
     cpu_offload: bool
+    live: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,6 @@ class Character:
     voice: Voice
     sample: Samples | None  # what the voice is a recording of; None for a saved voice
     sampling: Sampling
-
-    def note(self) -> Note:
-        """What will make the talk, in a sentence."""
-        return Note(f"{self.persona.name} with the voice {self.voice.name}, seed {self.sampling.seed}.")
 
     def prompt(self, files: ModelFiles) -> Prompt:
         """The prompt for a model. Raises UsageError or ModelError for a voice that the model has not."""
@@ -63,15 +65,90 @@ def choose_character(persona: str, text: str | None, voice: str | None, sampling
     Without a voice the persona's own is taken. Raises UsageError for unknown names, AudioError for a voice sample.
     """
     who = find_persona(persona)
-    sound = find_voice(voice or who.voice)
-    recorded = sound.path is not None and sound.path.suffix.lower() != ".pt"
-    return Character(
-        persona=who,
-        text=who.prompt if text is None else _text(text),
-        voice=sound,
-        sample=read_voice_sample(sound.path) if recorded and sound.path else None,
-        sampling=sampling,
-    )
+    return _character(who, who.prompt if text is None else _text(text), find_voice(voice or who.voice), sampling)
+
+
+def choose_by_name(
+    persona: str, text: str | None, voice: str | None, own_voice: str | None, sampling: Sampling
+) -> Character:
+    """The same for somebody who may not look around on this machine: names only, no paths, and text is text.
+
+    Without a voice `own_voice` is taken, a name or a path, and without that the persona's.
+    """
+    who = find_persona(persona)
+    sound = find_named_voice(voice) if voice else find_voice(own_voice or who.voice)
+    return _character(who, who.prompt if text is None else text, sound, sampling)
+
+
+def _character(who: Persona, text: str, voice: Voice, sampling: Sampling) -> Character:
+    recorded = voice.path is not None and voice.path.suffix.lower() != ".pt"
+    sample = read_voice_sample(voice.path) if recorded and voice.path else None
+    return Character(who, text, voice, sample, sampling)
+
+
+class LocalAgent:
+    """The model on this machine, as the `Agent` of a conversation.
+
+    `start` raises ModelError, NetworkError, DeviceError or UsageError.
+    """
+
+    def __init__(self, machine: Machine, character: Character, listen: Listener) -> None:
+        self._machine = machine
+        self._character = character
+        self._listen = listen
+
+    def start(self) -> None:
+        self._engine, self._files = start_engine(self._machine, self._listen)
+        self._prompt = self._character.prompt(self._files)
+
+    def warm_up(self) -> None:
+        self._listen(State("warming up"))
+        slow = self._engine.warm_up(self._prompt, self._listen)
+        if slow > 1000 * FRAME_SECONDS:
+            self._listen(Note(f"A frame takes {slow:.0f} ms here, more than its 80 ms: speech will break up."))
+        # What is loaded stays: looking through all of it for garbage would take longer than a frame.
+        gc.collect()
+        gc.freeze()
+
+    def begin(self) -> Began:
+        self._listen(State("priming"))
+        frames = self._engine.begin(self._prompt)
+        if note := long_prompt(frames, self._engine):
+            self._listen(note)
+        return Began(
+            persona=self._character.persona.name,
+            voice=self._character.voice.name,
+            model=self._files.name,
+            device=str(self._engine.device),
+            precision=self._engine.precision,
+            seed=self._character.sampling.seed,
+            prompt_frames=frames,
+            context=self._engine.context,
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return describe(self._machine, self._character, self._engine, self._files)
+
+    def speaking_as(self, character: Character, listen: Listener) -> "LocalAgent":
+        """The same loaded model for another conversation. Raises UsageError or ModelError for a voice it has not."""
+        other = LocalAgent(self._machine, character, listen)
+        other._engine, other._files = self._engine, self._files
+        other._prompt = character.prompt(self._files)
+        return other
+
+    def step(self, frame: Samples) -> "Reply":
+        return self._engine.step(frame)
+
+    def hush(self) -> None:
+        self._engine.hush()
+
+    @property
+    def hushed(self) -> bool:
+        return self._engine.hushed
+
+    def close(self) -> None:
+        """Nothing to do: a model that loads or computes hears nothing."""
 
 
 def fresh_seed() -> int:
@@ -98,18 +175,24 @@ def start_engine(machine: Machine, listen: Listener) -> "tuple[Engine, ModelFile
     """Find the model and load it. Raises ModelError, NetworkError, DeviceError or UsageError."""
     files = find_files(machine.model, machine.revision, listen)
     listen(State("loading", files.name))
-    from personaplex_cli.model.load import Demand, load_engine
+    from personaplex_cli.model.load import load_engine
 
-    return load_engine(files, Demand(machine.device, machine.precision, machine.cpu_offload), listen), files
+    return load_engine(files, _demand(machine), listen), files
 
 
-def random_start(character: Character, device: str, precision: str, listen: Listener) -> "tuple[Engine, Prompt]":
+def random_start(machine: Machine, character: Character, listen: Listener) -> "tuple[Engine, Prompt]":
     """An engine of the real sizes that needs no files, and a prompt for it with a second of noise as the voice."""
     listen(State("loading", "random weights"))
-    from personaplex_cli.model.load import Demand, random_engine
+    from personaplex_cli.model.load import random_engine
 
     noise = np.random.default_rng(0).normal(0.0, 0.1, SAMPLE_RATE).astype(np.float32)
-    return random_engine(Demand(device, precision), listen), Prompt(character.text, noise, character.sampling)
+    return random_engine(_demand(machine), listen), Prompt(character.text, noise, character.sampling)
+
+
+def _demand(machine: Machine) -> "Demand":
+    from personaplex_cli.model.load import Demand
+
+    return Demand(machine.device, machine.precision, machine.cpu_offload, machine.live)
 
 
 def long_prompt(frames: int, engine: "Engine") -> Note | None:

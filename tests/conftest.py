@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def user_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Settings, caches and tokens of whoever runs the tests are out of reach."""
     for name in list(os.environ):
-        if name.startswith(("PERSONAPLEX_", "HF_", "DEFAULT_")) or name == "CPU_OFFLOAD":
+        if name.startswith(("PERSONAPLEX_", "HF_", "DEFAULT_", "MOSHI_")) or name == "CPU_OFFLOAD":
             monkeypatch.delenv(name)
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "user" / name.lower()))

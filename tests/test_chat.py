@@ -24,7 +24,7 @@ from personaplex_cli.model.engine import Engine
 from personaplex_cli.model.load import Demand, load_engine
 from personaplex_cli.prompt import Sampling
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
-from personaplex_cli.startup import Machine, choose_character
+from personaplex_cli.startup import LocalAgent, Machine, choose_character
 
 CHARACTER = choose_character("teacher", None, None, Sampling(seed=3))
 
@@ -56,7 +56,7 @@ class Held:
         self.events: list[Event] = []
         self.at: dict[int, Callable[[], None]] = {}
         machine = Machine(str(model), None, "cpu", "auto", False)
-        self.chat = Chat(machine, CHARACTER, CardChoice(), record, self._listen)
+        self.chat = Chat(LocalAgent(machine, CHARACTER, self._listen), CardChoice(), record, self._listen)
         self._count = 0
         fake.at_end = self.chat.stop
 

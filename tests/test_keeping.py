@@ -67,6 +67,21 @@ def test_both_sides_and_all_words_are_kept(frames: int, tmp_path: Path) -> None:
     assert sorted(map(str, kept.folder.iterdir())) == sorted(kept.files)
 
 
+def test_late_answers_are_kept_as_late_as_they_came(tmp_path: Path) -> None:
+    """Nothing for two frames, then three at once, then a half: none of it is lost, and the sides stay together."""
+    said = [
+        np.full(size, number / 10, dtype=np.float32) for number, size in enumerate((0, 0, 3 * FRAME, 0, FRAME // 2, 0))
+    ]
+    with KeptAudio(Ramp(6), tmp_path, SETTINGS, lambda event: None) as kept:
+        for index, _ in enumerate(kept.frames()):
+            kept.play(said[index])
+            kept.step(Step(index, "", 0, 0, None))
+    left, right = sound(kept.folder / "conversation.wav")
+    assert len(left) == len(right) == 6 * FRAME
+    expected = [np.zeros(2 * FRAME), np.full(3 * FRAME, 0.2), np.full(FRAME // 2, 0.4), np.zeros(FRAME // 2)]
+    assert np.allclose(right, np.concatenate(expected), atol=1e-4)
+
+
 def test_each_conversation_has_a_folder_of_its_own(tmp_path: Path) -> None:
     folders = {keep(tmp_path, 1).folder for _ in range(3)}
     assert len(folders) == 3

@@ -11,13 +11,14 @@ import personaplex_cli
 
 PACKAGE = Path(personaplex_cli.__file__).parent
 LAYERS = [
-    ["personaplex_cli", "errors", "samples", "events", "prompt", "transcript"],
+    ["personaplex_cli", "errors", "samples", "events", "hush", "prompt", "transcript"],
     ["library"],
     ["model"],
     ["audio"],
     ["conversation"],
     ["startup"],
     ["keeping"],
+    ["remote"],
     ["run", "chat", "bench"],
     ["screen"],
     ["options"],
@@ -36,6 +37,8 @@ ONLY_IN = {
     "rich": {"screen", "cli"},
     "typer": {"cli", "options"},
     "huggingface_hub": {"library"},
+    "aiohttp": {"remote"},
+    "prometheus_client": {"remote"},
     "click": set(),
 }
 SCREEN_SEES = {"errors", "events", "samples", "transcript", "screen"}
@@ -84,11 +87,13 @@ def test_a_file_imports_only_from_above(path: Path) -> None:
         assert rooms_entered(path) <= SCREEN_SEES
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["voices"], ["personas", "show", "chef"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["serve", "--help"], ["voices"], ["personas", "show", "chef"]]
+)
 def test_looking_around_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys; from personaplex_cli.cli import program; code = program(sys.argv[1:]);"
-        "heavy = {'torch', 'moshi', 'sphn', 'huggingface_hub'} & set(sys.modules);"
+        "heavy = {'torch', 'moshi', 'sphn', 'huggingface_hub', 'aiohttp'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else code)"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)

@@ -20,12 +20,13 @@ import soxr
 import sphn
 
 from personaplex_cli.errors import AudioError, UsageError
-from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, frame_at, frames_for
+from personaplex_cli.samples import FRAME, SAMPLE_RATE, SILENT_FRAME, Samples, frame_at, frames_for
 
 STDIN = "-"
 VOICE_LOUDNESS = -24.0  # LUFS; the voices that the model was trained on
 VOICE_PEAK = 0.99
 SHORTEST_VOICE = 0.4  # seconds; loudness is not defined below
+MOST_WAITING = 125  # frames: for ten seconds an answer from elsewhere may be under way
 # Programs that write wav into a pipe do not know its length and put the largest number in the header.
 ENDLESS = 2**29  # samples
 
@@ -33,22 +34,35 @@ ENDLESS = 2**29  # samples
 class RecordedAudio:
     """A recording [n] as the user's side of a conversation; the agent's side is kept in `answer`.
 
-    `tail` seconds of silence are listened to after the recording, so that a late answer is not cut.
+    `tail` seconds of silence are listened to after the recording, so that a late answer is not cut. The answer goes
+    with the recording sample by sample, however long it was under way; while the end of it still is, there is silence.
     """
 
     def __init__(self, recording: Samples, tail: float = 0.0) -> None:
         self.heard = np.concatenate([recording, np.zeros(round(tail * SAMPLE_RATE), dtype=np.float32)])
         self._said: list[Samples] = []
+        self._length = 0  # samples said
 
     def __len__(self) -> int:
         """How many frames the conversation has."""
         return frames_for(len(self.heard))
 
     def frames(self) -> Iterator[Samples]:
-        return (frame_at(self.heard, index) for index in range(len(self)))
+        for index in range(len(self)):
+            yield frame_at(self.heard, index)
+        for _ in range(MOST_WAITING):
+            if self._length >= len(self.heard):
+                return
+            yield SILENT_FRAME
 
     def play(self, pcm: Samples) -> None:
         self._said.append(pcm)
+        self._length += len(pcm)
+
+    @property
+    def answered(self) -> int:
+        """The frame in which the answer has arrived: the number of the last one of which there is any."""
+        return max(0, frames_for(self._length) - 1)
 
     @property
     def answer(self) -> Samples:

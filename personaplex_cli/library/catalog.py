@@ -66,13 +66,23 @@ def find_voice(name_or_path: str) -> Voice:
     # os.path.isfile, unlike Path.is_file, is silent about names too long to exist.
     if (has_separator or has_suffix) and os.path.isfile(path):
         return Voice(name=path.stem, path=path)
-    files = _voice_files()
     stem = path.stem if has_suffix else name_or_path
-    if not has_separator and _folded(stem) in files:
-        return _read_voice(files[_folded(stem)])
+    if not has_separator and _folded(stem) in _voice_files():
+        return find_named_voice(stem)
     if has_separator or has_suffix:
         raise UsageError(f"There is no file {name_or_path}.", "A voice is a name or the path of a sample of speech.")
-    raise unknown_name("voice", name_or_path, _names(files), "See `personaplex voices`.")
+    return find_named_voice(name_or_path)
+
+
+def find_named_voice(name: str) -> Voice:
+    """The voice of that name, never a file at that path: for those who may not look around on this machine.
+
+    Raises UsageError for an unknown name and for a spoiled file.
+    """
+    files = _voice_files()
+    if _folded(name) not in files:
+        raise unknown_name("voice", name, _names(files), "See `personaplex voices`.")
+    return _read_voice(files[_folded(name)])
 
 
 def find_persona(name: str) -> Persona:

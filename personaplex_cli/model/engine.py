@@ -18,6 +18,7 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
 from personaplex_cli.events import Listener, Note, Timings
+from personaplex_cli.hush import Hush
 from personaplex_cli.model.device import out_of_memory_explained
 from personaplex_cli.model.frame import Frame
 from personaplex_cli.model.graphs import Recorder
@@ -25,11 +26,8 @@ from personaplex_cli.model.prompting import SavedVoice, check_room, lay_out, loa
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.model.text import TextStream
 from personaplex_cli.prompt import Prompt
-from personaplex_cli.samples import FRAME, SILENT_FRAME, Samples, frame_at, frames_for, level
+from personaplex_cli.samples import FRAME, SILENT_FRAME, Samples, frame_at, frames_for
 
-HUSH_FRAMES = 150  # 12 s: longer, and the model loses the thread
-SPEECH_LEVEL = -45.0  # dBFS; a frame above it is taken for speech
-SPEECH_FRAMES = 3  # in a row: 0.24 s, so that a click does not end the silence
 WARM_UP_FRAMES = 8
 
 
@@ -63,8 +61,7 @@ class Engine:
         self.recording_seconds = 0.0  # that making the recordings took
         self._frame = Frame(talk, mimi)
         self._text = TextStream(tokenizer)
-        self._hushed = 0  # frames for which the agent must still keep silent
-        self._spoken = 0  # frames in a row in which the user spoke into that silence
+        self._hush = Hush()
         self._sample: Samples | None = None  # the voice sample that was encoded last
         self._sample_codes = torch.empty(0)
 
@@ -81,7 +78,7 @@ class Engine:
         layout = lay_out(voice, tokens, self.talk.rows)
         check_room(layout, self.talk.context)
         self._text = TextStream(self._tokenizer)
-        self._hushed = 0
+        self._hush = Hush()
         self.talk.begin(layout, prompt.sampling)
         if self._recorder and self._frame.recorded and self._frame.record(self._recorder):
             self.talk.begin(layout, prompt.sampling)  # another top-k has other shapes, and recording left its traces
@@ -92,12 +89,12 @@ class Engine:
     @torch.inference_mode()
     def step(self, frame: Samples) -> Reply:
         """Hear one frame [1920] float32 at 24 kHz and answer it."""
-        sound, text, timings = self._frame.run(frame, self._stays_silent(frame))
+        sound, text, timings = self._frame.run(frame, self._hush.holds(frame))
         return Reply(sound, self._text.piece(text), timings)
 
     def hush(self) -> None:
         """Make the agent fall silent until the user speaks (again), for 12 seconds at most."""
-        self._hushed, self._spoken = HUSH_FRAMES, 0
+        self._hush.begin()
 
     @torch.inference_mode()
     def warm_up(self, prompt: Prompt, listen: Listener = lambda event: None) -> float:
@@ -125,7 +122,7 @@ class Engine:
     @property
     def hushed(self) -> bool:
         """Whether the agent keeps silent because of `hush`."""
-        return self._hushed > 0
+        return self._hush.on
 
     @property
     def recorded(self) -> int:
@@ -154,14 +151,6 @@ class Engine:
         self.begin(prompt)
         noise = np.random.default_rng(0).normal(0.0, 0.05, (WARM_UP_FRAMES, FRAME)).astype(np.float32)
         return [self.step(frame) for frame in noise]
-
-    def _stays_silent(self, frame: Samples) -> bool:
-        """Whether `hush` holds in this frame."""
-        if self._hushed == 0:
-            return False
-        self._spoken = self._spoken + 1 if level(frame) > SPEECH_LEVEL else 0
-        self._hushed = 0 if self._spoken >= SPEECH_FRAMES else self._hushed - 1
-        return self._hushed > 0
 
     def _voice(self, voice: Path | Samples) -> Tensor | SavedVoice:
         if isinstance(voice, Path):

@@ -18,6 +18,7 @@ from personaplex_cli.screen.state import BUDGET, PanelState, clock, counted, dow
 from personaplex_cli.screen.theme import Theme
 
 PHASES = ("downloading", "loading", "warming up", "priming", "live")
+PHASES_ELSEWHERE = ("connecting", "warming up", "live")
 DETAILS_HEIGHT = 19  # lines; on a lower panel the stages stay on one line
 NARROW = 72  # cells; below it bars and words are shorter
 FADING = 30  # seconds before the persona is lost that the panel begins to warn
@@ -63,7 +64,7 @@ def draw(state: PanelState, width: int, height: int, theme: Theme, now: float, v
     pen = Pen(state, width, theme, now, view)
     # Some of the history stays in view, unless the user asked for more of the panel.
     room = height - (1 if view.details or view.help else max(1, height // 5))
-    lines = fit(pen.conversation(room) if state.who or state.steps.count else pen.beginning(), room)
+    lines = fit(pen.conversation(room) if state.who or state.frames else pen.beginning(), room)
     for line in lines:
         line.truncate(width, overflow="crop")
     return lines
@@ -140,7 +141,7 @@ class Pen:
 
     def status(self) -> Text:
         state, theme, glyphs = self.state, self.theme, self.theme.glyphs
-        marks = {"live": glyphs.live, "ended": glyphs.ended, "reconnecting": glyphs.lost}
+        marks = {"live": glyphs.live, "ended": glyphs.ended, "reconnecting": glyphs.lost, "disconnected": glyphs.lost}
         name = theme.readable(state.name.capitalize()) or "Starting"
         live = state.name == "live"
         return Text.assemble(
@@ -158,13 +159,14 @@ class Pen:
     def phases(self) -> list[Text]:
         """The way to live: what is done and how long it took, what goes on, what is still to come."""
         state, theme, glyphs = self.state, self.theme, self.theme.glyphs
-        if state.name not in PHASES:
+        phases = PHASES_ELSEWHERE if "connecting" in (state.name, *state.passed) else PHASES
+        if state.name not in phases:
             return []
-        ahead = PHASES.index(state.name)
+        ahead = phases.index(state.name)
         words = [(f"{glyphs.done} {name} {seconds:.0f} s", theme.quiet) for name, seconds in state.passed.items()]
         words += [
             (f"{glyphs.working} {state.name}", theme.strong),
-            *((name, theme.quiet) for name in PHASES[ahead + 1 :]),
+            *((name, theme.quiet) for name in phases[ahead + 1 :]),
         ]
         while sum(len(word) + 2 for word, _ in words) - 2 > self.room:
             del words[0]  # the oldest is missed least
@@ -223,8 +225,13 @@ class Pen:
         return named("", Text(seconds, self.theme.quiet), self.theme)
 
     def steps(self) -> Text:
-        """The last minute of step times; p50, p95 and misses of the whole conversation."""
+        """The last minute of step times; p50, p95 and misses of the whole conversation.
+
+        A server that does not tell its steps is only known by the time to it and back.
+        """
         steps, theme = self.state.steps, self.theme
+        if not steps.count and "network" in self.state.stages:
+            return named("network", Text(f"{self.state.stages['network']:.0f} ms to the server and back"), theme)
         budget = f" of {BUDGET:.0f} ms" if self.width >= NARROW else ""
         figures = f"  p50 {steps.percentile(50)}{self.dot}p95 {steps.percentile(95)}{budget}{self.dot}"
         missed = f"{steps.misses} missed"
@@ -245,7 +252,7 @@ class Pen:
     def context(self) -> list[Text]:
         """How much of the model's memory is taken, and when the persona, its oldest part, is pushed out."""
         state, theme = self.state, self.theme
-        if not state.who:
+        if not state.who or not state.who.context:
             return []
         total = state.who.context
         left = (total - state.used) * FRAME_SECONDS

@@ -20,7 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from personaplex_cli.events import Downloading, Event, Finished, Note, Started, State, Step
+from personaplex_cli.events import Began, Downloading, Event, Finished, Note, Started, State, Step
 from personaplex_cli.samples import FRAME_SECONDS
 
 # Narrow bars: where a line is full, the ^C that the terminal shows breaks it in two, and half of it stays.
@@ -43,6 +43,7 @@ class ProgressScreen:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar: Progress | None = None
+        self._said: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +57,9 @@ class ProgressScreen:
                 self._say(escape(text))
             case State(name, detail):
                 self._close()
-                self._say(f"{name.capitalize()} {escape(detail)}".rstrip())
+                self._say_once(f"{name.capitalize()} {escape(detail)}".rstrip())
+            case Began():
+                self._say_once(escape(_who(event)))
             case Downloading(done, total):
                 bar = self._bar or self._open(DOWNLOAD, "Downloading", total)
                 bar.update(bar.task_ids[0], completed=done, total=total)
@@ -81,6 +84,12 @@ class ProgressScreen:
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
 
+    def _say_once(self, text: str) -> None:
+        """What is the same for each of many recordings."""
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
+
     def _open(self, columns: tuple[ProgressColumn, ...], title: str, total: int) -> Progress:
         # rich draws nothing of a disabled bar: a pipe or a log file gets the sentences only.
         self._bar = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
@@ -97,3 +106,8 @@ class ProgressScreen:
 def _sentence(done: Finished) -> str:
     where = f" -> {', '.join(map(escape, done.files))}" if done.files else ""
     return f"{escape(done.source)}{where}  ({done.seconds:.1f} s, {done.speed:.1f}x real time)"
+
+
+def _who(began: Began) -> str:
+    seed = "" if began.seed is None else f", seed {began.seed}"
+    return f"{began.persona} with the voice {began.voice}{seed}."

@@ -9,7 +9,7 @@ from personaplex_cli.screen.lines import content_width, named
 from personaplex_cli.screen.state import BUDGET
 from personaplex_cli.screen.theme import Theme
 
-ENGINE = ("encode", "LM", "decode")  # these share the budget of 80 ms
+ENGINE = ("encode", "LM", "decode", "server")  # these share the budget of 80 ms
 FIGURE = 6  # cells of the milliseconds before each stage of the waterfall
 
 Stages = Sequence[tuple[str, float]]  # names and milliseconds, in the order that sound takes
@@ -41,14 +41,16 @@ def waterfall(stages: Stages, width: int, theme: Theme) -> list[Text]:
     head = f"{total(stages):.0f} ms from microphone to speaker"
     if len(included := f"{head}, {BUDGET:.0f} of them for a frame to fill") <= content_width(width):
         head = included
-    rows, start, engine = [named("delay", Text(head), theme)], 0, 0
+    rows, start = [named("delay", Text(head), theme)], 0
+    engine = [stage for stage, _ in stages if stage in ENGINE]
+    budget = 0
     for (stage, milliseconds), end in zip(stages, places(stages, cells), strict=True):
         style = theme.agent if stage in ENGINE else theme.quiet
         bar = Text(f"{milliseconds:4.0f}  {' ' * start}").append(theme.glyphs.block * (end - start), style)
         rows.append(named(stage, bar, theme))
-        engine = start if stage == ENGINE[0] else engine
-        if stage == ENGINE[-1]:
-            rows.append(_budget(engine, cells, cells / total(stages), theme))
+        budget = start if stage == engine[0] else budget
+        if stage == engine[-1]:
+            rows.append(_budget(budget, cells, cells / total(stages), theme))
         start = end
     return rows
 

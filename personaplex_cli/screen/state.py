@@ -18,6 +18,7 @@ from personaplex_cli.events import (
     Hushed,
     Latency,
     Muted,
+    Network,
     Note,
     Started,
     State,
@@ -112,11 +113,15 @@ class PanelState:
             case Began():
                 self.finish()
                 self._begin(event)
-                self.told.append(Remark(f"{event.persona}, voice {event.voice}, seed {event.seed}"))
+                seed = "" if event.seed is None else f", seed {event.seed}"
+                self.told.append(Remark(f"{event.persona}, voice {event.voice}{seed}"))
             case Step():
                 self._step(event)
             case Latency(device_in, queue, cushion, device_out):
                 self._settle({"card in": device_in, "queue": queue, "cushion": cushion, "card out": device_out})
+            case Network(round_trip, server_step):
+                # Means of a second already.
+                self.stages |= {"network": round_trip} | ({} if server_step is None else {"server": server_step})
             case Glitch():
                 self._glitch(event)
             case Note(text):
@@ -133,33 +138,31 @@ class PanelState:
     def finish(self) -> None:
         """End the conversation that is going on: its last turn and its figures are told."""
         self._end_turn()
-        if self.steps.count:
+        if self.frames:
             self.told.append(Remark(self.summary()))
         self._begin(None)
 
     def summary(self) -> str:
         """The conversation in a sentence or two."""
         steps, underruns = self.steps, self.glitches.get("underrun", 0)
+        figures = [
+            f"Steps took {steps.percentile(50)} ms (p50), {steps.percentile(95)} ms (p95)",
+            f"{steps.misses} of {steps.count} missed {BUDGET:.0f} ms",
+        ]
         return (
             f"Talked for {clock(self.seconds)}, {counted(self.words, 'word')}. "
-            f"Steps took {steps.percentile(50)} ms (p50), {steps.percentile(95)} ms (p95); "
-            f"{steps.misses} of {steps.count} missed {BUDGET:.0f} ms; {counted(underruns, 'underrun')}."
+            f"{'; '.join([*(figures if steps.count else []), counted(underruns, 'underrun')])}."
         )
 
     @property
     def seconds(self) -> float:
         """How long the conversation has lasted."""
-        return self.steps.count * FRAME_SECONDS
+        return self.frames * FRAME_SECONDS
 
     @property
     def used(self) -> int:
         """Positions of the model's context that are taken."""
-        return (self.who.prompt_frames if self.who else 0) + self.steps.count
-
-    @property
-    def engine(self) -> float:
-        """Milliseconds that a step takes now."""
-        return sum(self.stages.get(stage, 0.0) for stage in ("encode", "LM", "decode"))
+        return (self.who.prompt_frames if self.who else 0) + self.frames
 
     @property
     def delays(self) -> list[tuple[str, float]]:
@@ -168,11 +171,13 @@ class PanelState:
         Empty until all are known. The first sample of a frame waits until the frame is full: that is a stage too.
         """
         stages = {**self.stages, "frame": BUDGET}
-        order = ("card in", "frame", "queue", "encode", "LM", "decode", "cushion", "card out")
+        engine = ("network", "server") if "network" in stages else ("encode", "LM", "decode")
+        order = ("card in", "frame", "queue", *engine, "cushion", "card out")
         return [(stage, stages[stage]) for stage in order] if len(stages) == len(order) else []
 
     def _begin(self, who: Began | None) -> None:
         self.who = who
+        self.frames = 0  # heard and answered
         self.steps = StepTimes()
         self.stages: dict[str, float] = {}
         self.heard: deque[float] = deque(maxlen=LANE)  # dBFS per frame: you
@@ -184,7 +189,7 @@ class PanelState:
 
     def _enter(self, name: str, detail: str, now: float) -> None:
         if name != self.name:
-            if self.name in ("", "live", "ended", "reconnecting"):
+            if self.name in ("", "live", "ended", "reconnecting", "disconnected"):
                 self.passed = {}
             elif len(self.passed) < 8:
                 self.passed[self.name] = now - self.since
@@ -192,10 +197,13 @@ class PanelState:
         self.detail = detail
 
     def _step(self, step: Step) -> None:
-        self.steps.add(step.timings.total)
+        self.frames += 1
+        if step.timings:
+            self._settle({"encode": step.timings.encode, "LM": step.timings.lm, "decode": step.timings.decode})
+        if (milliseconds := step.timings.total if step.timings else self.stages.get("server")) is not None:
+            self.steps.add(milliseconds)
         self.heard.append(step.heard)
         self.said.append(step.said)
-        self._settle({"encode": step.timings.encode, "LM": step.timings.lm, "decode": step.timings.decode})
         if step.text:
             self._speak(step.text)
         elif self.text and self.seconds - self._spoke >= TURN_PAUSE:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
 
 from personaplex_cli.audio.recording import (
+    MOST_WAITING,
     RecordedAudio,
     read_recording,
     read_voice_sample,
@@ -142,13 +143,30 @@ class TestRecordedAudio:
     def test_the_answer_is_as_long_as_what_was_heard(self, samples: int, tail: float) -> None:
         recording = np.arange(samples, dtype=np.float32)
         audio = RecordedAudio(recording, tail)
-        frames = list(audio.frames())
-        for frame in frames:
+        frames = []
+        for frame in audio.frames():
             assert frame.shape == (FRAME,) and frame.dtype == np.float32
+            assert audio.answered == max(0, len(frames) - 1)
+            frames.append(frame)
             audio.play(frame)
         assert len(frames) == len(audio) == frames_for(samples + round(tail * SAMPLE_RATE))
         assert len(audio.answer) == samples + round(tail * SAMPLE_RATE)
         assert np.array_equal(audio.answer[:samples], recording)
+
+    @given(st.lists(st.integers(0, 3 * FRAME), max_size=20), st.integers(1, 5 * FRAME))
+    def test_a_late_answer_is_waited_for_in_silence_and_keeps_its_place(self, sizes: list[int], samples: int) -> None:
+        """Sound comes in pieces of any size, perhaps never enough."""
+        audio = RecordedAudio(np.ones(samples, dtype=np.float32))
+        said, count = np.arange(sum(sizes), dtype=np.float32), 0
+        for index, frame in enumerate(audio.frames()):
+            assert (index < len(audio)) == bool(frame.any())
+            size = sizes[index] if index < len(sizes) else 0
+            audio.play(said[count : count + size])
+            count += size
+            assert audio.answered == max(0, frames_for(count) - 1)
+        assert np.array_equal(audio.answer, said[:samples][:count])
+        assert index < len(audio) + MOST_WAITING
+        assert (index < len(audio)) or count >= samples or index == len(audio) + MOST_WAITING - 1
 
     def test_nothing_said_yet_is_no_sound(self) -> None:
         assert len(RecordedAudio(tone(1)).answer) == 0

@@ -194,6 +194,29 @@ def test_any_file_gives_settings_or_a_usage_error(tmp_path_factory: pytest.TempP
         assert all(set(values) <= set(OPTIONS[command]) for command, values in found.items())
 
 
+@pytest.mark.parametrize(
+    ("environment", "server"),
+    [
+        ({"MOSHI_HOST": "gpu"}, "gpu"),
+        ({"MOSHI_HOST": "gpu", "MOSHI_PORT": "9000"}, "gpu:9000"),
+        ({"MOSHI_PORT": "9000"}, None),
+        ({"MOSHI_HOST": "gpu", "MOSHI_WS_URL": "ws://other"}, "ws://other"),
+        ({"MOSHI_HOST": "gpu", "PERSONAPLEX_SERVER_URL": "ours", "MOSHI_WS_URL": "ws://other"}, "ours"),
+        ({"MOSHI_HOST": "gpu", "PERSONAPLEX_SERVER_URL": "ours"}, "ours"),
+    ],
+)
+@pytest.mark.parametrize("place", ["shell", "file"])
+def test_a_server_may_be_named_as_moshis_clients_name_it(
+    environment: dict[str, str], server: str | None, place: str, folder: Path
+) -> None:
+    if place == "file":
+        write(folder / ".env", "".join(f"{name}={value}\n" for name, value in environment.items()))
+    with mock.patch.dict(os.environ, environment if place == "shell" else {}):
+        settings.load_dotenv_file()
+        found = [os.environ.get(name) for name in settings.variable("server_url")]
+    assert next(filter(None, found), None) == server
+
+
 def test_the_example_changes_nothing_until_a_line_is_uncommented() -> None:
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     assert dotenv_values(ROOT / ".env.example") == {}

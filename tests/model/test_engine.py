@@ -214,25 +214,6 @@ class TestDevice:
 
 
 class TestHush:
-    def free(self, files: ModelFiles, user: Samples, frames: int) -> list[int]:
-        """The frames, of `frames` since hush was asked for, in which the agent may speak."""
-        engine, _ = load(files)
-        engine.hush()
-        audio = RecordedAudio(user, tail=(frames * FRAME - len(user)) / SAMPLE_RATE)
-        return [index for index, frame in enumerate(audio.frames()) if not engine._stays_silent(frame)]
-
-    def test_it_ends_when_the_user_speaks(self, files: ModelFiles) -> None:
-        user = np.concatenate([np.zeros(5 * FRAME, dtype=np.float32), speech(0.8)])
-        assert self.free(files, user, 20)[0] == 7  # the third frame of speech in a row
-
-    def test_a_click_does_not_end_it(self, files: ModelFiles) -> None:
-        user = np.zeros(5 * FRAME, dtype=np.float32)
-        user[3 * FRAME] = 1.0
-        assert self.free(files, user, 20) == []
-
-    def test_it_lasts_twelve_seconds_at_most(self, files: ModelFiles) -> None:
-        assert self.free(files, np.zeros(0, dtype=np.float32), 200)[0] == 149
-
     def test_a_new_talk_is_not_hushed(self, files: ModelFiles) -> None:
         engine, _ = load(files)
         prompt = Prompt("", saved_voice(files), Sampling(seed=1))

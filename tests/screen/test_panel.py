@@ -27,6 +27,7 @@ from personaplex_cli.events import (
     Hushed,
     Latency,
     Muted,
+    Network,
     Note,
     Started,
     State,
@@ -75,6 +76,38 @@ def talking() -> Iterator[tuple[float, Event]]:
     yield 19.5, Glitch("underrun", 2, "the cushion grew to 60 ms")
 
 
+def elsewhere(server_step: float | None = 31.0) -> Iterator[tuple[float, Event]]:
+    """Two seconds with a server that tells its steps, or does not."""
+    yield 0.0, State("connecting", "gpu.example.org:8998")
+    yield 0.2, State("warming up", "gpu.example.org:8998")
+    yield 0.5, Began("teacher", "NATF2", "personaplex-7b-v1", "gpu.example.org:8998", "bf16", 42, 142, 3000)
+    yield 0.5, State("live")
+    for index in range(25):
+        now = 0.5 + index * 0.08
+        if index % 12 == 1:
+            yield now, Network(24.0, server_step)
+        yield now, Latency(11.0, 0.0, 40.0, 13.0)
+        yield now, Step(index, " Hello" if index == 3 else "", -30.0 - index, -20.0, None)
+
+
+def elsewhere_untold() -> Iterator[tuple[float, Event]]:
+    yield from elsewhere(None)
+
+
+def disconnected() -> Iterator[tuple[float, Event]]:
+    yield from elsewhere()
+    yield 3.0, Glitch("unsent", 3, "the network is too slow")
+    yield 3.0, State("disconnected", "trying again in 4 s")
+    yield 3.0, Note("In 4 s a new conversation is tried: gpu.example.org:8998 has been silent for 10 s.")
+    yield 4.0, Hushed(False)
+
+
+def connecting() -> Iterator[tuple[float, Event]]:
+    yield 0.0, State("connecting", "gpu.example.org:8998")
+    yield 1.0, State("warming up", "gpu.example.org:8998, 2 before you")
+    yield 3.0, Muted(False)
+
+
 def silenced() -> Iterator[tuple[float, Event]]:
     yield from talking()
     yield 20.0, Muted(True)
@@ -105,6 +138,10 @@ def drawn(state: PanelState, width: int, height: int, now: float, view: View, th
         ("details", talking, View(details=True)),
         ("help", talking, View(help=True)),
         ("silenced", silenced, View(verbose=True)),
+        ("connecting", connecting, View()),
+        ("elsewhere", elsewhere, View(details=True)),
+        ("elsewhere-untold", elsewhere_untold, View()),
+        ("disconnected", disconnected, View()),
     ],
 )
 def test_the_panel_looks_like_its_picture(width: int, height: int, name: str, script: Any, view: View) -> None:
@@ -168,11 +205,12 @@ levels = st.floats(-200, 50)
 events = st.one_of(
     st.builds(Note, words),
     st.builds(
-        State, st.sampled_from(["downloading", "loading", "warming up", "priming", "live", "ended"]) | words, words
+        State, st.sampled_from(["downloading", "connecting", "warming up", "live", "disconnected", "ended"]) | words, words
     ),
     st.builds(Downloading, st.integers(0, 10**12), st.integers(0, 10**11)),
-    st.builds(Began, words, words, words, words, words, st.integers(), st.integers(0, 5000), st.integers(0, 5000)),
-    st.builds(Step, st.integers(0, 10**6), words, levels, levels, st.builds(Timings, figures, figures, figures)),
+    st.builds(Began, words, words, words, words, words, st.integers() | st.none(), st.integers(0, 5000), st.integers(0, 5000)),
+    st.builds(Step, st.integers(0, 10**6), words, levels, levels, st.none() | st.builds(Timings, *[figures] * 3)),
+    st.builds(Network, figures, st.none() | figures),
     st.builds(Latency, figures, figures, figures, figures),
     st.builds(Glitch, st.sampled_from(["underrun", "overflow", "dropped", "shed", "reopened"]), st.integers(0), words),
     st.builds(Started, words, st.integers(0)),

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from personaplex_cli.events import Downloading, Event, Finished, Note, Started, State, Step, Timings
+from personaplex_cli.events import Began, Downloading, Event, Finished, Note, Started, State, Step, Timings
 from personaplex_cli.screen.progress import ProgressScreen
 
 EVENTS: list[Event] = [
@@ -27,6 +27,22 @@ def shown(terminal: bool, events: list[Event] = EVENTS) -> str:
             screen.show(event)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def test_what_is_the_same_for_every_recording_is_said_once() -> None:
+    began = Began("chef", "NATM1", "demo", "cpu", "fp32", 7, 40, 3000)
+    done = Finished("a.wav", (), 1.0, 1.0, "")
+    other = Began("chef", "NATM1", "", "gpu:8998", "", None, 0, 0)
+    events: list[Event] = [State("priming"), began, done, State("priming"), began, done, other, Note("!"), Note("!")]
+    assert shown(terminal=False, events=events).splitlines() == [
+        "Priming",
+        "chef with the voice NATM1, seed 7.",
+        "a.wav  (1.0 s, 1.0x real time)",
+        "a.wav  (1.0 s, 1.0x real time)",
+        "chef with the voice NATM1.",
+        "!",
+        "!",
+    ]
 
 
 def test_elsewhere_there_are_only_sentences() -> None:

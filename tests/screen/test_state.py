@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personaplex_cli.events import Began, Downloading, Glitch, Hushed, Latency, Muted, Note, State, Step, Timings
+from personaplex_cli.events import Began, Downloading, Glitch, Hushed, Latency, Muted, Network, Note, State, Step, Timings
 from personaplex_cli.screen.state import MINUTE, TURN_LENGTH, PanelState, Remark, StepTimes, Turn, clock, download_speed
 
 BEGAN = Began("teacher", "NATF2", "demo", "cpu", "fp32", 7, 100, 3000)
@@ -76,6 +76,33 @@ def test_the_delay_is_known_when_every_stage_is_and_counts_the_wait_for_a_full_f
     names = [name for name, _ in state.delays]
     assert names == ["card in", "frame", "queue", "encode", "LM", "decode", "cushion", "card out"]
     assert sum(milliseconds for _, milliseconds in state.delays) == 10 + 80 + 2 + 40 + 40 + 12
+
+
+def test_elsewhere_the_delay_is_that_of_the_network_and_of_the_server_and_is_never_guessed() -> None:
+    state = PanelState()
+    state.apply(Latency(10.0, 2.0, 40.0, 12.0), 0.0)
+    state.apply(Network(30.0, None), 0.0)
+    state.apply(Step(0, "", -50.0, -50.0, None), 0.0)
+    assert (state.delays, state.steps.count, state.seconds) == ([], 0, 0.08)
+    state.apply(Network(20.0, 90.0), 0.0)
+    state.apply(Step(1, "", -50.0, -50.0, None), 0.0)
+    names = [name for name, _ in state.delays]
+    assert names == ["card in", "frame", "queue", "network", "server", "cushion", "card out"]
+    assert sum(milliseconds for _, milliseconds in state.delays) == 10 + 80 + 2 + 20 + 90 + 40 + 12
+    assert (state.steps.count, state.steps.misses) == (1, 1)
+
+
+def test_a_conversation_whose_steps_nobody_told_is_summed_up_without_them() -> None:
+    state = PanelState()
+    state.apply(Began("teacher", "NATF2", "", "gpu", "", None, 0, 0), 0.0)
+    for index in range(25):
+        state.apply(Step(index, " word" if index == 3 else "", -50.0, -50.0, None), 0.0)
+    state.finish()
+    assert list(state.told) == [
+        Remark("teacher, voice NATF2"),
+        Turn(0.24, "word"),
+        Remark("Talked for 00:02, 1 word. 0 underruns."),
+    ]
 
 
 def test_misses_are_steps_over_80_ms() -> None:

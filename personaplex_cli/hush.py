@@ -1,0 +1,33 @@
+"""Silence on demand: the agent was told to stop talking, and is silent until the user speaks again.
+
+Counts frames; knows no model and no network.
+"""
+
+from personaplex_cli.samples import Samples, level
+
+LONGEST_FRAMES = 150  # 12 s: longer, and the model loses the thread
+SPEECH_LEVEL = -45.0  # dBFS; a frame above it is taken for speech
+SPEECH_FRAMES = 3  # in a row: 0.24 s, so that a click does not end the silence
+
+
+class Hush:
+    """`begin` it, then ask each frame whether it `holds`."""
+
+    def __init__(self) -> None:
+        self._left = 0  # frames for which the agent must still keep silent
+        self._spoken = 0  # frames in a row in which the user spoke into that silence
+
+    def begin(self) -> None:
+        self._left, self._spoken = LONGEST_FRAMES, 0
+
+    @property
+    def on(self) -> bool:
+        return self._left > 0
+
+    def holds(self, heard: Samples) -> bool:
+        """Whether the agent keeps silent in the frame in which this was heard, [1920]."""
+        if self._left == 0:
+            return False
+        self._spoken = self._spoken + 1 if level(heard) > SPEECH_LEVEL else 0
+        self._left = 0 if self._spoken >= SPEECH_FRAMES else self._left - 1
+        return self.on

@@ -1,0 +1,61 @@
+"""Where a server is: what people write for it, and the one URL that is meant. No network here."""
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv6Address
+from urllib.parse import urlsplit, urlunsplit
+
+from personaplex_cli.errors import UsageError
+from personaplex_cli.remote.wire import PATH
+
+PORT = 8998  # of Moshi's servers
+TLS_PORT = 443
+SCHEMES = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
+FORMS = "Write HOST, HOST:PORT, ws://HOST:PORT or wss://HOST."
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server, and how to get in: `token` is sent as `Authorization: Bearer`, `insecure` trusts any certificate."""
+
+    url: str
+    token: str | None = None
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if self.token and not (self.token.isascii() and self.token.isprintable()):
+            raise UsageError("The token has characters that cannot be sent.", "Copy it again.")
+
+    @property
+    def name(self) -> str:
+        """Host and port, as people call it; nothing secret."""
+        return urlsplit(self.url).netloc
+
+
+def server_url(text: str) -> str:
+    """What people write -> the URL of the WebSocket, `ws://host:port/path`.
+
+    Without a port it is 8998, with TLS 443: those servers stand behind a web server. Without a path it is /api/chat.
+    A query stays. Raises UsageError for what is no address.
+    """
+    text = text.strip()
+    with suppress(AddressValueError):
+        text = f"[{IPv6Address(text)}]"
+    try:
+        parts = urlsplit(text if "://" in text else f"ws://{text}")
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not the address of a server.", FORMS) from error
+    if parts.scheme not in SCHEMES:
+        raise UsageError(f"A server cannot be reached by {parts.scheme}://.", FORMS)
+    if "@" in parts.netloc:
+        raise UsageError("The address of the server holds a name or a password.", "Give --token instead.")
+    known = re.fullmatch(r"[\w-]+(\.[\w-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.]*", host)
+    if not known or port == 0 or " " in text or not text.isprintable():
+        raise UsageError(f"{text!r} is not the address of a server.", FORMS)
+    scheme = SCHEMES[parts.scheme]
+    host = f"[{host}]" if ":" in host else host
+    port = port or (TLS_PORT if scheme == "wss" else PORT)
+    path = parts.path if parts.path.strip("/") else PATH
+    return urlunsplit((scheme, f"{host}:{port}", path, parts.query, ""))

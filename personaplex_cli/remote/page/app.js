@@ -1,0 +1,52 @@
+/** The page: one thing at a time is shown. What the server offers, what was chosen, the conversation. */
+
+import { at, notice } from "./page.js";
+import { hasToken, information, keepToken, takeTokenFromAddress, TokenNeeded } from "./server.js";
+import { Setup } from "./setup.js";
+import { insecure } from "./sound.js";
+import { Talk } from "./talk.js";
+
+const VIEWS = ["unreachable", "locked", "setup", "talk"];
+
+function show(view) {
+  for (const each of VIEWS) at(each).hidden = each !== view;
+}
+
+const talk = new Talk(() => show("setup"));
+const setup = new Setup((wish) => {
+  show("talk");
+  talk.start(wish);
+});
+
+async function open() {
+  try {
+    const offer = await information();
+    at("about").textContent = `${offer.model} · ${offer.personaplex}`;
+    setup.offer(offer);
+    notice();
+    show("setup");
+  } catch (error) {
+    if (error instanceof TokenNeeded) return lock();
+    notice("The server does not answer.", "Is it running?");
+    show("unreachable");
+    return;
+  }
+  const trouble = insecure();
+  at("start").disabled = Boolean(trouble);
+  if (trouble) notice(trouble.message, trouble.hint);
+}
+
+function lock() {
+  notice(...(hasToken() ? ["That token is not the one.", "Look at it once more."] : []));
+  show("locked");
+  at("token").select();
+}
+
+at("locked").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepToken(at("token").value.trim());
+  open();
+});
+at("again").addEventListener("click", open);
+takeTokenFromAddress();
+open();

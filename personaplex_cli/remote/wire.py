@@ -1,0 +1,202 @@
+"""Moshi's WebSocket protocol, as bytes: the first says what a message is, the rest is its contents.
+
+    00 handshake   the server is ready; some servers add their version
+    01 sound       the next bytes of an Ogg-Opus stream, 24 kHz mono
+    02 words       UTF-8
+    03 control     one byte: 0 start, 1 end turn, 2 pause, 3 restart
+    04 metadata    a JSON object
+    05 failure     UTF-8
+    06 ping        nothing
+
+What is asked of the server travels in the query of the URL: `Request`. From NVIDIA's client (client/src/protocol) and
+server (moshi/server.py). No sockets here, no sound, no model.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from personaplex_cli.errors import NetworkError, UsageError
+
+PATH = "/api/chat"
+
+
+class WireError(NetworkError):
+    """The other side sent bytes that are no message."""
+
+
+class Action(IntEnum):
+    """What a control message asks for. Our own server takes PAUSE as "stop talking"."""
+
+    START = 0
+    END_TURN = 1
+    PAUSE = 2
+    RESTART = 3
+
+
+@dataclass(frozen=True)
+class Handshake:
+    """The server is ready: sound sent before it is thrown away."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    ogg: bytes
+
+
+@dataclass(frozen=True)
+class Words:
+    text: str
+
+
+@dataclass(frozen=True)
+class Control:
+    action: Action
+
+
+@dataclass(frozen=True)
+class Metadata:
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failure:
+    text: str
+
+
+@dataclass(frozen=True)
+class Ping:
+    pass
+
+
+Message = Handshake | Sound | Words | Control | Metadata | Failure | Ping
+
+
+def pack(message: Message) -> bytes:
+    """The bytes of a message."""
+    match message:
+        case Handshake():
+            return b"\x00"
+        case Sound(ogg):
+            return b"\x01" + ogg
+        case Words(text):
+            return b"\x02" + text.encode()
+        case Control(action):
+            return bytes((3, action))
+        case Metadata(values):
+            # Browsers know no NaN: better to fail here than there.
+            return b"\x04" + json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
+        case Failure(text):
+            return b"\x05" + text.encode()
+        case Ping():
+            return b"\x06"
+
+
+def unpack(data: bytes) -> Message | None:
+    """The message that some bytes are; None for a kind that nobody knows, which the protocol says to ignore.
+
+    Raises WireError for a kind that we know and contents that make no sense. Text that is not quite UTF-8 is read as
+    far as it goes.
+    """
+    if not data:
+        raise WireError("A message was empty.")
+    kind, contents = data[0], data[1:]
+    match kind:
+        case 0:
+            return Handshake()
+        case 1:
+            return Sound(contents)
+        case 2:
+            return Words(contents.decode(errors="replace"))
+        case 3:
+            return Control(_action(contents))
+        case 4:
+            return Metadata(_object(contents))
+        case 5:
+            return Failure(contents.decode(errors="replace"))
+        case 6:
+            return Ping()
+        case _:
+            return None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which conversation a client wants; None leaves the choice to the server."""
+
+    voice: str | None = None
+    persona: str | None = None
+    prompt: str | None = None
+    seed: int | None = None
+    text_temperature: float | None = None
+    text_top_k: int | None = None
+    audio_temperature: float | None = None
+    audio_top_k: int | None = None
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> "Request":
+        """What the query of a URL asks for. An empty value counts as none, an unknown name is ignored.
+
+        Raises UsageError for a number that is none; whether names and ranges are right is not known here.
+        """
+        seed = _whole(query, "seed")
+        return cls(
+            voice=(query.get("voice") or query.get("voice_prompt") or "").removesuffix(".pt") or None,
+            persona=query.get("persona") or None,
+            prompt=query.get("prompt") or query.get("text_prompt") or None,
+            seed=None if seed == -1 else seed,  # which is how the official server is asked for any
+            text_temperature=_number(query, "text_temperature"),
+            text_top_k=_whole(query, "text_topk"),
+            audio_temperature=_number(query, "audio_temperature"),
+            audio_top_k=_whole(query, "audio_topk"),
+        )
+
+    def to_query(self) -> dict[str, str]:
+        """The query that asks for this, by the names that every server knows where there are such.
+
+        NVIDIA's server needs `voice_prompt` and `text_prompt` and falls over a `seed`: leave it None for that one.
+        """
+        values = {
+            "voice_prompt": f"{self.voice}.pt" if self.voice else None,
+            "text_prompt": self.prompt,
+            "persona": self.persona,
+            "seed": self.seed,
+            "text_temperature": self.text_temperature,
+            "text_topk": self.text_top_k,
+            "audio_temperature": self.audio_temperature,
+            "audio_topk": self.audio_top_k,
+        }
+        return {name: str(value) for name, value in values.items() if value not in (None, "")}
+
+
+def _action(contents: bytes) -> Action:
+    try:
+        return Action(contents[0])
+    except (IndexError, ValueError) as error:
+        raise WireError("A control message asks for something that nobody knows.") from error
+
+
+def _object(contents: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(contents.decode())
+    except (ValueError, RecursionError) as error:
+        raise WireError("Metadata came that is not JSON.") from error
+    if not isinstance(values, dict):
+        raise WireError("Metadata came that is not a JSON object.")
+    return values
+
+
+def _whole(query: Mapping[str, str], name: str) -> int | None:
+    try:
+        return int(query[name]) if query.get(name) else None
+    except ValueError as error:
+        raise UsageError(f"{name} is {query[name]!r:.40}.", "Give a whole number.") from error
+
+
+def _number(query: Mapping[str, str], name: str) -> float | None:
+    try:
+        return float(query[name]) if query.get(name) else None
+    except ValueError as error:
+        raise UsageError(f"{name} is {query[name]!r:.40}.", "Give a number.") from error

@@ -1,0 +1,342 @@
+"""`run --server` and `chat --server`, whole: the command line, the fake sound card, servers real and faked."""
+
+import json
+import os
+import subprocess
+import sys
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import web
+from fakecard import FakeCard, plug_in
+from fakeserver import HANDSHAKE, METADATA, SOUND, WORDS, FakeServer, Guest, echo
+from runningserver import RunningServer
+
+from personaplex_cli import cli
+from personaplex_cli.audio.devices import CardChoice
+from personaplex_cli.audio.opus import OpusReader, OpusWriter
+from personaplex_cli.audio.recording import RecordedAudio, read_recording
+from personaplex_cli.chat import Chat
+from personaplex_cli.conversation import converse
+from personaplex_cli.errors import NetworkError
+from personaplex_cli.events import Began, Event, Finished, Hushed, Network, State, Step
+from personaplex_cli.prompt import Sampling
+from personaplex_cli.remote import client
+from personaplex_cli.remote.address import Server, server_url
+from personaplex_cli.remote.client import RemoteAgent
+from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
+from personaplex_cli.startup import LocalAgent, Machine, choose_character
+
+QUESTION = Path(__file__).parents[2] / "examples/question.wav"
+SHORT = 0.5  # seconds
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def question(tmp_path: Path) -> Path:
+    """Half a second and a bit of somebody's speech, no whole number of frames."""
+    sound = read_recording(QUESTION)[SAMPLE_RATE : SAMPLE_RATE + round(SHORT * SAMPLE_RATE)]
+    with wave.open(str(tmp_path / "question.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((sound * 32767).astype("<i2").tobytes())
+    return tmp_path / "question.wav"
+
+
+def samples(path: Path) -> Samples:
+    return read_recording(path)
+
+
+def through_opus(sound: Samples) -> Samples:
+    writer, reader = OpusWriter(), OpusReader()
+    return np.concatenate([reader.read(writer.write(frame)) for frame in sound.reshape(-1, FRAME)])
+
+
+def in_frames(sound: Samples) -> Samples:
+    return np.pad(sound, (0, -len(sound) % FRAME))
+
+
+class TestRun:
+    def test_a_server_gives_the_words_that_a_model_here_gives_to_what_it_hears(
+        self, question: Path, demo_folder: Path
+    ) -> None:
+        """Same seed, same talk: the way there and back costs what Opus costs, and nothing else."""
+        with RunningServer(demo_folder) as server:
+            arguments = ["--server", server.url, "--seed", "5", "--persona", "chef", "--tail", "2"]
+            assert cli.program(["run", str(question), "-o", "answer.wav", *arguments]) == 0
+        report = json.loads(Path("answer.json").read_text())
+
+        silence = np.zeros(2 * SAMPLE_RATE, dtype=np.float32)
+        audio = RecordedAudio(through_opus(in_frames(np.concatenate([samples(question), silence]))))
+        character = choose_character("chef", None, None, Sampling(seed=5))
+        agent = LocalAgent(Machine(str(demo_folder), None, "cpu", "auto", False), character, lambda event: None)
+        agent.start()
+        agent.begin()
+        text = "".join(step.text for step in converse(agent, audio)).strip()
+        assert report["text"] == text != ""
+        assert report["settings"]["sampling"]["seed"] == 5 and report["settings"]["model"]
+        answer = samples(Path("answer.wav"))
+        assert len(answer) == round((SHORT + 2) * SAMPLE_RATE)
+        assert np.allclose(answer, through_opus(audio.answer)[: len(answer)], atol=1e-3)
+
+    def test_every_recording_is_answered_in_its_length(
+        self, question: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Here by an echo, which makes no secret of what it heard, and when."""
+
+        async def echo_with_words(guest: Guest) -> None:
+            await guest.say(HANDSHAKE)
+            heard = 0
+            while (message := await guest.hear()) is not None:
+                await guest.say(message)
+                heard += 1
+                await guest.say(WORDS + f" {heard}".encode())
+
+        with FakeServer(echo_with_words) as server:
+            arguments = ["-o", "out", "--server", server.url, "--stereo", "--json"]
+            Path("b.wav").write_bytes(question.read_bytes())
+            assert cli.program(["run", str(question), "b.wav", *arguments]) == 0
+            assert len(server.guests) == 2
+        expected = through_opus(in_frames(samples(question)))
+        for name in ("question", "b"):
+            with wave.open(f"out/{name}.wav") as file:
+                both = np.frombuffer(file.readframes(10**6), "<i2").reshape(-1, 2) / 32767
+            assert len(both) == round(SHORT * SAMPLE_RATE)
+            assert np.allclose(both[:, 0], samples(question), atol=1e-3)
+            assert np.allclose(both[:, 1], expected[: len(both)], atol=1e-3)
+            words = json.loads(Path(f"out/{name}.json").read_text())["words"]
+            # Each word belongs to the frame that it came with, however long both were under way.
+            assert [(word["word"], word["start"]) for word in words][:5] == [
+                (str(count + 1), round(count * 0.08, 2)) for count in range(5)
+            ]
+        events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert {"connecting", "warming up"} <= {event.get("name") for event in events}
+        assert all(event["timings"] is None for event in events if event["event"] == "step")
+
+    def test_nothing_heavy_is_imported(self, question: Path) -> None:
+        code = (
+            "import sys; from personaplex_cli.cli import program; code = program(sys.argv[1:]);"
+            "heavy = {'torch', 'moshi', 'safetensors', 'huggingface_hub'} & set(sys.modules);"
+            "sys.exit(str(heavy) if heavy else code)"
+        )
+        with FakeServer() as server:
+            environment = {**os.environ, "MOSHI_HOST": "127.0.0.1", "MOSHI_PORT": str(server.port)}
+            command = [sys.executable, "-c", code, "run", str(question), "-o", "answer.wav"]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert "Warming up" in done.stderr and len(samples(Path("answer.wav"))) == round(SHORT * SAMPLE_RATE)
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "said"),
+        [
+            (["--server", "ftp://gpu"], 2, "cannot be reached by ftp"),
+            (["--server", "127.0.0.1:1"], 6, "127.0.0.1:1 cannot be reached"),
+            (["--server", "gpu", "--voice", "question.wav"], 2, "a server has its own voices"),
+            (["--server", "gpu", "--token", "\x07"], 2, "characters that cannot be sent"),
+            (["--server", "gpu", "--voice", "NATF9"], 2, "Did you mean NATF"),
+        ],
+    )
+    def test_what_is_wrong_is_told(
+        self, arguments: list[str], code: int, said: str, question: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.program(["run", str(question), "-o", "answer.wav", *arguments]) == code
+        err = capsys.readouterr().err
+        assert said in err and "Traceback" not in err and not Path("answer.wav").exists()
+
+    def test_a_token_is_shown_in_the_header_only(self, question: Path) -> None:
+        shown: list[web.Request] = []
+
+        def door(request: web.Request) -> web.Response | None:
+            shown.append(request)
+            return None if request.headers.get("Authorization") == "Bearer open-sesame" else web.Response(status=401)
+
+        with FakeServer(refuse=door) as server:
+            arguments = ["run", str(question), "-o", "answer.wav", "--server", server.url]
+            assert cli.program(arguments) == 6
+            assert cli.program([*arguments, "--token", "open-sesame"]) == 0
+        assert not any("sesame" in str(request.url) for request in shown)
+
+    def test_a_server_that_leaves_in_the_middle_leaves_nothing(
+        self, question: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        async def leaves(guest: Guest) -> None:
+            await guest.say(HANDSHAKE)
+            for _ in range(3):
+                await guest.hear()
+            guest.cut()
+
+        with FakeServer(leaves) as server:
+            assert cli.program(["run", str(question), "-o", "answer.wav", "--server", server.url]) == 6
+        assert "broke off" in capsys.readouterr().err
+        assert [path.name for path in Path().iterdir() if path.is_file()] == ["question.wav"]
+
+
+class Nothing:
+    """A screen that nobody looks at and a keyboard that nobody touches."""
+
+    def show(self, event: Event) -> None: ...
+
+    def press(self, key: str) -> bool:
+        return False
+
+    def refresh(self, now: float) -> None: ...
+
+    def poll(self, seconds: float) -> str | None:
+        return None
+
+
+class Held:
+    """A chat with a server on the fake card; `at` says what happens at which step, `then` at which state."""
+
+    def __init__(self, card: FakeCard, url: str, record: Path | None = None) -> None:
+        self.events: list[Event] = []
+        self.at: dict[int, Callable[[], None]] = {}
+        self.then: dict[str, Callable[[], None]] = {}
+        character = choose_character("teacher", None, None, Sampling())
+        agent = RemoteAgent(Server(server_url(url)), character, None, self._listen)
+        self.chat = Chat(agent, CardChoice(), record, self._listen)
+        card.at_end = self.chat.stop
+
+    def run(self) -> "Held":
+        self.chat.run(Nothing(), Nothing())
+        while not self.chat.end():
+            pass
+        return self
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def states(self) -> list[str]:
+        return [state.name for state in self.of(State)]
+
+    def _listen(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Step):
+            self.at.get(len(self.of(Step)), lambda: None)()
+        elif isinstance(event, State):
+            self.then.get(event.name, lambda: None)()
+
+
+@pytest.fixture
+def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeCard]:
+    return lambda frames: plug_in(FakeCard(microphone=noise(frames)), monkeypatch)
+
+
+def noise(frames: int) -> Samples:
+    return (np.random.default_rng(0).standard_normal(frames * FRAME) * 0.1).astype(np.float32)
+
+
+class TestChat:
+    def test_states_sound_and_recording(self, plug: Callable[..., FakeCard], tmp_path: Path) -> None:
+        with FakeServer() as server:
+            held = Held(plug(40), server.url, tmp_path / "kept").run()
+        assert held.chat.error is None
+        assert held.states == ["connecting", "warming up", "live", "ended"]
+        assert len(held.of(Step)) == 40 and len(held.of(Began)) == 1
+        # What was said arrived at the server, what it said was heard and kept.
+        heard = OpusReader()
+        said = np.concatenate([heard.read(message[1:]) for message in server.guests[0].said if message[:1] == SOUND])
+        assert np.array_equal(said, through_opus(noise(40))[: len(said)])
+        with wave.open(str(next(tmp_path.glob("kept/*/conversation.wav")))) as file:
+            both = np.frombuffer(file.readframes(10**6), "<i2").reshape(-1, 2) / 32767
+        assert len(both) == 40 * FRAME and both[FRAME * 5 :, 1].any()
+        settings = json.loads(next(tmp_path.glob("kept/*/transcript.json")).read_text())["settings"]
+        assert settings["server"] == held.of(Began)[0].device and settings["sampling"]["seed"] is None
+
+    def test_a_server_that_goes_away_and_comes_back(
+        self, plug: Callable[..., FakeCard], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(client, "LONGEST_WAIT", 0)
+
+        async def leaves_once(guest: Guest) -> None:
+            if len(server.guests) > 1:
+                return await echo(guest)
+            await guest.say(HANDSHAKE)
+            for _ in range(10):
+                await guest.hear()
+            guest.cut()
+
+        with FakeServer(leaves_once) as server:
+            held = Held(plug(300), server.url)
+            held.at = {100: held.chat.stop}
+            held.run()
+        assert held.chat.error is None and len(held.of(Began)) == 2
+        way = ["connecting", "warming up", "live"]
+        assert held.states == [*way, "disconnected", *way, "ended"]
+        assert [step.index for step in held.of(Step)][-1] < 95  # counted from the new beginning
+        assert len(held.of(Finished)) == 1
+
+    def test_restarted_it_begins_anew(self, plug: Callable[..., FakeCard]) -> None:
+        with FakeServer() as server:
+            held = Held(plug(40), server.url)
+            held.at = {20: lambda: held.chat.press("r")}
+            held.run()
+            assert len(server.guests) == 2
+        assert [step.index for step in held.of(Step)] == [*range(20), *range(20)]
+        assert "disconnected" not in held.states
+
+    def test_keys_work_as_with_a_model_here(self, plug: Callable[..., FakeCard], demo_folder: Path) -> None:
+        with RunningServer(demo_folder) as server:
+            held = Held(plug(300), server.url)
+            held.at = {
+                5: lambda: held.chat.press("m"),
+                10: lambda: held.chat.press("s"),
+                20: lambda: held.chat.press("m"),
+                40: lambda: held.chat.press("r"),
+                60: lambda: held.chat.press("q"),
+            }
+            held.run()
+        assert held.chat.error is None and len(held.of(Step)) == 60
+        assert [step.index for step in held.of(Step) if step.heard == -100] == list(range(5, 20))
+        assert [hushed.on for hushed in held.of(Hushed)] == [True, False]
+        began = held.of(Began)
+        assert len(began) == 2 and began[0] == began[1] and began[0].context == 3000 and began[0].precision == "fp32"
+
+    @pytest.mark.parametrize("state", ["connecting", "warming up", "disconnected"])
+    def test_q_ends_it_in_every_state(self, state: str, plug: Callable[..., FakeCard]) -> None:
+        async def primes(guest: Guest) -> None:
+            if state == "disconnected":
+                await guest.say(HANDSHAKE)
+                await guest.hear()
+                server.refuse = lambda request: web.Response(status=503)
+                guest.cut()
+            else:
+                await guest.hear()
+
+        with FakeServer(primes) as server:
+            held = Held(plug(300), server.url)
+            held.then = {state: lambda: held.chat._stop.set()}  # as q does; the rest is done by `end`
+            held.run()
+        assert held.chat.error is None and held.states[-1] == "ended" and state in held.states
+
+    def test_a_server_that_refuses_ends_it_with_its_words(self, plug: Callable[..., FakeCard]) -> None:
+        async def refuses(guest: Guest) -> None:
+            await guest.say(b"\x05No such voice.")
+
+        with FakeServer(refuses) as server:
+            held = Held(plug(30), server.url).run()
+        assert isinstance(held.chat.error, NetworkError) and "No such voice." in str(held.chat.error)
+
+    def test_the_network_is_told(self, plug: Callable[..., FakeCard], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("personaplex_cli.remote.connection.PING_SECONDS", 0.02)
+
+        async def tells(guest: Guest) -> None:
+            await guest.say(HANDSHAKE)
+            await guest.say(METADATA + b'{"step_ms": 40}')
+            while (message := await guest.hear()) is not None:
+                await guest.say(message)
+
+        with FakeServer(tells) as server:
+            held = Held(plug(60), server.url).run()
+        assert {network.server_step for network in held.of(Network)} >= {40.0}
+        assert all(network.round_trip > 0 for network in held.of(Network))

@@ -1,0 +1,198 @@
+"""A real server in a thread, on a free port of this machine, and real clients of it.
+
+with RunningServer(demo_folder) as server:
+    asyncio.run(talk(server.socket("/pcm")))
+"""
+
+import json
+import threading
+from asyncio import sleep, timeout
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
+
+from personaplex_cli.audio.opus import OpusReader, OpusWriter
+from personaplex_cli.audio.recording import pcm16
+from personaplex_cli.events import Event, Note, State
+from personaplex_cli.remote.house import Terms
+from personaplex_cli.remote.server import Door, Server
+from personaplex_cli.remote.wire import Sound, Words, pack, unpack
+from personaplex_cli.samples import FRAME, Samples, frame_at, frames_for
+from personaplex_cli.startup import Machine
+
+SAFETY_SECONDS = 60.0
+TERMS, DOOR = Terms("teacher"), Door(port=0)
+T = TypeVar("T")
+
+
+class RunningServer:
+    """Serves while it is open; everything it says is in `events`. It must end as it should, whatever was done to it."""
+
+    def __init__(self, model: Path | str, terms: Terms = TERMS, door: Door = DOOR, wait_for: str = "ready") -> None:
+        self.events: list[Event] = []
+        self._said = threading.Condition()
+        self._wait_for = wait_for
+        self.server = Server(Machine(str(model), None, "cpu", "auto", False), terms, door, self._listen)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="server")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.wait(lambda: any(isinstance(each, State) and each.name == self._wait_for for each in self.events))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.server.stop()
+        self._thread.join(SAFETY_SECONDS)
+        assert not self._thread.is_alive() and self.server.ended
+        if self._error and not error:
+            raise self._error
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def notes(self) -> list[str]:
+        return [each.text for each in self.events if isinstance(each, Note)]
+
+    def socket(self, path: str) -> str:
+        """The URL of a WebSocket of this server."""
+        return f"ws{self.url.removeprefix('http')}{path}"
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        """Until something has become true that the server says."""
+        with self._said:
+            assert self._said.wait_for(lambda: self._error or until(), SAFETY_SECONDS), self.events
+        if self._error:
+            raise self._error
+
+    def _listen(self, event: Event) -> None:
+        with self._said:
+            self.events.append(event)
+            self._said.notify_all()
+
+    def _run(self) -> None:
+        try:
+            self.server.run()
+        except BaseException as error:
+            with self._said:
+                self._error = error
+                self._said.notify_all()
+
+
+# Clients. All keep a few frames under way, no more: sound that comes faster than the model hears is lost.
+
+UNDER_WAY = 4
+
+
+def speech(frames: int, seed: int = 0) -> Samples:
+    """Noise as loud as speech, [frames * 1920], in 16-bit steps."""
+    noise = np.random.default_rng(seed).integers(-3000, 3000, frames * FRAME)
+    return (noise / 32768).astype(np.float32)
+
+
+@asynccontextmanager
+async def connected(url: str, **more: Any) -> AsyncIterator[ClientWebSocketResponse]:
+    """A WebSocket that is open while the block runs."""
+    async with timeout(SAFETY_SECONDS), ClientSession() as session, session.ws_connect(url, **more) as socket:
+        transport = socket._writer.transport
+        try:
+            yield socket
+        finally:
+            with suppress(TimeoutError):
+                async with timeout(1):
+                    await socket.close()
+            transport.abort()  # whatever is still to be sent: nobody will take it
+            await sleep(0)
+
+
+async def refused(url: str, **more: Any) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+    """Status, body and headers of the answer to who wants a WebSocket and gets none."""
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    headers = {**upgrade, **more.pop("headers", {})}
+    address = url.replace("ws", "http", 1)
+    async with timeout(SAFETY_SECONDS), ClientSession() as session, session.get(address, headers=headers, **more) as it:
+        return it.status, await it.json(), it.headers
+
+
+async def fetched(url: str, **more: Any) -> tuple[int, str, Mapping[str, str]]:
+    """Status, text and headers of the answer to a plain request."""
+    async with timeout(SAFETY_SECONDS), ClientSession() as session, session.get(url, **more) as answer:
+        result = answer.status, await answer.text(), answer.headers
+    await sleep(0.1 if "ssl" in more else 0)  # aiohttp closes TLS a moment later
+    return result
+
+
+async def next_json(socket: ClientWebSocketResponse, kind: str) -> dict[str, Any]:
+    """The next JSON message of a type; others are passed over."""
+    async for message in socket:
+        if message.type == WSMsgType.TEXT and (values := json.loads(message.data))["type"] == kind:
+            return dict(values)
+    raise AssertionError(f"closed with {socket.close_code} before any {kind}")
+
+
+async def next_message(socket: ClientWebSocketResponse, kind: type[T]) -> T:
+    """The next of Moshi's messages of a kind; others are passed over."""
+    async for message in socket:
+        if isinstance(unpacked := unpack(message.data), kind):
+            return unpacked
+    raise AssertionError(f"closed with {socket.close_code} before any {kind}")
+
+
+def frames(sound: Samples) -> list[bytes]:
+    """A sound as messages of 16-bit samples, a frame in each."""
+    return [pcm16(frame_at(sound, index)) for index in range(frames_for(len(sound)))]
+
+
+async def talk_pcm(
+    socket: ClientWebSocketResponse, messages: Sequence[bytes], answers: int | None = None
+) -> tuple[bytes, list[dict[str, Any]]]:
+    """Say messages of sound to a socket that is live; returns the answer, a message for each unless there are fewer
+    `answers`, and what else was told."""
+    said, told, sent = list[bytes](), list[dict[str, Any]](), 0
+    while len(said) < (len(messages) if answers is None else answers):
+        while sent < min(len(messages), len(said) + UNDER_WAY):
+            await socket.send_bytes(messages[sent])
+            sent += 1
+        message = await socket.receive()
+        if message.type == WSMsgType.BINARY:
+            said.append(message.data)
+        else:
+            assert message.type == WSMsgType.TEXT, (message, socket.close_code)
+            told.append(json.loads(message.data))
+    return b"".join(said), told
+
+
+async def talk_moshi(socket: ClientWebSocketResponse, packets: Sequence[bytes]) -> tuple[Samples, str]:
+    """Say Opus packets, a frame in each, to a socket that is live; returns sound and text of all but the last one."""
+    reader, sounds, words, sent = OpusReader(), list[Samples](), list[str](), 0
+    # The encoder holds back a part of a frame, so that the last one is never heard whole.
+    while len(sounds) < len(packets) - 1:
+        while sent < min(len(packets), len(sounds) + UNDER_WAY):
+            await socket.send_bytes(pack(Sound(packets[sent])))
+            sent += 1
+        message = await socket.receive()
+        assert message.type == WSMsgType.BINARY, (message, socket.close_code)
+        match unpack(message.data):
+            case Sound(ogg):
+                sounds.append(reader.read(ogg))
+            case Words(text):
+                words.append(text)
+    return np.concatenate(sounds), "".join(words)
+
+
+def opus(sound: Samples) -> list[bytes]:
+    """A sound as Opus, a packet for each frame."""
+    writer = OpusWriter()
+    return [writer.write(frame_at(sound, index)) for index in range(frames_for(len(sound)))]
