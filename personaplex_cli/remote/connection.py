@@ -45,6 +45,7 @@ STALL_SECONDS = 2.0  # without one, and nothing more is sent until there is: it 
 PING_SECONDS = 1.0
 INTRODUCTION_SECONDS = 0.25  # after the handshake, for a server to tell about the conversation; not all do
 CLOSE_SECONDS = 0.5  # for the server to say goodbye, too
+TLS_SECONDS = 0.25  # that aiohttp wants for closing TLS, which it does not wait for itself
 MOST_ARRIVALS = 1_000  # that nobody took; what comes then is lost
 # Goodbyes after which it makes no sense to come back: it was meant, or something about us is wrong.
 FOR_EVER = {
@@ -171,8 +172,12 @@ class Connection:
         await asyncio.wait((talking, leaving), return_when=asyncio.FIRST_COMPLETED)
         for task in (talking, leaving):
             task.cancel()
-        with suppress(asyncio.CancelledError):
-            await talking
+        try:
+            with suppress(asyncio.CancelledError):
+                await talking
+        finally:
+            if self._server.url.startswith("wss:"):
+                await asyncio.sleep(TLS_SECONDS)
 
     async def _leave(self) -> None:
         await self._hung_up.wait()

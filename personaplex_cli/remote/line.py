@@ -1,7 +1,7 @@
 """One client's conversation, on its way between the thread of the network and the thread of the model.
 
 It is the `Audio` of that conversation. Neither thread ever waits for the other's work: what the client says is kept for
-about a second and no longer, and what the model says is handed over at once. Knows no sockets and no model.
+two seconds and no longer, and what the model says is handed over at once. Knows no sockets and no model.
 """
 
 import threading
@@ -13,7 +13,7 @@ from personaplex_cli.events import Event
 from personaplex_cli.samples import FRAME, Samples
 from personaplex_cli.startup import Character
 
-LIMIT = 12 * FRAME  # samples that wait to be heard: a second; older ones are lost, nothing stays late
+LIMIT = 25 * FRAME  # samples that wait to be heard: two seconds; older ones are lost, nothing stays late
 
 
 @dataclass(frozen=True)
