@@ -25,7 +25,9 @@ Revision = Annotated[
     str | None, option("revision", group=MACHINE, help="Branch, tag or commit of the repository.", show_default="main")
 ]
 Device = Annotated[str, option("device", group=MACHINE, help="auto, cuda, cuda:N, mps or cpu.")]
-Precision = Annotated[str, option("precision", group=MACHINE, help="auto, bf16, fp16, fp32, int8, or int4 (experimental).")]
+Precision = Annotated[
+    str, option("precision", group=MACHINE, help="auto, bf16, fp16, fp32, int8, or int4 (experimental).")
+]
 Offload = Annotated[
     bool,
     option(

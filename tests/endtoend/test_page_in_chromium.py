@@ -205,7 +205,7 @@ def test_words_follow_unless_the_reader_scrolled_up(url: str, visit: Callable[..
             page.get_by_role("button", name="Restart").click()
             expect(lines).to_have_count(count + 1)
 
-    restart(8)
+    restart(14)
     expect(lines.last).to_be_in_viewport()
     page.locator("#words").hover()
     page.mouse.wheel(0, -10_000)

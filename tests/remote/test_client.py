@@ -84,7 +84,7 @@ def talk() -> Iterator[Callable[..., Talk]]:
     yield begin
     for each in talks:
         each.agent.close()
-    del talks
+    talks.clear()
     gc.collect()  # a socket that is still open complains here
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("connection", "asyncio"))]
 

@@ -15,9 +15,10 @@ from moshi.models import LMModel
 from safetensors.torch import save_file
 
 from personaplex_cli import cli
-from personaplex_cli.audio.recording import read_recording
+from personaplex_cli.audio.recording import read_recording, write_wav
 from personaplex_cli.library.weights import MIMI, TOKENIZER
 from personaplex_cli.model.sizes import sizes_of
+from personaplex_cli.samples import SAMPLE_RATE
 
 QUESTION = Path(__file__).parents[2] / "examples/question.wav"
 SAFETY_SECONDS = 100
@@ -69,10 +70,13 @@ def test_it_answers_a_recording_whole_again_and_again(
     moshi_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("a.wav").write_bytes(QUESTION.read_bytes())
-    assert cli.program(["run", "a.wav", str(QUESTION), "-o", "out", "--server", moshi_server, "--seed", "1"]) == 0
-    for name in ("a", "question"):
+    question = read_recording(QUESTION)[: 2 * SAMPLE_RATE]
+    for name in ("a", "b"):
+        with Path(f"{name}.wav").open("wb") as file:
+            write_wav(file, question)
+    assert cli.program(["run", "a.wav", "b.wav", "-o", "out", "--server", moshi_server, "--seed", "1"]) == 0
+    for name in ("a", "b"):
         answer = read_recording(Path(f"out/{name}.wav"))
-        assert len(answer) == len(read_recording(QUESTION)) and answer.any()
+        assert len(answer) == len(question) and answer.any()
         report = json.loads(Path(f"out/{name}.json").read_text())
         assert report["words"] and report["settings"]["model"] == ""  # it says nothing about itself

@@ -205,10 +205,14 @@ levels = st.floats(-200, 50)
 events = st.one_of(
     st.builds(Note, words),
     st.builds(
-        State, st.sampled_from(["downloading", "connecting", "warming up", "live", "disconnected", "ended"]) | words, words
+        State,
+        st.sampled_from(["downloading", "connecting", "warming up", "live", "disconnected", "ended"]) | words,
+        words,
     ),
     st.builds(Downloading, st.integers(0, 10**12), st.integers(0, 10**11)),
-    st.builds(Began, words, words, words, words, words, st.integers() | st.none(), st.integers(0, 5000), st.integers(0, 5000)),
+    st.builds(
+        Began, words, words, words, words, words, st.integers() | st.none(), st.integers(0, 5000), st.integers(0, 5000)
+    ),
     st.builds(Step, st.integers(0, 10**6), words, levels, levels, st.none() | st.builds(Timings, *[figures] * 3)),
     st.builds(Network, figures, st.none() | figures),
     st.builds(Latency, figures, figures, figures, figures),

@@ -1,7 +1,19 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personaplex_cli.events import Began, Downloading, Glitch, Hushed, Latency, Muted, Network, Note, State, Step, Timings
+from personaplex_cli.events import (
+    Began,
+    Downloading,
+    Glitch,
+    Hushed,
+    Latency,
+    Muted,
+    Network,
+    Note,
+    State,
+    Step,
+    Timings,
+)
 from personaplex_cli.screen.state import MINUTE, TURN_LENGTH, PanelState, Remark, StepTimes, Turn, clock, download_speed
 
 BEGAN = Began("teacher", "NATF2", "demo", "cpu", "fp32", 7, 100, 3000)

@@ -21,7 +21,7 @@ const setup = new Setup((wish) => {
 async function open() {
   try {
     const offer = await information();
-    at("about").textContent = `${offer.model} · ${offer.personaplex}`;
+    at("about").textContent = `${offer.model.split("/").at(-1)} · ${offer.personaplex}`;
     setup.offer(offer);
     notice();
     show("setup");
