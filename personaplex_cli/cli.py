@@ -304,13 +304,14 @@ def serve(
     device: Device = "auto",
     precision: Precision = "auto",
     cpu_offload: Offload = False,
+    force: Force = False,
 ) -> None:
     """Let others talk over the network: programs that speak Moshi's protocol, robots, web pages."""
     from personaplex_cli.remote.house import Terms
     from personaplex_cli.remote.server import Door, Server
     from personaplex_cli.startup import Machine
 
-    machine = Machine(model, revision, device, precision, cpu_offload)
+    machine = Machine(model, revision, device, precision, cpu_offload, live=not force)
     terms = Terms(persona, voice, queue, max_minutes, record)
     door = Door(host, port, token, ssl_cert, ssl_key, tuple(origin or ()), static)
     ended = True

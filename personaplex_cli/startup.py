@@ -41,6 +41,12 @@ class Machine:
     cpu_offload: bool
     live: bool = False
 
+    @property
+    def model_name(self) -> str:
+        """The model as strangers may see it: of a folder here, only the last part."""
+        folder = Path(self.model).expanduser()
+        return folder.resolve().name if folder.is_dir() else self.model
+
 
 @dataclass(frozen=True)
 class Character:

@@ -126,7 +126,7 @@ class Server:
     def __init__(self, machine: Machine, terms: Terms, door: Door, listen: Listener) -> None:
         terms.check()
         self._door = door
-        self._model = machine.model
+        self._model = machine.model_name
         self._listen = listen
         self._turns = Turns(terms.queue)
         self._figures = Figures()
