@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 ASKING = {"item", "_local_scalar_dense", "is_nonzero", "equal", "nonzero"}
+BRINGING = {"lift_fresh"}  # a constant from the host, such as torch.tensor(2.0): copying it cannot be recorded
 
 
 def storages(values: Any) -> set[int]:
@@ -29,6 +30,7 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert function.overloadpacket.__name__ not in ASKING, f"{function} asks the device for a value"
+        assert function.overloadpacket.__name__ not in BRINGING, f"{function} brings the device a value"
         kwargs = kwargs or {}
         before = storages((args, kwargs))
         result = function(*args, **kwargs)

@@ -38,9 +38,8 @@ from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE, Samples
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
 INTERVIEW_RATE = 16_000
-LARGEST_OPUS = (
-    1 << 16
-)  # bytes of one message: a second of the best Opus, minutes of the worst, which take long to decode
+# Bytes of one message: a second of the best Opus, but minutes of the worst, which would take long to decode.
+LARGEST_OPUS = 1 << 16
 LONGEST_FIELD = 200  # characters of a role, a level or a topic
 
 

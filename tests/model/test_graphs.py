@@ -97,8 +97,14 @@ def fail(error: Exception) -> Recording:
     raise error
 
 
-def test_the_tape_notices_a_question_to_the_device() -> None:
-    tensor = torch.zeros(3)
-    part: Part = lambda: tensor.add_(float(tensor[0]))  # type: ignore[return-value,assignment]  # noqa: E731
-    with pytest.raises(AssertionError, match="asks the device"):
+@pytest.mark.parametrize(
+    ("part", "notice"),
+    [
+        (lambda: float(torch.zeros(3)[0]), "asks the device"),
+        (lambda: torch.zeros(3)[torch.zeros((), dtype=torch.long)], "asks the device"),
+        (lambda: torch.zeros(3) + torch.tensor(2.0), "brings the device"),
+    ],
+)
+def test_the_tape_notices_what_cannot_be_recorded(part: Part, notice: str) -> None:
+    with pytest.raises(AssertionError, match=notice):
         record(part)

@@ -11,14 +11,17 @@ import torch
 from moshi.models import LMModel
 from tape import ASKING
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from personaplex_cli.library.weights import open_folder, voice_file
 from personaplex_cli.model.checkpoint import no_random_init
 from personaplex_cli.model.engine import Engine
+from personaplex_cli.model.frame import Frame
 from personaplex_cli.model.load import Demand, load_engine
 from personaplex_cli.model.precision import Precision, quantise
 from personaplex_cli.model.quantised import Int4Linear, Int8Linear
-from personaplex_cli.model.sizes import LM
+from personaplex_cli.model.random_weights import unfilled
+from personaplex_cli.model.sizes import LM, sizes_with
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME
@@ -119,3 +122,35 @@ def test_at_the_real_size_a_frame_multiplies_with_each_weight_once(
     heads = 8 * 2048 * 1024
     assert reads.bytes == layers * layer_bits // 8 + 2 * head + steps * depformer_bits // 8 + 2 * heads
     assert round((layers + 2 * 4096 * 32) / 1e9, 3) == 6.577 and round((steps + heads) / 1e9, 2) == 0.67
+
+
+class Strangers(TorchDispatchMode):
+    """Counts what has to do with another device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        tensors = [each for each in tree_leaves((result, args, kwargs)) if isinstance(each, torch.Tensor)]
+        if name in ASKING or any(each.device.type != "meta" for each in tensors):
+            self.seen[name] += 1
+        return result
+
+
+def test_at_the_real_size_no_part_of_a_frame_leaves_the_device() -> None:
+    lm, mimi = unfilled(sizes_with({}), torch.bfloat16)
+    with torch.no_grad():
+        talk = Talk(lm.eval())
+        frame = Frame(talk, mimi.eval())
+        with Strangers() as strangers:
+            frame._encode()
+            talk.transform(256)
+            talk.depform()
+            frame._decode()
+        assert not strangers.seen
+        with Strangers() as strangers:  # it does notice
+            torch.ones(3, device="meta") * torch.ones(3)[0]
+        assert strangers.seen == {"ones": 1, "select": 1, "mul": 1}
