@@ -15,8 +15,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import aiohttp
+import numpy as np
 from aiohttp import ClientWebSocketResponse, WSCloseCode, WSMessage, WSMsgType
 
+from personaplex_cli import __version__
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.conversation import Disconnected
@@ -86,7 +88,7 @@ class Connection:
         self._over = False
         self._introduced = threading.Event()  # something was told after the handshake
         self._arrived: SimpleQueue[Arrival | None] = SimpleQueue()  # None: it is over
-        self._waiting: deque[Samples | Control] = deque()
+        self._waiting: deque[Samples | Control | Metadata] = deque()
         self._lock = threading.Lock()  # for what waits, held for a moment
         self._reader = OpusReader()
         self._server_step: float | None = None
@@ -123,7 +125,7 @@ class Connection:
             self._settled.set()
         return True
 
-    def say(self, what: Samples | Control) -> None:
+    def say(self, what: Samples | Control | Metadata) -> None:
         """Leave a frame [1920] or a wish to be sent."""
         with self._lock:
             if len(self._waiting) >= self._most_waiting:
@@ -262,6 +264,8 @@ class Connection:
 
     def _note_down(self, values: dict[str, Any]) -> None:
         """What the server tells about itself; ours does, others need not."""
+        if "personaplex" in values:
+            self.say(Metadata({"personaplex": __version__}))  # ours tells the model's pace to who knows metadata
         self.metadata = {**self.metadata, **values}
         if self._shaken:
             self._introduced.set()
@@ -287,10 +291,10 @@ class Connection:
             await self._anything.wait()
             self._anything.clear()
             while time.monotonic() - self._heard_at < STALL_SECONDS and (what := self._next()) is not None:
-                message = what if isinstance(what, Control) else Sound(writer.write(what))
+                message = Sound(writer.write(what)) if isinstance(what, np.ndarray) else what
                 await socket.send_bytes(pack(message))
 
-    def _next(self) -> Samples | Control | None:
+    def _next(self) -> Samples | Control | Metadata | None:
         with self._lock:
             return self._waiting.popleft() if self._waiting else None
 

@@ -113,9 +113,14 @@ class Dialect(Protocol):
 
 
 class Moshi:
-    """Binary messages as `wire` packs them. Text messages are ignored, as the official server does."""
+    """Binary messages as `wire` packs them. Text messages are ignored, as the official server does.
+
+    The pace of the model is told to clients that send metadata themselves: Moshi's own ones know none, and complain of
+    every message.
+    """
 
     def __init__(self) -> None:
+        self._knows_metadata = False
         self._reader = OpusReader()
         self._writer = OpusWriter()
 
@@ -132,6 +137,8 @@ class Moshi:
                 yield Hush()
             case Control(Action.RESTART):
                 yield Begin(None)
+            case Metadata():
+                self._knows_metadata = True
 
     def say(self, news: News) -> Iterator[bytes | str]:
         match news:
@@ -140,7 +147,7 @@ class Moshi:
                     yield pack(Sound(ogg))
             case Step(text=text) if text:
                 yield pack(Words(text))
-            case Pace():
+            case Pace() if self._knows_metadata:
                 yield pack(Metadata(vars(news)))
             case Began():
                 yield pack(Handshake())

@@ -263,10 +263,13 @@ class TestTalking:
     ) -> None:
         """Nothing of the conversation before is heard in the next one."""
 
+        introduced = []
+
         async def ours(guest: Guest) -> None:
             await guest.say(HANDSHAKE)
             await guest.say(METADATA + b'{"personaplex": "1"}')
             while (message := await guest.hear()) is not None:
+                introduced.append(message[:1] == METADATA)
                 if message == CONTROL + b"\x03":
                     await guest.say(WORDS + b" old")
                     await guest.say(HANDSHAKE)
@@ -278,7 +281,7 @@ class TestTalking:
         assert here.agent.begin().seed is None
         assert here.agent.begin().seed == 9
         assert here.agent.step(SILENT_FRAME).text == " new"
-        assert len(server.guests) == 1
+        assert len(server.guests) == 1 and any(introduced)
 
 
 async def echo_on(guest: Guest) -> None:

@@ -67,12 +67,14 @@ def in_frames(sound: Samples) -> Samples:
 
 class TestRun:
     def test_a_server_gives_the_words_that_a_model_here_gives_to_what_it_hears(
-        self, question: Path, demo_folder: Path
+        self, question: Path, demo_folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Same seed, same talk: the way there and back costs what Opus costs, and nothing else."""
         with RunningServer(demo_folder) as server:
-            arguments = ["--server", server.url, "--seed", "5", "--persona", "chef", "--tail", "2"]
+            arguments = ["--server", server.url, "--seed", "5", "--persona", "chef", "--tail", "2", "--json"]
             assert cli.program(["run", str(question), "-o", "answer.wav", *arguments]) == 0
+        events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert any(event["server_step"] for event in events if event["event"] == "network")  # it tells its pace
         report = json.loads(Path("answer.json").read_text())
 
         silence = np.zeros(2 * SAMPLE_RATE, dtype=np.float32)

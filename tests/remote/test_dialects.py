@@ -26,7 +26,7 @@ from personaplex_cli.remote.dialects import (
     Quiet,
     Unsupported,
 )
-from personaplex_cli.remote.wire import Request, WireError, unpack
+from personaplex_cli.remote.wire import Metadata, Request, WireError, pack, unpack
 from personaplex_cli.samples import FRAME
 
 DIALECTS: list[Callable[[], Dialect]] = [Moshi, Pcm, Interview]
@@ -90,6 +90,15 @@ def test_every_news_can_be_told(dialect: Callable[[], Dialect], news: News) -> N
         else:
             assert dialect is Pcm and len(message) == 2 * FRAME
     assert not list(dialect().say(Note("what the server says to its owner")))
+
+
+def test_the_pace_is_told_to_clients_that_know_metadata() -> None:
+    """Moshi's own client complains of every message that it does not know."""
+    speaking = Moshi()
+    assert not list(speaking.say(Pace(30.5, 41.0, 12)))
+    assert not list(speaking.hear(pack(Metadata({}))))
+    (told,) = speaking.say(Pace(30.5, 41.0, 12))
+    assert isinstance(told, bytes) and unpack(told) == Metadata({"step_ms": 30.5, "max_step_ms": 41.0, "frame": 12})
 
 
 @given(st.lists(st.integers(-32768, 32767)))

@@ -1,0 +1,67 @@
+"""How a robot or a script talks: sound as raw 16-bit samples, both ways; all else as JSON. Needs aiohttp alone.
+
+personaplex serve --model demo
+python examples/robot.py "ws://127.0.0.1:8998/pcm?persona=chef&voice=NATM1" examples/question.wav answer.wav
+"""
+
+import asyncio
+import json
+import sys
+import time
+import wave
+from contextlib import suppress
+
+from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSCloseCode, WSMsgType
+
+BLOCK_SECONDS = 0.08  # the model's own step: smaller blocks gain nothing, larger ones are heard later
+SILENCE_SECONDS = 5  # after the question: the model speaks only while it hears something, if only silence
+
+
+async def speak(socket: ClientWebSocketResponse, sound: bytes, rate: int) -> None:
+    """Send sound as fast as it would come from a microphone, then hang up."""
+    size = 2 * round(rate * BLOCK_SECONDS)
+    began = time.monotonic()
+    with suppress(ConnectionError):  # the server has hung up, and has said why
+        for number, start in enumerate(range(0, len(sound), size)):
+            await asyncio.sleep(began + number * BLOCK_SECONDS - time.monotonic())
+            await socket.send_bytes(sound[start : start + size])
+        await socket.close()
+
+
+async def talk(url: str, question: str, answer: str) -> None:
+    with wave.open(question) as file:
+        if (file.getnchannels(), file.getsampwidth()) != (1, 2):
+            sys.exit(f"{question} is not 16-bit mono.")
+        rate = file.getframerate()  # any will do: the server converts, both ways
+        sound = file.readframes(file.getnframes()) + bytes(2 * rate * SILENCE_SECONDS)
+    heard = []
+    async with (
+        ClientSession() as session,
+        session.ws_connect(url, params={"sample_rate": rate}) as socket,
+        asyncio.TaskGroup() as tasks,
+    ):
+        async for message in socket:
+            if message.type == WSMsgType.BINARY:
+                heard.append(message.data)  # a robot would play it
+                continue
+            said = json.loads(message.data)
+            match said["type"]:
+                case "ready":  # nobody hears what is said before
+                    tasks.create_task(speak(socket, sound, rate))
+                case "transcript":
+                    print(said["text"], end="", flush=True)
+                case "error":
+                    sys.exit(f"{said['message']} {said['hint']}")
+    print()
+    if socket.close_code != WSCloseCode.OK:
+        sys.exit("The connection broke off.")
+    with wave.open(answer, "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes(b"".join(heard))
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(talk(*sys.argv[1:]))
+    except ClientError as error:  # 401: the URL needs token=TOKEN; 503: the model still loads, or somebody else talks
+        sys.exit(f"The server does not let us in: {error}")

@@ -1,0 +1,54 @@
+"""`examples/robot.py`, as a program of its own."""
+
+import asyncio
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+from runningserver import RunningServer, connected, frames, next_json, speech, talk_pcm
+
+from personaplex_cli.audio.recording import write_wav
+from personaplex_cli.samples import SAMPLE_RATE
+
+EXAMPLE = Path(__file__).parents[2] / "examples/robot.py"
+QUESTION = speech(12)
+SEED = "seed=4"  # with it the demo model speaks from the first frame on
+
+
+def robot(url: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Asks QUESTION there; the answer is in `answer.wav`."""
+    with (folder / "question.wav").open("wb") as file:
+        write_wav(file, QUESTION)
+    command = [sys.executable, EXAMPLE, url, "question.wav", "answer.wav"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+def test_it_prints_the_words_and_keeps_the_sound(server: RunningServer, tmp_path: Path) -> None:
+    async def talk() -> tuple[bytes, str]:
+        async with connected(server.socket(f"/pcm?{SEED}")) as socket:
+            await next_json(socket, "ready")
+            sound, told = await talk_pcm(socket, frames(QUESTION))
+            return sound, "".join(each["text"] for each in told if each["type"] == "transcript")
+
+    sound, words = asyncio.run(talk())
+    told = robot(server.socket(f"/pcm?{SEED}"), tmp_path)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert words and told.stdout.startswith(words)
+    with wave.open(str(tmp_path / "answer.wav")) as answer:
+        assert (answer.getnchannels(), answer.getsampwidth(), answer.getframerate()) == (1, 2, SAMPLE_RATE)
+        assert any(sound) and answer.readframes(len(QUESTION)) == sound
+
+
+def test_it_says_why_it_is_refused(server: RunningServer, tmp_path: Path) -> None:
+    async def meanwhile() -> subprocess.CompletedProcess[str]:
+        async with connected(server.socket("/pcm")) as socket:
+            await next_json(socket, "ready")
+            return await asyncio.to_thread(robot, server.socket("/pcm"), tmp_path)
+
+    for told, reason in (
+        (robot(server.socket("/pcm?persona=nobody"), tmp_path), "no persona named 'nobody'"),
+        (asyncio.run(meanwhile()), "503"),
+    ):
+        assert told.returncode == 1 and reason in told.stderr and "Traceback" not in told.stderr
+    assert not (tmp_path / "answer.wav").exists()
