@@ -5,7 +5,7 @@
 Each part reads and writes fixed tensors, so that it can be recorded once and replayed (`graphs.py`).
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -47,7 +47,7 @@ class Frame:
         talk.inputs.send()
         self.encode(heard)
         clock.lap()
-        for name, part in self._answering(talk.span):
+        for name, part in (self._transform(talk.span), *self._rest()):
             self._graphs.run(name, part)
             clock.lap()
         answer = self._fetch()
@@ -65,11 +65,11 @@ class Frame:
     def record(self, recorder: Recorder) -> bool:
         """Record all parts in the shapes that the present conversation can meet; returns whether any was missing.
 
-        If so the conversation must begin anew.
+        If so the conversation must begin anew. Layers that come over the bus cannot be recorded: they come in turns.
         """
-        parts: dict[Hashable, Part] = {"encode": self._encode}
-        for span in self._talk.spans:
-            parts |= dict(self._answering(span))
+        parts = dict([("encode", self._encode), *self._rest()])
+        if not self._talk.is_streamed:
+            parts |= dict(map(self._transform, self._talk.spans))
         missing = [name for name in parts if name not in self._graphs]
         for name in missing:
             self._graphs.record(name, parts[name], recorder)
@@ -84,12 +84,13 @@ class Frame:
         """How many recordings there are."""
         return len(self._graphs)
 
-    def _answering(self, span: int) -> Iterator[tuple[Hashable, Part]]:
-        """The parts after encoding, by names that tell their shapes."""
-        width = self._talk.width
-        yield ("transform", span, width), partial(self._talk.transform, span)
-        yield ("depform", width), self._talk.depform
-        yield "decode", self._decode
+    def _transform(self, span: int) -> tuple[Hashable, Part]:
+        """The part after encoding, by a name that tells its shape."""
+        return ("transform", span, self._talk.width), partial(self._talk.transform, span)
+
+    def _rest(self) -> list[tuple[Hashable, Part]]:
+        """The parts after that."""
+        return [(("depform", self._talk.width), self._talk.depform), ("decode", self._decode)]
 
     def _encode(self) -> None:
         with no_cuda_graph():  # moshi would record Mimi by itself, in smaller pieces

@@ -42,6 +42,7 @@ class Talk:
     def __init__(self, lm: LMModel, layers: Iterable[Layer] | None = None, snapshots: Snapshots | None = None) -> None:
         """`layers` are the transformer's if they do not simply lie in `lm`."""
         self.lm = lm
+        self.is_streamed = layers is not None
         head: Tensor = lm.text_linear.weight
         self.device, self.dtype = head.device, head.dtype
         modules: Any = lm.transformer.layers

@@ -6,14 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden import CPU
 from tape import record
 
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Note
 from personaplex_cli.library.weights import open_folder, voice_file
+from personaplex_cli.model.checkpoint import load_mimi
 from personaplex_cli.model.engine import Engine
 from personaplex_cli.model.graphs import Part, Recorder, Recording
 from personaplex_cli.model.load import Demand, load_engine
+from personaplex_cli.model.offload import StreamedLayers
+from personaplex_cli.model.sizes import sizes_of
+from personaplex_cli.model.talk import Talk
 from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME, Samples
 
@@ -69,6 +74,19 @@ def test_other_sampling_needs_no_other_engine(demo_folder: Path, prompt: Prompt,
     other = Prompt("", prompt.voice, sampling)
     assert held(recorded, other, 12) == held(plain, other, 12)
     assert held(recorded, prompt, 12) == held(plain, prompt, 12)
+
+
+def test_layers_that_come_over_the_bus_are_left_out(demo_folder: Path, prompt: Prompt) -> None:
+    plain, _ = warmed_up(demo_folder, None, prompt)
+    engine = engine_with(demo_folder, record)
+    lm = engine.talk.lm
+    mimi = load_mimi(open_folder(demo_folder).mimi, sizes_of(demo_folder).mimi, CPU)
+    streaming = Talk(lm, StreamedLayers(lm.transformer.layers, 1, CPU))
+    streamed = Engine(streaming, mimi, engine._tokenizer, "fp32", record)
+    notes: list[Any] = []
+    streamed.warm_up(prompt, notes.append)
+    assert streamed.recorded == 3 and "equal to the plain way" in notes[0].text
+    assert held(streamed, prompt, 12) == held(plain, prompt, 12)
 
 
 class Broken(Recording):
