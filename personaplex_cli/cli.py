@@ -118,8 +118,12 @@ def root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    load_dotenv_file()
-    context.default_map = default_map(config_path(), _settable(context.command))
+    try:
+        load_dotenv_file()
+        context.default_map = default_map(config_path(), _settable(context.command))
+    except UsageError:
+        if context.invoked_subcommand != "doctor":  # who tells it among the rest
+            raise
 
 
 @app.command()
@@ -400,6 +404,43 @@ def devices(
         for each in listed
     ]
     show_table(Console(), ["index", "name", "system", "inputs", "outputs", "rate"], rows)
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    sound: Annotated[
+        bool, typer.Option("--sound", help="Play chirps, and hear how late and how loud they return.")
+    ] = False,
+    input_device: InputDevice = None,
+    output_device: OutputDevice = None,
+    device_rate: DeviceRate = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, fit for a bug report.")] = False,
+    model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """What is right and wrong on this machine. Nothing is downloaded or changed.
+
+    The exit code is 0 if `chat` could work here, else that of the first thing that is wrong.
+    """
+    from personaplex_cli import doctor as program
+    from personaplex_cli.audio.devices import CardChoice
+    from personaplex_cli.screen.findings import show_findings
+    from personaplex_cli.startup import Machine
+
+    assert context.parent is not None
+    options = program.Options(_settable(context.parent.command))
+    machine = Machine(model, revision, device, precision, cpu_offload=False)
+    choice = CardChoice(input_device, output_device, device_rate)
+    with ProgressScreen(_stderr()) as screen:
+        findings = program.examine(machine, choice, options, sound, screen.show)
+    if as_json:
+        print(json.dumps(program.report(findings), ensure_ascii=False, indent=1))
+    else:
+        show_findings(Console(), program.rows(findings))
+    raise typer.Exit(program.exit_code(findings))
 
 
 @app.command()

@@ -54,6 +54,12 @@ async def echo(guest: Guest) -> None:
             await guest.say(message)
 
 
+async def settle() -> None:
+    """Let asyncio do what it has put off: a connection is accepted, or closed, in some rounds of its loop."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 class Server:
     """Something on an event loop in a thread of its own."""
 
@@ -134,6 +140,7 @@ class Wire(Server):
 
     def __post_init__(self) -> None:
         self._visits: list[asyncio.Task[Any]] = []
+        self._writers: list[asyncio.StreamWriter] = []
 
     @property
     def url(self) -> str:
@@ -147,14 +154,19 @@ class Wire(Server):
         async with await asyncio.start_server(self._connect, "127.0.0.1", self.port) as listening:
             ready.set_result(listening.sockets[0].getsockname()[1])
             await self._over.wait()
+            await settle()  # a connection that is being accepted while the server closes is never closed by asyncio
         for visit in self._visits:
             visit.cancel()
         await asyncio.gather(*self._visits, return_exceptions=True)
+        for writer in self._writers:  # also of visits that were over before they began
+            writer.transport.abort()
+        await settle()
 
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        visit = asyncio.current_task()
-        assert visit
-        self._visits.append(visit)
+    def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        self._visits.append(asyncio.create_task(self._visit(reader, writer)))
+
+    async def _visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there_reader, there = await asyncio.open_connection("127.0.0.1", self.to.port)
             try:

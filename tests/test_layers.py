@@ -19,7 +19,7 @@ LAYERS = [
     ["startup"],
     ["keeping"],
     ["remote"],
-    ["run", "chat", "bench"],
+    ["run", "chat", "bench", "doctor"],
     ["screen"],
     ["options"],
     ["cli"],
@@ -88,7 +88,15 @@ def test_a_file_imports_only_from_above(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["serve", "--help"], ["voices"], ["personas", "show", "chef"]]
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["serve", "--help"],
+        ["doctor", "--help"],
+        ["voices"],
+        ["personas", "show", "chef"],
+    ],
 )
 def test_looking_around_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (

@@ -58,7 +58,7 @@ def load_engine(files: ModelFiles, demand: Demand, listen: Listener) -> Engine:
     device = _device(demand, listen)
     sizes = sizes_of(files.folder)
     with out_of_memory_explained():
-        chosen = _choose(demand, device, sizes, listen)
+        chosen = choose(demand, device, sizes, listen)
         tokenizer = load_tokenizer(files.tokenizer, sizes.lm["text_card"])
         mimi = load_mimi(files.mimi, sizes.mimi, device)
         cache, snapshots = _caches(files.weights, chosen.precision, device)
@@ -74,7 +74,7 @@ def random_engine(demand: Demand, listen: Listener, sizes: Sizes | None = None) 
     device = _device(demand, listen)
     sizes = sizes or sizes_with({})
     with out_of_memory_explained():
-        chosen = _choose(demand, device, sizes, listen)
+        chosen = choose(demand, device, sizes, listen)
         lm, mimi = unfilled(Sizes(_with(chosen, sizes), sizes.mimi), chosen.precision.dtype)
         quantise(lm, chosen.precision)
         fill_randomly(mimi, lambda name: device, torch.float32)
@@ -91,8 +91,11 @@ def _device(demand: Demand, listen: Listener) -> torch.device:
     return device
 
 
-def _choose(demand: Demand, device: torch.device, sizes: Sizes, listen: Listener) -> Fit:
-    """Precision, context and how many layers stay behind; on CUDA by the memory that is free."""
+def choose(demand: Demand, device: torch.device, sizes: Sizes, listen: Listener) -> Fit:
+    """Precision, context and how many layers stay behind; on CUDA by the memory that is free. Loads nothing.
+
+    Raises DeviceError if it cannot fit or is bound to be too slow, UsageError for a precision that there is not.
+    """
     first = precision_for(demand.precision, device)
     context: int = sizes.lm["context"]
     if device.type != "cuda":

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -16,5 +17,5 @@ def show_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[
     for title in titles:
         table.add_column(title, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # a name such as "ALC257 [hw:0,0]" is no markup
     console.print(table)

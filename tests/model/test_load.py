@@ -31,7 +31,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def choose(demand: Demand) -> tuple[Fit, str]:
     heard: list[Any] = []
-    chosen = load._choose(demand, GPU, sizes_with({}), heard.append)
+    chosen = load.choose(demand, GPU, sizes_with({}), heard.append)
     return chosen, " ".join(each.text for each in heard if isinstance(each, Note))
 
 
