@@ -5,7 +5,7 @@ torch is imported here and not before: looking at help or lists must be quick.
 
 import gc
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from personaplex_cli.model.engine import Engine, Reply
     from personaplex_cli.model.load import Demand
 
+OWN_WORDS = "own words"  # the name of a persona that the user has written
 LONG_PROMPT_FRAMES = 500  # 40 s: a voice of ten seconds, and a text of more than 300 tokens
 
 
@@ -53,7 +54,6 @@ class Character:
     """Who speaks and how: what --persona, --prompt, --voice and the sampling options came to."""
 
     persona: Persona
-    text: str
     voice: Voice
     sample: Samples | None  # what the voice is a recording of; None for a saved voice
     sampling: Sampling
@@ -61,8 +61,9 @@ class Character:
     def prompt(self, files: ModelFiles) -> Prompt:
         """The prompt for a model. Raises UsageError or ModelError for a voice that the model has not."""
         if self.sample is not None:
-            return Prompt(self.text, self.sample, self.sampling)
-        return Prompt(self.text, self.voice.path or weights.voice_file(files, self.voice.file), self.sampling)
+            return Prompt(self.persona.prompt, self.sample, self.sampling)
+        voice = self.voice.path or weights.voice_file(files, self.voice.file)
+        return Prompt(self.persona.prompt, voice, self.sampling)
 
 
 def choose_character(persona: str, text: str | None, voice: str | None, sampling: Sampling) -> Character:
@@ -71,7 +72,7 @@ def choose_character(persona: str, text: str | None, voice: str | None, sampling
     Without a voice the persona's own is taken. Raises UsageError for unknown names, AudioError for a voice sample.
     """
     who = find_persona(persona)
-    return _character(who, who.prompt if text is None else _text(text), find_voice(voice or who.voice), sampling)
+    return _character(who, None if text is None else _text(text), find_voice(voice or who.voice), sampling)
 
 
 def choose_by_name(
@@ -83,13 +84,15 @@ def choose_by_name(
     """
     who = find_persona(persona)
     sound = find_named_voice(voice) if voice else find_voice(own_voice or who.voice)
-    return _character(who, who.prompt if text is None else text, sound, sampling)
+    return _character(who, text, sound, sampling)
 
 
-def _character(who: Persona, text: str, voice: Voice, sampling: Sampling) -> Character:
+def _character(who: Persona, text: str | None, voice: Voice, sampling: Sampling) -> Character:
+    if text is not None and text.strip() != who.prompt.strip():
+        who = replace(who, name=OWN_WORDS, prompt=text)  # not whom the catalog calls by that name
     recorded = voice.path is not None and voice.path.suffix.lower() != ".pt"
     sample = read_voice_sample(voice.path) if recorded and voice.path else None
-    return Character(who, text, voice, sample, sampling)
+    return Character(who, voice, sample, sampling)
 
 
 class LocalAgent:
@@ -192,7 +195,7 @@ def random_start(machine: Machine, character: Character, listen: Listener) -> "t
     from personaplex_cli.model.load import random_engine
 
     noise = np.random.default_rng(0).normal(0.0, 0.1, SAMPLE_RATE).astype(np.float32)
-    return random_engine(_demand(machine), listen), Prompt(character.text, noise, character.sampling)
+    return random_engine(_demand(machine), listen), Prompt(character.persona.prompt, noise, character.sampling)
 
 
 def _demand(machine: Machine) -> "Demand":
@@ -228,7 +231,7 @@ def describe(machine: Machine, character: Character, engine: "Engine", files: Mo
         "precision": engine.precision,
         "cpu_offload": machine.cpu_offload,
         "persona": character.persona.name,
-        "prompt": character.text,
+        "prompt": character.persona.prompt,
         "voice": character.voice.name,
         "sampling": vars(character.sampling).copy(),
     }

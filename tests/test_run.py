@@ -52,6 +52,15 @@ def length(path: Path) -> tuple[int, int]:
         return file.getnframes(), file.getnchannels()
 
 
+@pytest.mark.parametrize(("given", "name"), [([], "teacher"), (["--prompt", "You sing."], "own words")])
+def test_who_says_other_words_is_not_called_by_the_personas_name(
+    given: list[str], name: str, question: Path, demo_folder: Path
+) -> None:
+    assert run(demo_folder, question, "-o", "answer.wav", *given) == 0
+    settings = json.loads(Path("answer.json").read_text())["settings"]
+    assert settings["persona"] == name and settings["prompt"].startswith("You ")
+
+
 def test_a_question_is_answered_in_its_length_with_a_transcript(question: Path, demo_folder: Path) -> None:
     assert run(demo_folder, question, "-o", "answer.wav", "--seed", 5, "--srt") == 0
     assert length(Path("answer.wav")) == (QUESTION * SAMPLE_RATE, 1)

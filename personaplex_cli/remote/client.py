@@ -56,7 +56,7 @@ def request_for(character: Character, seed: int | None) -> Request:
         )
     request = Request(
         voice=Path(voice.file).stem,
-        prompt=character.text or " ",  # NVIDIA's server needs one, ours would take a persona's for none
+        prompt=character.persona.prompt or " ",  # NVIDIA's server needs one, ours would take a persona's for none
         seed=seed,
         text_temperature=0.0 if how.greedy else how.text_temperature,
         text_top_k=how.text_top_k,
@@ -145,7 +145,7 @@ class RemoteAgent:
             "model": _text(told.get("model")),
             "precision": _text(told.get("precision")),
             "persona": self._character.persona.name,
-            "prompt": self._character.text,
+            "prompt": self._character.persona.prompt,
             "voice": self._character.voice.name,
             "sampling": sampling,
         }

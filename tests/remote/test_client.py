@@ -111,7 +111,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestRequest:
     def test_every_server_finds_what_it_needs(self) -> None:
         query = request_for(CHARACTER, None).to_query()
-        assert query["voice_prompt"] == "NATF2.pt" and query["text_prompt"] == CHARACTER.text
+        assert query["voice_prompt"] == "NATF2.pt" and query["text_prompt"] == CHARACTER.persona.prompt
         assert "seed" not in query and "persona" not in query
         assert request_for(CHARACTER, 7).to_query()["seed"] == "7"
 
@@ -121,7 +121,7 @@ class TestRequest:
             "chef", prompt.removeprefix("@"), voice, Sampling(seed=seed, text_temperature=0.25)
         )
         arrived = Request.from_query(request_for(character, seed).to_query())
-        assert arrived == Request(voice, None, character.text or " ", seed, 0.25, 25, 0.8, 250)
+        assert arrived == Request(voice, None, character.persona.prompt or " ", seed, 0.25, 25, 0.8, 250)
 
     def test_greedy_is_a_temperature_that_every_server_knows(self) -> None:
         request = request_for(choose_character("chef", None, None, Sampling(greedy=True)), None)
