@@ -101,6 +101,8 @@ def choose(demand: Demand, device: torch.device, sizes: Sizes, listen: Listener)
     if device.type != "cuda":
         if demand.cpu_offload:
             listen(Note(f"CPU offload changes nothing here: it is for CUDA GPUs, and this is {device.type}."))
+        if first.is_quantised:
+            listen(Note(f"{first.name} saves memory here but takes much more time: its kernels are for CUDA GPUs."))
         return Fit(first, context)
     free, _ = torch.cuda.mem_get_info(device)
     names = [first.name, "int8", "int4"] if demand.precision == "auto" and not demand.cpu_offload else [first.name]

@@ -107,6 +107,11 @@ def test_on_the_cpu_offload_is_said_to_change_nothing(files: ModelFiles) -> None
     assert any("changes nothing" in event.text for event in heard if isinstance(event, Note))
 
 
+def test_on_the_cpu_fewer_bits_are_said_to_cost_time(files: ModelFiles) -> None:
+    _, heard = load(files, "int8")
+    assert any("more time" in event.text for event in heard if isinstance(event, Note))
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp32", "int8", "int4"])
 def test_precisions_run(files: ModelFiles, precision: str) -> None:
     engine, _ = load(files, precision)
