@@ -53,7 +53,11 @@ def load_lm(
         lm = LMModel(device="meta", dtype=precision.dtype, **sizes)
     if cache and cache.exists:
         quantise(lm, precision)
-        return fill(lm, path, cache.read(place))
+        try:
+            return fill(lm, path, cache.read(place))
+        except ModelError:  # what was kept is spoiled, not the model: make it anew
+            cache.forget()
+            return load_lm(path, sizes, precision, place, None if cache.exists else cache)
     shapes = file_shapes(lm)
     quantise(lm, precision)
     on_the_cpu = place("").type == "cpu"

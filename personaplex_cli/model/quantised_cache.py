@@ -52,6 +52,10 @@ class QuantisedCache:
                     beside.replace(self._folder)
                     self._forget_others()
 
+    def forget(self) -> None:
+        """Remove what was kept, if that is allowed."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
     def _has_room(self) -> bool:
         try:
             self._folder.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,19 @@ def test_kept_weights_are_the_same_and_are_not_made_again(weights: Path, tmp_pat
     second = load(weights, INT8, cache).state_dict()
     assert first.keys() == second.keys()
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("spoil", [lambda file: file.write_bytes(file.read_bytes()[:50]), Path.unlink])
+def test_spoiled_weights_are_made_anew_and_the_model_is_not_blamed(
+    spoil: Callable[[Path], object], weights: Path, tmp_path: Path
+) -> None:
+    cache = QuantisedCache(tmp_path / "quantised/mine", expected=0)
+    first = load(weights, INT8, cache).state_dict()
+    spoil(sorted((tmp_path / "quantised/mine").iterdir())[0])
+    for _ in range(2):
+        again = load(weights, INT8, cache).state_dict()
+        assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    assert cache.exists
 
 
 def test_nothing_half_kept_stays_behind(weights: Path, tmp_path: Path, monkeypatch: Any) -> None:
