@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from personaplex_cli import __version__
-from personaplex_cli.audio.recording import RecordedAudio
+from personaplex_cli.audio.recording import Recording
 from personaplex_cli.conversation import converse
 from personaplex_cli.events import Listener, Started, State, Timings
 from personaplex_cli.prompt import Prompt
@@ -48,7 +48,7 @@ def measure(engine: "Engine", prompt: Prompt, work: Work, load_seconds: float, l
     engine.talk.snapshots.clear()
     prefill, positions = _timed_begin(engine, prompt)
     fill = max(0, work.context_fill - positions)
-    audio = RecordedAudio(np.resize(work.sound, (fill + work.frames) * FRAME))
+    audio = Recording(np.resize(work.sound, (fill + work.frames) * FRAME))
     listen(Started("measuring", len(audio)))
     walls: list[float] = []
     timings: list[Timings] = []

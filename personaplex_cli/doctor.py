@@ -30,8 +30,8 @@ from personaplex_cli.samples import SAMPLE_RATE
 from personaplex_cli.startup import Machine
 
 if TYPE_CHECKING:
-    from personaplex_cli.audio.chirp import Returned
     from personaplex_cli.audio.devices import CardChoice
+    from personaplex_cli.audio.loopback import LoopbackResult
     from personaplex_cli.library.stock import Stock
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
@@ -428,10 +428,10 @@ def _settings(options: Options) -> Iterator[Finding]:
 
 def _echo(choice: "CardChoice", listen: Listener) -> Iterator[Finding]:
     """Play chirps, and tell what the microphone made of them."""
-    from personaplex_cli.audio.chirp import listen_for_chirps
+    from personaplex_cli.audio.loopback import measure_loopback
 
     listen(Note("You should hear five chirps. Please be quiet for eight seconds."))
-    came = listen_for_chirps(choice)
+    came = measure_loopback(choice)
     figures = {**asdict(came), "median": came.delay if came.heard else None}
     if came.glitches:
         lost = ", ".join(f"{count} {kind}" for kind, count in came.glitches.items())
@@ -450,7 +450,7 @@ def _echo(choice: "CardChoice", listen: Listener) -> Iterator[Finding]:
     yield _round_trip(came)
 
 
-def _noise(came: "Returned") -> Finding:
+def _noise(came: "LoopbackResult") -> Finding:
     figures = {"dbfs": came.noise, "silent": came.silent}
     if came.silent:
         advice = "Is it switched off, or is this program not allowed to use it (privacy settings of the system)?"
@@ -460,7 +460,7 @@ def _noise(came: "Returned") -> Finding:
     return Finding(OK, "noise", f"{came.noise:.0f} dBFS when nobody speaks", figures=figures)
 
 
-def _round_trip(came: "Returned") -> Finding:
+def _round_trip(came: "LoopbackResult") -> Finding:
     told = f"{came.delay:.0f} ms from the agent's voice back to its ears (spread {came.spread:.0f} ms"
     told += f", {len(came.delays)} chirps; the system says {came.reported:.0f} ms)"
     figures = {"milliseconds": came.delay, "spread": came.spread, "reported": came.reported}

@@ -21,7 +21,7 @@ import numpy as np
 
 from personaplex_cli import __version__
 from personaplex_cli.audio.queue import SampleQueue
-from personaplex_cli.audio.recording import pcm16, whole_file
+from personaplex_cli.audio.recording import atomic_file, pcm16
 from personaplex_cli.conversation import Audio
 from personaplex_cli.errors import AudioError, PersonaplexError
 from personaplex_cli.events import Listener, Note, Step
@@ -110,7 +110,7 @@ class KeptAudio:
             f"# {self._settings['persona']}, {self.folder.name}\n\n{self._transcript.markdown()}\n",
         )
         for name, content in zip(_TRANSCRIPTS, contents, strict=True):
-            with whole_file(self.folder / name) as file:
+            with atomic_file(self.folder / name) as file:
                 file.write(content.encode())
 
 

@@ -19,11 +19,11 @@ import numpy as np
 from personaplex_cli import __version__
 from personaplex_cli.audio.recording import (
     STDIN,
-    RecordedAudio,
+    Recording,
+    atomic_file,
     check_place,
     read_recording,
     standard_input,
-    whole_file,
     write_wav,
 )
 from personaplex_cli.conversation import Agent, converse
@@ -96,7 +96,7 @@ def answer(agent: Agent, jobs: Sequence[Job], keeping: Keeping, listen: Listener
     """Hold one conversation per job, each from the same beginning, and write what came of it."""
     for job in jobs:
         with standard_input() if job.source == STDIN else nullcontext(Path(job.source)) as path:
-            audio = RecordedAudio(read_recording(path), keeping.tail)
+            audio = Recording(read_recording(path), keeping.tail)
         listen(agent.begin())
         listen(Started(job.source, len(audio)))
         began = time.perf_counter()
@@ -126,7 +126,7 @@ def answer(agent: Agent, jobs: Sequence[Job], keeping: Keeping, listen: Listener
 
 
 def _write(
-    job: Job, audio: RecordedAudio, transcript: Transcript, report: dict[str, Any], keeping: Keeping
+    job: Job, audio: Recording, transcript: Transcript, report: dict[str, Any], keeping: Keeping
 ) -> tuple[str, ...]:
     channels = (audio.heard, audio.answer) if keeping.stereo else (audio.answer,)
     if job.target is None:
@@ -144,9 +144,9 @@ def _write(
     # The wav comes last: where it is, everything is.
     for suffix, text in texts.items():
         written.append(job.target.with_suffix(suffix))
-        with whole_file(written[-1]) as file:
+        with atomic_file(written[-1]) as file:
             file.write(text.encode())
-    with whole_file(job.target) as file:
+    with atomic_file(job.target) as file:
         write_wav(file, *channels)
     return tuple(map(str, written))
 

@@ -14,7 +14,7 @@ from fakecard import FakeCard, plug_in
 
 from personaplex_cli import cli, startup
 from personaplex_cli.audio.devices import CardChoice
-from personaplex_cli.audio.recording import RecordedAudio
+from personaplex_cli.audio.recording import Recording
 from personaplex_cli.chat import Chat
 from personaplex_cli.conversation import converse
 from personaplex_cli.errors import AudioError, ModelError
@@ -86,7 +86,7 @@ def offline(model: Path, recording: Samples) -> tuple[Samples, str]:
     files = open_folder(model)
     engine = load_engine(files, Demand("cpu"), lambda event: None)
     engine.begin(CHARACTER.prompt(files))
-    audio = RecordedAudio(recording)
+    audio = Recording(recording)
     text = "".join(step.text for step in converse(engine, audio))
     return audio.answer, text.strip()
 

@@ -297,21 +297,21 @@ def test_no_sound_card_or_one_that_cannot_be_opened(machine: FakeCard) -> None:
 
 
 def test_the_chirps_are_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    from personaplex_cli.audio.chirp import Returned
+    from personaplex_cli.audio.loopback import LoopbackResult
 
-    def told(came: Returned) -> dict[str, Finding]:
-        monkeypatch.setattr("personaplex_cli.audio.chirp.listen_for_chirps", lambda choice: came)
+    def told(came: LoopbackResult) -> dict[str, Finding]:
+        monkeypatch.setattr("personaplex_cli.audio.loopback.measure_loopback", lambda choice: came)
         return {each.name: each for each in found(sound=True)}
 
-    loud = told(Returned((91.0,) * 5, (-12.0,) * 5, -60.0, reported=88.0, card="Fake"))
+    loud = told(LoopbackResult((91.0,) * 5, (-12.0,) * 5, -60.0, reported=88.0, card="Fake"))
     assert loud["echo"].kind == WARNING and "--echo-cancel" in loud["echo"].advice and "-12 dB" in loud["echo"].found
     assert loud["round trip"].kind == OK and loud["round trip"].found.startswith("91 ms")
-    soft = told(Returned((400.0, 410.0, 420.0), (-50.0,) * 3, -30.0, glitches={"underrun": 2}))
+    soft = told(LoopbackResult((400.0, 410.0, 420.0), (-50.0,) * 3, -30.0, glitches={"underrun": 2}))
     assert soft["echo"].kind == OK and soft["round trip"].kind == WARNING and "spread 20 ms" in soft["round trip"].found
     assert soft["noise"].kind == WARNING and "2 underrun" in soft["sound card"].found
-    none = told(Returned((), (), -60.0))
+    none = told(LoopbackResult((), (), -60.0))
     assert none["echo"].found.startswith("none heard") and "round trip" not in none
-    assert told(Returned((), (), -100.0, silent=True))["noise"].kind == WARNING
+    assert told(LoopbackResult((), (), -100.0, silent=True))["noise"].kind == WARNING
 
 
 def test_without_sound_nothing_is_played(machine: FakeCard) -> None:

@@ -26,12 +26,12 @@ STDIN = "-"
 VOICE_LOUDNESS = -24.0  # LUFS; the voices that the model was trained on
 VOICE_PEAK = 0.99
 SHORTEST_VOICE = 0.4  # seconds; loudness is not defined below
-MOST_WAITING = 125  # frames: for ten seconds an answer from elsewhere may be under way
+MAX_LATE_FRAMES = 125  # frames: for ten seconds an answer from elsewhere may be under way
 # Programs that write wav into a pipe do not know its length and put the largest number in the header.
 ENDLESS = 2**29  # samples
 
 
-class RecordedAudio:
+class Recording:
     """A recording [n] as the user's side of a conversation; the agent's side is kept in `answer`.
 
     `tail` seconds of silence are listened to after the recording, so that a late answer is not cut. The answer goes
@@ -50,7 +50,7 @@ class RecordedAudio:
     def frames(self) -> Iterator[Samples]:
         for index in range(len(self)):
             yield frame_at(self.heard, index)
-        for _ in range(MOST_WAITING):
+        for _ in range(MAX_LATE_FRAMES):
             if self._length >= len(self.heard):
                 return
             yield SILENT_FRAME
@@ -133,7 +133,7 @@ def check_place(path: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears under its name only when the block ends well: written beside, then renamed.
 
     Raises AudioError if it cannot be written.

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from personaplex_cli.audio.cushion import Cushion
+from personaplex_cli.audio.capture import Capture
 from personaplex_cli.audio.devices import CardChoice, OpenCard, open_card, quiet_portaudio, rescan
 from personaplex_cli.audio.echo import EchoCanceller
-from personaplex_cli.audio.hearing import Hearing
+from personaplex_cli.audio.jitter_buffer import JitterBuffer
 from personaplex_cli.audio.resample import Resampler
 from personaplex_cli.errors import AudioError, PersonaplexError
 from personaplex_cli.events import Glitch, Latency, Listener, Note, State
@@ -24,7 +24,7 @@ from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, frame_at, frame
 
 WATCHDOG_SECONDS = 2.0  # a card that does not call back for so long is dead, whatever it says
 REOPENINGS = 3  # in a row, before the conversation ends
-MOST_BLOCKS = 500  # waiting, from the callback: 10 s in which nobody iterated frames()
+MAX_BLOCKS = 500  # waiting, from the callback: 10 s in which nobody iterated frames()
 SETTLING_SECONDS = 0.5  # the first blocks of a stream are often flagged
 TROUBLE = 3.0  # flagged blocks until the card gets larger buffers; one is forgiven in FORGIVING_SECONDS
 FORGIVING_SECONDS = 2.0
@@ -101,14 +101,14 @@ class SoundCard:
 
     def play(self, pcm: Samples) -> None:
         """Say [n] samples at 24 kHz. Never waits."""
-        self._cushion.put(self._outward(pcm))
+        self._jitter_buffer.put(self._outward(pcm))
 
     def latency(self) -> Latency:
         """Where sound spends its time around the engine, as of the last frame."""
         return Latency(
             device_in=1000 * self._device_in,
             queue=1000 * self._late / SAMPLE_RATE,
-            cushion=1000 * self._cushion.depth / self._speaker_rate,
+            cushion=1000 * self._jitter_buffer.depth / self._speaker_rate,
             device_out=1000 * self._device_out,
         )
 
@@ -119,9 +119,9 @@ class SoundCard:
         try:
             played = None
             if to_play is not None:
-                played = self._cushion.take(count)
+                played = self._jitter_buffer.take(count)
                 to_play[:] = played[:, np.newaxis]
-            if self._arrived.qsize() >= MOST_BLOCKS:
+            if self._arrived.qsize() >= MAX_BLOCKS:
                 self._ignored += 1
                 return
             since, until = time.currentTime - time.inputBufferAdcTime, time.outputBufferDacTime - time.currentTime
@@ -136,15 +136,15 @@ class SoundCard:
 
     def _frames(self) -> Iterator[Samples]:
         while not self._closed:
-            if len(self._hearing) < FRAME:
+            if len(self._capture) < FRAME:
                 self._take_in(self._wait())
             while not self._arrived.empty():
                 self._take_in(self._arrived.get())
             if self._failure is not None:
                 raise AudioError("The sound callback failed.", "Please report this.") from self._failure
-            if len(self._hearing) >= FRAME and not self._closed:
-                frame = self._hearing.take()
-                self._late = len(self._hearing)
+            if len(self._capture) >= FRAME and not self._closed:
+                frame = self._capture.take()
+                self._late = len(self._capture)
                 self._tell_losses()
                 yield np.zeros_like(frame) if self.muted else frame
 
@@ -159,21 +159,21 @@ class SoundCard:
     def _take_in(self, block: Block | None) -> None:
         if block is None:
             return
-        self._hearing.put(block.heard, block.played)
+        self._capture.put(block.heard, block.played)
         if block.heard is not None:
             self._device_in = block.device_in
         if block.played is not None:
             self._device_out = block.device_out
-        self._pulse.beat(block)
-        if self._pulse.settled and block.flags:
+        self._health.beat(block)
+        if self._health.settled and block.flags:
             self._tell_flags(block.flags)
-        if self._pulse.dead:
+        if self._health.dead:
             self._revive()
-        elif self._pulse.settled and self._revivals:
+        elif self._health.settled and self._revivals:
             self._revivals = 0
             self._lost("reopened", 1, "the sound card is back")
             self._listen(State("live"))
-        elif self._pulse.troubled and self._portaudio_latency == "low":
+        elif self._health.troubled and self._portaudio_latency == "low":
             self._portaudio_latency = "high"
             self._say("The sound card cannot keep up and gets larger buffers.")
             self._reopen()
@@ -191,7 +191,7 @@ class SoundCard:
         self._reopen()
 
     def _tell_losses(self) -> None:
-        cushion, hearing = self._cushion, self._hearing
+        cushion, hearing = self._jitter_buffer, self._capture
         amounts = {
             "underrun": cushion.underruns,
             "overflow": self._ignored,
@@ -242,9 +242,9 @@ class SoundCard:
             self._arrived.get()
         self._speaker_rate = speaker
         self._outward = Resampler(SAMPLE_RATE, speaker)
-        self._cushion = Cushion(speaker)
-        self._hearing = Hearing(microphone, speaker, EchoCanceller() if self._choice.echo_cancel else None, self._say)
-        self._pulse = Pulse(microphone, speaker)
+        self._jitter_buffer = JitterBuffer(speaker)
+        self._capture = Capture(microphone, speaker, EchoCanceller() if self._choice.echo_cancel else None, self._say)
+        self._health = StreamHealth(microphone, speaker)
         self._device_in = self._device_out = 0.0
         self._late = 0  # samples that had come after the last frame when it was taken
         self._ignored = 0
@@ -264,7 +264,7 @@ class SoundCard:
             self._hung = True
 
 
-class Pulse:
+class StreamHealth:
     """How the streams are doing, in the seconds of their own sound: two streams can die one by one."""
 
     def __init__(self, microphone_rate: int, speaker_rate: int) -> None:

@@ -52,7 +52,7 @@ class Talk:
         self.snapshots = snapshots or Snapshots()
         # By row. They wait on the host, except for the one that reads what the device has just heard.
         self._embeddings: list[Tensor] = [each.weight for each in (lm.text_emb, *lm.emb)]
-        self._hearing = self._embeddings[USER.start].to(self.device)
+        self._capture = self._embeddings[USER.start].to(self.device)
         self.rows = Rows(lm.delays, [lm.text_initial_token_id] + [lm.initial_token_id] * lm.n_q)
         self.context: int = lm.context  # positions that the transformer remembers, a ring
         self.position = 0  # the next position to be read
@@ -143,7 +143,7 @@ class Talk:
     def transform(self, span: int) -> None:
         """The first part on the device: read this position, choose the next one's text."""
         rows, noise = self.inputs.device["rows"], self.inputs.device["noise"][:, : self.width]
-        total = rows[0] + F.embedding(self.user[:1], self._hearing)[0]
+        total = rows[0] + F.embedding(self.user[:1], self._capture)[0]
         for row in rows[1:-1]:
             total = total + row
         embedded = (rows[-1] + total).view(1, 1, -1)

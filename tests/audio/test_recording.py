@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
 
 from personaplex_cli.audio.recording import (
-    MOST_WAITING,
-    RecordedAudio,
+    MAX_LATE_FRAMES,
+    Recording,
+    atomic_file,
     read_recording,
     read_voice_sample,
     standard_input,
-    whole_file,
     write_wav,
 )
 from personaplex_cli.errors import AudioError, UsageError
@@ -142,7 +142,7 @@ class TestRecordedAudio:
     @given(st.integers(0, 5 * FRAME), st.floats(0, 0.3))
     def test_the_answer_is_as_long_as_what_was_heard(self, samples: int, tail: float) -> None:
         recording = np.arange(samples, dtype=np.float32)
-        audio = RecordedAudio(recording, tail)
+        audio = Recording(recording, tail)
         frames = []
         for frame in audio.frames():
             assert frame.shape == (FRAME,) and frame.dtype == np.float32
@@ -156,7 +156,7 @@ class TestRecordedAudio:
     @given(st.lists(st.integers(0, 3 * FRAME), max_size=20), st.integers(1, 5 * FRAME))
     def test_a_late_answer_is_waited_for_in_silence_and_keeps_its_place(self, sizes: list[int], samples: int) -> None:
         """Sound comes in pieces of any size, perhaps never enough."""
-        audio = RecordedAudio(np.ones(samples, dtype=np.float32))
+        audio = Recording(np.ones(samples, dtype=np.float32))
         said, count = np.arange(sum(sizes), dtype=np.float32), 0
         for index, frame in enumerate(audio.frames()):
             assert (index < len(audio)) == bool(frame.any())
@@ -165,11 +165,11 @@ class TestRecordedAudio:
             count += size
             assert audio.answered == max(0, frames_for(count) - 1)
         assert np.array_equal(audio.answer, said[:samples][:count])
-        assert index < len(audio) + MOST_WAITING
-        assert (index < len(audio)) or count >= samples or index == len(audio) + MOST_WAITING - 1
+        assert index < len(audio) + MAX_LATE_FRAMES
+        assert (index < len(audio)) or count >= samples or index == len(audio) + MAX_LATE_FRAMES - 1
 
     def test_nothing_said_yet_is_no_sound(self) -> None:
-        assert len(RecordedAudio(tone(1)).answer) == 0
+        assert len(Recording(tone(1)).answer) == 0
 
 
 @given(some.arrays(np.float32, st.integers(0, 4000), elements=st.floats(-2, 2, width=32)))
@@ -186,7 +186,7 @@ def test_wav_out_and_in_again_is_the_same_sound_clipped(samples: Samples) -> Non
 class TestWholeFile:
     def test_it_appears_only_when_done(self, tmp_path: Path) -> None:
         path = tmp_path / "new" / "x.txt"
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             file.write(b"half")
             assert not path.exists()
         assert path.read_bytes() == b"half" and list(path.parent.iterdir()) == [path]
@@ -195,17 +195,17 @@ class TestWholeFile:
     def test_interrupted_it_leaves_what_was_there(self, interruption: type[BaseException], tmp_path: Path) -> None:
         path = tmp_path / "x.txt"
         path.write_bytes(b"before")
-        with pytest.raises(interruption), whole_file(path) as file:
+        with pytest.raises(interruption), atomic_file(path) as file:
             file.write(b"half")
             raise interruption
         assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
 
     def test_a_place_that_cannot_be_written_is_an_audio_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(AudioError, match="cannot be written"), whole_file(tmp_path / "file" / "x.wav"):
+        with pytest.raises(AudioError, match="cannot be written"), atomic_file(tmp_path / "file" / "x.wav"):
             pass
         (tmp_path / "folder").mkdir()
-        with pytest.raises(AudioError, match="cannot be written"), whole_file(tmp_path / "folder"):
+        with pytest.raises(AudioError, match="cannot be written"), atomic_file(tmp_path / "folder"):
             pass
         assert list((tmp_path / "folder").iterdir()) == []
 

@@ -14,7 +14,7 @@ from fakecard import FakeCard, Flags, PortAudioError, device, plug_in
 
 from personaplex_cli.audio import soundcard
 from personaplex_cli.audio.devices import CardChoice, devices
-from personaplex_cli.audio.recording import RecordedAudio
+from personaplex_cli.audio.recording import Recording
 from personaplex_cli.audio.soundcard import REOPENINGS, SoundCard, try_card
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.events import Event, Glitch, Note, State
@@ -69,7 +69,7 @@ def notes(told: list[Event]) -> str:
 def test_live_equals_offline_for_every_block_size(plug: Callable[..., FakeCard], blocks: tuple[int, ...]) -> None:
     sound = speech(4)
     heard, told = talk(plug(microphone=sound, blocks=blocks))
-    offline = list(RecordedAudio(sound).frames())[: len(sound) // FRAME]
+    offline = list(Recording(sound).frames())[: len(sound) // FRAME]
     assert len(heard) == len(offline)
     assert all(np.array_equal(live, recorded) for live, recorded in zip(heard, offline, strict=True))
     assert glitches(told, "dropped") == 0
@@ -272,7 +272,7 @@ def test_play_never_waits_for_a_card_that_is_dead(plug: Callable[..., FakeCard])
 
 
 def test_nobody_listening_costs_no_memory(plug: Callable[..., FakeCard], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soundcard, "MOST_BLOCKS", 50)
+    monkeypatch.setattr(soundcard, "MAX_BLOCKS", 50)
     fake = plug(microphone=speech(8))
     told: list[Event] = []
     with SoundCard(CardChoice(), told.append) as card:

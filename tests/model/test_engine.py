@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from personaplex_cli.audio.recording import RecordedAudio
+from personaplex_cli.audio.recording import Recording
 from personaplex_cli.conversation import converse
 from personaplex_cli.errors import DeviceError, ModelError, UsageError
 from personaplex_cli.events import Event, Note
@@ -39,7 +39,7 @@ def speech(seconds: float, seed: int = 0) -> Samples:
 
 def held(engine: Engine, prompt: Prompt, recording: Samples) -> tuple[Samples, list[str]]:
     engine.begin(prompt)
-    audio = RecordedAudio(recording)
+    audio = Recording(recording)
     texts = [step.text for step in converse(engine, audio)]
     return audio.answer, texts
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.queue import NOTHING
-from personaplex_cli.audio.recording import RecordedAudio
+from personaplex_cli.audio.recording import Recording
 from personaplex_cli.conversation import Disconnected
 from personaplex_cli.errors import NetworkError, UsageError
 from personaplex_cli.events import Event, Glitch, Network, Note, State
@@ -614,7 +614,7 @@ class TestSlowNetworks:
     def spoken(self, here: Talk, frames: Samples) -> tuple[Samples, Samples]:
         """What came back of frames that were said, silence after them, and what should have."""
         expected = through_opus(frames)
-        audio = RecordedAudio(frames.reshape(-1))
+        audio = Recording(frames.reshape(-1))
         for frame in audio.frames():
             audio.play(here.agent.step(frame).pcm)
         return audio.answer, expected

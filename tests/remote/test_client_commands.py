@@ -19,7 +19,7 @@ from runningserver import RunningServer
 from personaplex_cli import cli
 from personaplex_cli.audio.devices import CardChoice
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
-from personaplex_cli.audio.recording import RecordedAudio, read_recording
+from personaplex_cli.audio.recording import Recording, read_recording
 from personaplex_cli.chat import Chat
 from personaplex_cli.conversation import converse
 from personaplex_cli.errors import NetworkError
@@ -78,7 +78,7 @@ class TestRun:
         report = json.loads(Path("answer.json").read_text())
 
         silence = np.zeros(2 * SAMPLE_RATE, dtype=np.float32)
-        audio = RecordedAudio(through_opus(in_frames(np.concatenate([samples(question), silence]))))
+        audio = Recording(through_opus(in_frames(np.concatenate([samples(question), silence]))))
         character = choose_character("chef", None, None, Sampling(seed=5))
         agent = LocalAgent(Machine(str(demo_folder), None, "cpu", "auto", False), character, lambda event: None)
         agent.start()

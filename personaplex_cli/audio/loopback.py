@@ -1,6 +1,6 @@
 """How long sound takes from this program through the speaker, the air and the microphone, and how loud it comes back.
 
-Short sweeps are played and looked for in what is heard. All of it but `listen_for_chirps` is arithmetic on samples, and
+Short sweeps are played and looked for in what is heard. All of it but `measure_loopback` is arithmetic on samples, and
 knows no sound card.
 """
 
@@ -25,7 +25,7 @@ ALIKE = 0.03  # seconds by which chirps that were really heard may differ in del
 
 
 @dataclass(frozen=True)
-class Echo:
+class ChirpMatch:
     """A chirp in a recording: where it begins, in samples, and how much of it came back (1: all of it)."""
 
     place: int
@@ -33,7 +33,7 @@ class Echo:
 
 
 @dataclass(frozen=True)
-class Returned:
+class LoopbackResult:
     """What came back of the chirps: for each one that was heard its delay and level, beside the noise of the room.
 
     `delays` are milliseconds from giving a sound to the card until it is heard back, `levels` are dB relative to what
@@ -88,7 +88,7 @@ def chirps() -> Samples:
     return sound
 
 
-def find(recorded: Samples, sent: Samples) -> Echo | None:
+def find(recorded: Samples, sent: Samples) -> ChirpMatch | None:
     """The place where `sent` [n] stands out most in `recorded` [m], perhaps upside down; None if it does nowhere.
 
     White noise may be 6 dB louder than what comes back of a chirp.
@@ -102,10 +102,10 @@ def find(recorded: Samples, sent: Samples) -> Echo | None:
     place = int(np.argmax(alike))
     if alike[place] <= CLEAR * np.median(alike):
         return None
-    return Echo(place, float(alike[place] / np.sum(np.square(sent, dtype=np.float64))))
+    return ChirpMatch(place, float(alike[place] / np.sum(np.square(sent, dtype=np.float64))))
 
 
-def returned(recorded: Samples) -> Returned:
+def loopback_result(recorded: Samples) -> LoopbackResult:
     """What came back of `chirps()`, given what was heard meanwhile [n].
 
     A frame is answered when it has been heard to its end, so that all that is played is a frame late by nature: that
@@ -121,7 +121,7 @@ def returned(recorded: Samples) -> Returned:
             echoes.append((round(1000 * echo.place / SAMPLE_RATE, 1), round(_level(came, quiet, echo, sent), 1)))
     middle = float(np.median([delay for delay, _ in echoes])) if echoes else 0.0
     alike = [(delay, loud) for delay, loud in echoes if abs(delay - middle) <= 1000 * ALIKE]
-    return Returned(
+    return LoopbackResult(
         delays=tuple(delay for delay, _ in alike),
         levels=tuple(loud for _, loud in alike),
         noise=round(level(quiet), 1),
@@ -129,7 +129,7 @@ def returned(recorded: Samples) -> Returned:
     )
 
 
-def listen_for_chirps(choice: CardChoice) -> Returned:
+def measure_loopback(choice: CardChoice) -> LoopbackResult:
     """Play the chirps and hear what comes back, on a conversation's own way: its card, its cushion, its frames.
 
     Takes eight seconds. Raises UsageError or AudioError like SoundCard.
@@ -144,7 +144,7 @@ def listen_for_chirps(choice: CardChoice) -> Returned:
             latency = card.latency()
             around.append(latency.device_in + latency.queue + latency.cushion + latency.device_out)
     return replace(
-        returned(np.concatenate(heard)),
+        loopback_result(np.concatenate(heard)),
         reported=round(float(np.median(around)), 1),
         glitches={event.kind: event.total for event in told if isinstance(event, Glitch)},
         card=next(event.text for event in told if isinstance(event, Note)),
@@ -155,7 +155,7 @@ def _begins() -> range:
     return range(LEAD, LEAD + CHIRPS * EVERY, EVERY)
 
 
-def _level(came: Samples, quiet: Samples, echo: Echo, sent: Samples) -> float:
+def _level(came: Samples, quiet: Samples, echo: ChirpMatch, sent: Samples) -> float:
     """dB of what came back, the room's answer included and its noise taken off, relative to what was sent."""
     power, noise, played = (float(np.mean(np.square(each, dtype=np.float64))) for each in (came, quiet, sent))
     return float(10 * np.log10(max(power - noise, echo.gain**2 * played) / played))

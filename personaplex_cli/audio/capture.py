@@ -26,7 +26,7 @@ NO_SOUND = (
 BLEED = "The microphone hears the agent, which may answer itself: use headphones, or start with --echo-cancel."
 
 
-class Hearing:
+class Capture:
     """Blocks in, frames out; `say` is told, once each, what the user should know about the microphone.
 
     Rates are in hertz. With a `canceller` the frames are free of what was played.

@@ -28,7 +28,7 @@ LOUD_CUT_SECONDS = 0.01  # what is cut from a frame of speech
 QUIET = 10 ** (-50 / 20)  # root mean square; what is below may be cut unheard
 
 
-class Cushion:
+class JitterBuffer:
     """The playback queue at the card's `rate` in hertz. `put` is the model's thread, `take` the sound callback.
 
     `underruns` counts how often the sound ran dry, `shed` how many samples were cut from a backlog, `dropped` how

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personaplex_cli.audio import cushion as law
-from personaplex_cli.audio.cushion import Cushion, shorten
+from personaplex_cli.audio import jitter_buffer as law
+from personaplex_cli.audio.jitter_buffer import JitterBuffer, shorten
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples
 
 BLOCK = 480  # samples: 20 ms
@@ -24,11 +24,11 @@ SILENCE = np.zeros(FRAME, dtype=np.float32)
 SPEECH = tone(FRAME)  # 16 whole periods
 
 
-def played(cushion: Cushion, milliseconds: int) -> Samples:
+def played(cushion: JitterBuffer, milliseconds: int) -> Samples:
     return np.concatenate([cushion.take(BLOCK) for _ in range(milliseconds // 20)] or [SILENCE[:0]])
 
 
-def converse(cushion: Cushion, frames: Iterable[Samples]) -> Samples:
+def converse(cushion: JitterBuffer, frames: Iterable[Samples]) -> Samples:
     """A frame every 80 ms."""
     sound = [np.zeros(0, dtype=np.float32)]
     for frame in frames:
@@ -42,7 +42,7 @@ def steepest(sound: Samples) -> float:
 
 
 def test_it_begins_with_the_cushion_and_then_plays_what_was_said() -> None:
-    cushion = Cushion(SAMPLE_RATE)
+    cushion = JitterBuffer(SAMPLE_RATE)
     assert not played(cushion, 100).any()  # nobody has spoken, nothing is missing
     said = np.concatenate([tone(FRAME, begin) for begin in range(0, 50 * FRAME, FRAME)])
     sound = converse(cushion, np.split(said, 50))
@@ -55,7 +55,7 @@ def test_it_begins_with_the_cushion_and_then_plays_what_was_said() -> None:
 
 @given(st.lists(st.integers(1, 4096), min_size=1, max_size=20), st.integers(8_000, 96_000))
 def test_whatever_is_asked_for_is_given(counts: list[int], rate: int) -> None:
-    cushion = Cushion(rate)
+    cushion = JitterBuffer(rate)
     for index, count in enumerate(counts):
         if index % 3 == 0:
             cushion.put(tone(round(FRAME_SECONDS * rate)))
@@ -66,7 +66,7 @@ def test_whatever_is_asked_for_is_given(counts: list[int], rate: int) -> None:
 
 @pytest.mark.parametrize("block", [64, 100, 480, 1000, 4096])
 def test_a_gap_is_silent_soft_and_counted_once(block: int) -> None:
-    cushion = Cushion(SAMPLE_RATE)
+    cushion = JitterBuffer(SAMPLE_RATE)
     cushion.put(tone(3 * FRAME - 17))  # ends in the middle of a period, and of a block
     before = np.concatenate([cushion.take(block) for _ in range(6 * FRAME // block)])
     assert cushion.underruns == 1
@@ -79,7 +79,7 @@ def test_a_gap_is_silent_soft_and_counted_once(block: int) -> None:
 
 
 def test_it_grows_by_20_ms_when_it_runs_dry_and_no_further_than_120_ms() -> None:
-    cushion = Cushion(SAMPLE_RATE)
+    cushion = JitterBuffer(SAMPLE_RATE)
     thickness = []
     for _ in range(8):
         cushion.put(SILENCE)
@@ -90,7 +90,7 @@ def test_it_grows_by_20_ms_when_it_runs_dry_and_no_further_than_120_ms() -> None
 
 
 def test_it_shrinks_by_20_ms_in_30_clean_seconds_and_the_latency_with_it() -> None:
-    cushion = Cushion(SAMPLE_RATE)
+    cushion = JitterBuffer(SAMPLE_RATE)
     for _ in range(4):
         cushion.put(SILENCE)
         played(cushion, 400)
@@ -104,7 +104,7 @@ def test_it_shrinks_by_20_ms_in_30_clean_seconds_and_the_latency_with_it() -> No
 
 @pytest.mark.parametrize("late", [20, 40, 60, 100, 200])
 def test_frames_that_come_late_now_and_then_are_soon_heard_without_gaps(late: int) -> None:
-    cushion = Cushion(SAMPLE_RATE)
+    cushion = JitterBuffer(SAMPLE_RATE)
     for _ in range(10):
         converse(cushion, [SPEECH] * 10)
         played(cushion, late)
@@ -123,7 +123,7 @@ def test_frames_that_come_late_now_and_then_are_soon_heard_without_gaps(late: in
 @given(st.integers(0, 40), st.sampled_from([SILENCE, SPEECH]), st.integers(1, 2000))
 def test_a_burst_after_a_stall_is_bounded_and_shed(frames: int, frame: Samples, block: int) -> None:
     """A stall of any length; then the frames of that time all at once; then the talk goes on."""
-    cushion = Cushion(SAMPLE_RATE)
+    cushion = JitterBuffer(SAMPLE_RATE)
     converse(cushion, [frame] * 5)
     played(cushion, frames * 80)
     for _ in range(frames):
@@ -142,7 +142,7 @@ def test_a_burst_after_a_stall_is_bounded_and_shed(frames: int, frame: Samples, 
 
 
 def test_what_was_dropped_is_the_oldest_and_the_seam_is_soft() -> None:
-    cushion = Cushion(SAMPLE_RATE)
+    cushion = JitterBuffer(SAMPLE_RATE)
     converse(cushion, [SPEECH] * 5)
     for begin in range(20):
         cushion.put(tone(FRAME, begin * FRAME))
@@ -177,7 +177,7 @@ def test_shortened_speech_has_no_step(begin: int) -> None:
 
 
 def test_putting_never_waits_when_nobody_takes() -> None:
-    cushion = Cushion(SAMPLE_RATE)
+    cushion = JitterBuffer(SAMPLE_RATE)
     for _ in range(1000):
         cushion.put(SPEECH)
     assert cushion.depth < 10 * SAMPLE_RATE

@@ -9,9 +9,9 @@ from fakecard import FakeCard, device, plug_in
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personaplex_cli.audio import chirp as room
-from personaplex_cli.audio.chirp import CHIRPS, EVERY, LEAD, chirp, chirps, find, listen_for_chirps, returned
+from personaplex_cli.audio import loopback as room
 from personaplex_cli.audio.devices import CardChoice
+from personaplex_cli.audio.loopback import CHIRPS, EVERY, LEAD, chirp, chirps, find, measure_loopback, returned
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, level
 
 SENT = chirp()
@@ -68,7 +68,7 @@ def test_it_is_pleasant() -> None:
 def test_delay_and_level_are_what_the_way_makes_of_them(delay: int, decibels: float, seed: int) -> None:
     """All that is played is a frame late by nature, which is not counted. The noise is 60 dB down."""
     heard = late(chirps(), FRAME + delay, 10 ** (decibels / 20))
-    came = returned(heard + hiss(len(heard), level(SENT) + decibels - 60, seed))
+    came = loopback_result(heard + hiss(len(heard), level(SENT) + decibels - 60, seed))
     assert came.heard and len(came.delays) == CHIRPS
     assert came.delay == pytest.approx(1000 * delay / SAMPLE_RATE, abs=0.06) and came.spread <= 0.1
     assert came.level == pytest.approx(decibels, abs=0.11)
@@ -78,7 +78,7 @@ def test_delay_and_level_are_what_the_way_makes_of_them(delay: int, decibels: fl
 @given(decibels=st.floats(-50, 0), seed=SEEDS)
 def test_noise_as_loud_as_the_echo_does_not_count_as_echo(decibels: float, seed: int) -> None:
     heard = late(chirps(), FRAME + 2400, 10 ** (decibels / 20))
-    came = returned(heard + hiss(len(heard), level(SENT) + decibels, seed))
+    came = loopback_result(heard + hiss(len(heard), level(SENT) + decibels, seed))
     assert came.level == pytest.approx(decibels, abs=0.5)
 
 
@@ -87,7 +87,7 @@ def test_a_room_that_answers_counts_with_all_its_answer() -> None:
     tail = np.exp(-np.arange(1200) / 240) * np.random.default_rng(1).standard_normal(1200)
     tail[0] = np.abs(tail).max() * 2
     heard = np.convolve(late(chirps(), FRAME + 2400, 1.0), tail / np.linalg.norm(tail))[: len(chirps())]
-    came = returned(heard.astype(np.float32))
+    came = loopback_result(heard.astype(np.float32))
     assert came.delay == pytest.approx(100, abs=1)
     assert came.level == pytest.approx(0, abs=2)
 
@@ -97,7 +97,7 @@ def test_a_delay_that_changes_is_told_as_its_spread() -> None:
     sound, middle = chirps(), LEAD + 3 * EVERY - FRAME
     heard = late(sound, FRAME + 1000, 0.1)
     heard[middle:] = late(sound, FRAME + 1480, 0.1)[middle:]
-    came = returned(heard)
+    came = loopback_result(heard)
     assert came.heard and came.spread == pytest.approx(20, abs=0.1)
     assert came.delay == pytest.approx(1000 / 24, abs=0.1)
 
@@ -108,7 +108,7 @@ def test_what_comes_at_any_time_is_no_echo(seed: int, delays: list[int]) -> None
     heard = hiss(len(chirps()), -60, seed)
     for begin, delay in zip(range(LEAD, LEAD + CHIRPS * EVERY, EVERY), delays, strict=True):
         heard[begin + FRAME + delay :][: len(SENT)] += 0.1 * SENT[: len(heard) - begin - FRAME - delay]
-    came = returned(heard)
+    came = loopback_result(heard)
     assert not came.delays or came.spread <= 2000 * room.ALIKE
     if came.heard:
         agreed = sum(abs(1000 * each / SAMPLE_RATE - came.delay) <= 2000 * room.ALIKE for each in delays)
@@ -117,13 +117,13 @@ def test_what_comes_at_any_time_is_no_echo(seed: int, delays: list[int]) -> None
 
 @pytest.mark.parametrize("dbfs", [-200.0, -80.0, -20.0])
 def test_with_headphones_nothing_is_heard(dbfs: float) -> None:
-    came = returned(hiss(len(chirps()), dbfs, 1))
+    came = loopback_result(hiss(len(chirps()), dbfs, 1))
     assert not came.heard and not came.silent
     assert came.noise == pytest.approx(max(dbfs, -100), abs=0.5)
 
 
 def test_a_microphone_that_delivers_nothing() -> None:
-    came = returned(np.zeros(len(chirps()), dtype=np.float32))
+    came = loopback_result(np.zeros(len(chirps()), dtype=np.float32))
     assert came.silent and not came.heard and came.noise == -100
 
 
@@ -161,7 +161,7 @@ def test_the_round_trip_is_that_of_the_card(
         microphone = hiss(10 * rate, -70, 1)
         fake = plug_in(FakeCard(microphone=microphone, blocks=(block,), listed=listed, rates=(rate,)), monkeypatch)
         fake.feedback = wire(fake, milliseconds * rate // 1000, 0.1)
-        came = listen_for_chirps(CardChoice())
+        came = measure_loopback(CardChoice())
         assert len(came.delays) == CHIRPS and came.level == pytest.approx(-20, abs=0.5)
         assert came.noise == pytest.approx(-70, abs=4)  # less of it where a resampler cuts its upper half
         assert came.reported > 50 and ("Mic" if two_devices else "Fake") in came.card
@@ -173,5 +173,5 @@ def test_the_round_trip_is_that_of_the_card(
 
 def test_headphones_on_the_card_made_of_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(FakeCard(microphone=hiss(10 * SAMPLE_RATE, -60, 1)), monkeypatch)
-    came = listen_for_chirps(CardChoice())
+    came = measure_loopback(CardChoice())
     assert not came.heard and came.noise == pytest.approx(-60, abs=0.5)
