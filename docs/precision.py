@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from personaplex_cli.library.spec import sizes_of
 from personaplex_cli.library.weights import WEIGHTS
 from personaplex_cli.model.checkpoint import load_lm
 from personaplex_cli.model.demo import build_demo
 from personaplex_cli.model.precision import Precision
 from personaplex_cli.model.prompting import lay_out
-from personaplex_cli.model.sizes import sizes_of
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.prompt import Sampling
 

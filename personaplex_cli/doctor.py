@@ -32,7 +32,7 @@ from personaplex_cli.startup import Machine
 if TYPE_CHECKING:
     from personaplex_cli.audio.devices import CardChoice
     from personaplex_cli.audio.loopback import LoopbackResult
-    from personaplex_cli.library.stock import Stock
+    from personaplex_cli.library.inventory import Inventory
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
 
@@ -277,21 +277,21 @@ def _memory() -> tuple[int | None, int | None]:
 
 
 def _model(machine: Machine) -> Iterator[Finding]:
-    from personaplex_cli.library.stock import stock_of_folder, stock_of_repo
+    from personaplex_cli.library.inventory import inventory_of_folder, inventory_of_repo
 
     if machine.model == DEMO:
         yield Finding(OK, "model", "demo: made here when it is needed, nothing to download")
         return
     folder = Path(machine.model).expanduser()
     own = folder.is_dir() or machine.model.startswith((".", "/", "~"))
-    stock = stock_of_folder(folder) if own else stock_of_repo(machine.model, machine.revision)
+    stock = inventory_of_folder(folder) if own else inventory_of_repo(machine.model, machine.revision)
     yield _files(machine.model_name, stock, own)
     if not own:
         yield _token(machine.model, stock)
         yield from _disk(stock)
 
 
-def _files(name: str, stock: "Stock", own: bool) -> Finding:
+def _files(name: str, stock: "Inventory", own: bool) -> Finding:
     size = sum(stock.here.values())
     figures = asdict(stock)
     get = "Copy what is missing into the folder." if own else "Run `personaplex download`."
@@ -308,8 +308,8 @@ def _files(name: str, stock: "Stock", own: bool) -> Finding:
     return Finding(WRONG, "model", what, get, figures, ModelError.exit_code)
 
 
-def _token(name: str, stock: "Stock") -> Finding:
-    from personaplex_cli.library.stock import has_token
+def _token(name: str, stock: "Inventory") -> Finding:
+    from personaplex_cli.library.inventory import has_token
 
     there = has_token()
     found = "there is a Hugging Face token" if there else "there is no Hugging Face token"
@@ -323,8 +323,8 @@ def _token(name: str, stock: "Stock") -> Finding:
     return Finding(WARNING, "token", found, advice, {"token": there})
 
 
-def _disk(stock: "Stock") -> Iterator[Finding]:
-    from personaplex_cli.library.stock import cache_folder, free_bytes
+def _disk(stock: "Inventory") -> Iterator[Finding]:
+    from personaplex_cli.library.inventory import cache_folder, free_bytes
 
     folder, own = cache_folder(), platformdirs.user_cache_path("personaplex")
     free, free_own = free_bytes(folder), free_bytes(own)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from personaplex_cli.library.spec import sizes_with
 from personaplex_cli.model.checkpoint import load_lm
 from personaplex_cli.model.precision import Precision
-from personaplex_cli.model.sizes import sizes_with
 from personaplex_cli.model.talk import Talk
 
 CPU = torch.device("cpu")

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from personaplex_cli import bench, cli
 from personaplex_cli.events import Timings
+from personaplex_cli.library.spec import sizes_with
 from personaplex_cli.model import measure
 from personaplex_cli.model.demo import DIFFERING
 from personaplex_cli.model.engine import Engine
 from personaplex_cli.model.load import Demand, random_engine
 from personaplex_cli.model.random_weights import unfilled
-from personaplex_cli.model.sizes import sizes_with
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.prompt import Prompt
 from personaplex_cli.samples import SILENT_FRAME

@@ -23,7 +23,7 @@ from personaplex_cli import cli, doctor
 from personaplex_cli.audio.devices import CardChoice
 from personaplex_cli.doctor import OK, WARNING, WRONG, Finding, Options, discreet, examine, exit_code, report
 from personaplex_cli.errors import AudioError, DeviceError, ModelError, UsageError
-from personaplex_cli.library.stock import safetensors_length, stock_of_folder
+from personaplex_cli.library.inventory import inventory_of_folder, safetensors_length
 from personaplex_cli.library.weights import DEFAULT_MODEL, MIMI, NEEDED, TOKENIZER, VOICES, WEIGHTS, download
 from personaplex_cli.screen.findings import show_findings
 from personaplex_cli.startup import Machine
@@ -261,7 +261,7 @@ def test_a_folder_of_ones_own(demo_folder: Path, tmp_path: Path) -> None:
 def test_the_length_of_real_safetensors(demo_folder: Path) -> None:
     for name in (WEIGHTS, MIMI):
         assert safetensors_length(demo_folder / name) == (demo_folder / name).stat().st_size
-    assert stock_of_folder(demo_folder).is_whole
+    assert inventory_of_folder(demo_folder).is_whole
 
 
 def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from personaplex_cli.errors import ModelError, UsageError
 from personaplex_cli.events import Downloading, Listener
-from personaplex_cli.library.hub_errors import OTHER_FOLDER, in_words
+from personaplex_cli.library.hub_errors import OTHER_FOLDER, translated_errors
 
 TIMEOUT = 10.0  # seconds the hub may be silent at first
 ATTEMPTS = 3  # cut connections in a row without a new byte, before giving up
@@ -48,7 +48,7 @@ def find(repo: str, revision: str | None, needed: Sequence[str]) -> Path | None:
     try:
         if "/" not in repo:
             raise HFValidationError
-        with in_words(repo, revision):
+        with translated_errors(repo, revision):
             found = [try_to_load_from_cache(repo, name, constants.HF_HUB_CACHE, revision) for name in needed]
     except HFValidationError:
         what = f"{repo!r} is neither a folder nor the name of a Hugging Face repo."
@@ -76,13 +76,13 @@ def fetch(
     from huggingface_hub import constants, hf_hub_download
 
     cache = Path(constants.HF_HUB_CACHE)
-    with in_words(repo, revision, endpoint), _plain_http():
+    with translated_errors(repo, revision, endpoint), _plain_http():
         commit, files = _remote_files(repo, revision, needed, optional, endpoint)
         for file in files:
             file.discard_if_damaged()
         total = sum(file.size for file in files)
         _check_space(total - _bytes_here(files), cache)
-    with _progress(files, total, listen), in_words(repo, revision, endpoint), _plain_http():
+    with _progress(files, total, listen), translated_errors(repo, revision, endpoint), _plain_http():
         for file in files:
             get = partial(hf_hub_download, repo, file.name, revision=commit, cache_dir=cache, endpoint=endpoint)
             _persist(get, file)

@@ -27,7 +27,7 @@ OTHER_FOLDER = "set HF_HOME to a folder on another disk, such as HF_HOME=/data/h
 
 
 @contextmanager
-def in_words(model: str, revision: str | None, endpoint: str | None = None) -> Iterator[None]:
+def translated_errors(model: str, revision: str | None, endpoint: str | None = None) -> Iterator[None]:
     """Turn what huggingface_hub, requests and the disk raise into our errors: ModelError or NetworkError."""
     import requests
     from huggingface_hub.errors import LocalEntryNotFoundError

@@ -21,9 +21,9 @@ from sentencepiece import SentencePieceProcessor
 from torch import nn
 
 from personaplex_cli.errors import ModelError
+from personaplex_cli.library.spec import CODEBOOKS
 from personaplex_cli.model.precision import Precision, quantise
 from personaplex_cli.model.quantised_cache import QuantisedCache
-from personaplex_cli.model.sizes import CODEBOOKS
 
 READERS = 4  # threads
 

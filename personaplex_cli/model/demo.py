@@ -22,10 +22,10 @@ from platformdirs import user_cache_path
 from safetensors.torch import save_file
 
 from personaplex_cli.events import Listener, Note
+from personaplex_cli.library.spec import sizes_with
 from personaplex_cli.library.weights import DEMO, MIMI, SIZES, TOKENIZER, VOICES, WEIGHTS, ModelFiles
 from personaplex_cli.model.checkpoint import file_shapes, no_random_init
 from personaplex_cli.model.prompting import PAD, Rows, lay_out
-from personaplex_cli.model.sizes import sizes_with
 from personaplex_cli.model.text import SPACE
 
 RECIPE = "1"  # changes with anything below that changes the files

@@ -16,6 +16,7 @@ from sentencepiece import SentencePieceProcessor
 
 from personaplex_cli.errors import DeviceError
 from personaplex_cli.events import Listener, Note
+from personaplex_cli.library.spec import Sizes, sizes_of, sizes_with
 from personaplex_cli.library.weights import ModelFiles
 from personaplex_cli.model.bandwidth import bus_bandwidth
 from personaplex_cli.model.checkpoint import Place, load_lm, load_mimi, load_tokenizer
@@ -29,7 +30,6 @@ from personaplex_cli.model.precision import Precision, precision_for, quantise
 from personaplex_cli.model.quantised import why_no_kernels
 from personaplex_cli.model.quantised_cache import QuantisedCache
 from personaplex_cli.model.random_weights import fill_randomly, unfilled
-from personaplex_cli.model.sizes import Sizes, sizes_of, sizes_with
 from personaplex_cli.model.snapshots import Snapshots
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.samples import FRAME_SECONDS

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from personaplex_cli.library.spec import CODEBOOKS, sizes_with
 from personaplex_cli.model.fit import EMBEDDINGS
 from personaplex_cli.model.modules import ModuleDepformer, ModuleTransformer
 from personaplex_cli.model.random_weights import fill_randomly, unfilled
-from personaplex_cli.model.sizes import CODEBOOKS, sizes_with
 from personaplex_cli.model.step import SPANS, Depformer, Transformer, layer_of
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from personaplex_cli.events import Listener
+from personaplex_cli.library.spec import sizes_with
 from personaplex_cli.model.device import choose_device
 from personaplex_cli.model.load import Demand, choose
-from personaplex_cli.model.sizes import sizes_with
 from personaplex_cli.samples import FRAME_SECONDS
 
 

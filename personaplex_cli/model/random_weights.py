@@ -5,8 +5,8 @@ from moshi.models import LMModel, MimiModel
 from moshi.models.loaders import get_mimi
 from torch import nn
 
+from personaplex_cli.library.spec import CODEBOOKS, Sizes
 from personaplex_cli.model.checkpoint import Place, no_random_init
-from personaplex_cli.model.sizes import CODEBOOKS, Sizes
 
 PACKED = (".scale", ".least")  # of quantised linears
 

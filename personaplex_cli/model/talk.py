@@ -20,10 +20,10 @@ from moshi.models import LMModel
 from torch import Tensor
 from torch.nn import functional as F
 
+from personaplex_cli.library.spec import CODEBOOKS
 from personaplex_cli.model.inputs import Inputs
 from personaplex_cli.model.prompting import AGENT, PAD, SILENCE, TEXT, USER, Layout, Rows
 from personaplex_cli.model.sampling import MOST, Choice
-from personaplex_cli.model.sizes import CODEBOOKS
 from personaplex_cli.model.snapshots import Snapshots
 from personaplex_cli.model.step import SPANS, Depformer, Layer, Transformer, layer_of, norm, span_for
 from personaplex_cli.prompt import Sampling

@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from personaplex_cli.errors import ModelError
+from personaplex_cli.library.spec import LM, sizes_of
 from personaplex_cli.library.weights import MIMI, SIZES, TOKENIZER, WEIGHTS
 from personaplex_cli.model.checkpoint import file_shapes, load_lm, load_mimi, load_tokenizer, no_random_init
 from personaplex_cli.model.precision import PLAIN, Precision
-from personaplex_cli.model.sizes import LM, sizes_of
 
 GOLDEN = load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli.errors import DeviceError
+from personaplex_cli.library.spec import sizes_with
 from personaplex_cli.model.fit import Fit, Needs, fit, needs
 from personaplex_cli.model.precision import Precision
 from personaplex_cli.model.random_weights import unfilled
-from personaplex_cli.model.sizes import sizes_with
 
 GB = 10**9
 BF16, INT8, INT4 = (Precision(name, torch.bfloat16) for name in ("bf16", "int8", "int4"))

@@ -11,13 +11,13 @@ from tape import record
 
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Note
+from personaplex_cli.library.spec import sizes_of
 from personaplex_cli.library.weights import open_folder, voice_file
 from personaplex_cli.model.checkpoint import load_mimi
 from personaplex_cli.model.engine import Engine
 from personaplex_cli.model.graphs import Part, Recorder, Recording
 from personaplex_cli.model.load import Demand, load_engine
 from personaplex_cli.model.offload import StreamedLayers
-from personaplex_cli.model.sizes import sizes_of
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME, Samples

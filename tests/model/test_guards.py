@@ -13,6 +13,7 @@ from tape import ASKING
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from personaplex_cli.library.spec import LM, sizes_with
 from personaplex_cli.library.weights import open_folder, voice_file
 from personaplex_cli.model.checkpoint import no_random_init
 from personaplex_cli.model.engine import Engine
@@ -21,7 +22,6 @@ from personaplex_cli.model.load import Demand, load_engine
 from personaplex_cli.model.precision import Precision, quantise
 from personaplex_cli.model.quantised import Int4Linear, Int8Linear
 from personaplex_cli.model.random_weights import unfilled
-from personaplex_cli.model.sizes import LM, sizes_with
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME

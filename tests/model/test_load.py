@@ -7,10 +7,10 @@ import torch
 
 from personaplex_cli.errors import DeviceError
 from personaplex_cli.events import Note
+from personaplex_cli.library.spec import sizes_with
 from personaplex_cli.model import load
 from personaplex_cli.model.fit import Fit
 from personaplex_cli.model.load import Demand
-from personaplex_cli.model.sizes import sizes_with
 
 GPU = torch.device("cuda", 0)
 GB = 10**9

@@ -10,12 +10,12 @@ from golden import CPU, load_golden
 from moshi.models import LMModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from personaplex_cli.library.spec import LM
 from personaplex_cli.library.weights import WEIGHTS
 from personaplex_cli.model.checkpoint import load_lm
 from personaplex_cli.model.modules import ModuleDepformer, ModuleTransformer
 from personaplex_cli.model.precision import PLAIN, Precision
 from personaplex_cli.model.prompting import lay_out
-from personaplex_cli.model.sizes import LM
 from personaplex_cli.model.step import Depformer, Transformer, layer_of, span_for
 from personaplex_cli.model.talk import Talk
 from personaplex_cli.prompt import Sampling

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from personaplex_cli import cli
 from personaplex_cli.audio.recording import read_recording, write_wav
+from personaplex_cli.library.spec import sizes_of
 from personaplex_cli.library.weights import MIMI, TOKENIZER
-from personaplex_cli.model.sizes import sizes_of
 from personaplex_cli.samples import SAMPLE_RATE
 
 QUESTION = Path(__file__).parents[2] / "examples/question.wav"

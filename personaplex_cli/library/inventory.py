@@ -13,7 +13,7 @@ LONGEST_HEADER = 10**8  # bytes, says the format
 
 
 @dataclass(frozen=True)
-class Stock:
+class Inventory:
     """The files of a model in a folder ("" if there is none), by name with their bytes; those that are missing, and
     those that are empty or of another size than they say.
 
@@ -31,13 +31,13 @@ class Stock:
         return not self.missing and not self.damaged
 
 
-def stock_of_folder(folder: Path) -> Stock:
+def inventory_of_folder(folder: Path) -> Inventory:
     """What there is of a model in a folder of one's own, where a folder `voices/` may stand for `voices.tgz`."""
     unpacked = (folder / "voices").is_dir()
     return _stock({name: folder / name for name in NEEDED if not (name == VOICES and unpacked)})
 
 
-def stock_of_repo(repo: str, revision: str | None) -> Stock:
+def inventory_of_repo(repo: str, revision: str | None) -> Inventory:
     """What there is of the model ORG/NAME in the cache. Raises UsageError for a malformed name."""
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.file_download import repo_folder_name
@@ -84,9 +84,9 @@ def safetensors_length(path: Path) -> int:
         raise ValueError("this is no safetensors file") from error
 
 
-def _stock(paths: dict[str, Path | None], begun: int = 0) -> Stock:
+def _stock(paths: dict[str, Path | None], begun: int = 0) -> Inventory:
     files = {name: path for name, path in paths.items() if path and path.is_file()}
-    return Stock(
+    return Inventory(
         folder=next((str(path.parent) for path in files.values()), ""),
         here={name: os.path.getsize(path) for name, path in files.items()},
         missing=tuple(name for name in paths if name not in files),
