@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from personaplex_cli.engine.generator import TokenGenerator
+from personaplex_cli.engine.prompting import lay_out
 from personaplex_cli.library.spec import sizes_of
 from personaplex_cli.library.weights import WEIGHTS
-from personaplex_cli.model.checkpoint import load_lm
-from personaplex_cli.model.demo import build_demo
-from personaplex_cli.model.precision import Precision
-from personaplex_cli.model.prompting import lay_out
-from personaplex_cli.model.talk import Talk
+from personaplex_cli.loader.checkpoint import load_lm
+from personaplex_cli.loader.demo import build_demo
+from personaplex_cli.loader.precision import Precision
 from personaplex_cli.prompt import Sampling
 
 SIZES = {
@@ -40,7 +40,7 @@ FRAMES = 100
 CPU = torch.device("cpu")
 
 
-class Watched(Talk):
+class Watched(TokenGenerator):
     """A talk that notes the logits it chooses from, and that can be made to choose what was `said`."""
 
     logits: list[Tensor]

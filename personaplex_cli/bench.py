@@ -20,7 +20,7 @@ from personaplex_cli.prompt import Prompt
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, Samples
 
 if TYPE_CHECKING:
-    from personaplex_cli.model.engine import Engine
+    from personaplex_cli.engine.engine import Engine
 
 BUDGET = 1000 * FRAME_SECONDS  # milliseconds
 SHARES = (50, 95, 99.9)
@@ -37,8 +37,8 @@ class Work:
 
 def measure(engine: "Engine", prompt: Prompt, work: Work, load_seconds: float, listen: Listener) -> dict[str, Any]:
     """Warm up, hold the conversation, report. Times are milliseconds unless they say otherwise."""
-    from personaplex_cli.model.bandwidth import bandwidth, peak_bytes
-    from personaplex_cli.model.measure import bytes_per_frame, memory, modules_over_lean
+    from personaplex_cli.loader.bandwidth import bandwidth, peak_bytes
+    from personaplex_cli.loader.measure import bytes_per_frame, memory, modules_over_lean
 
     listen(State("warming up"))
     began = time.perf_counter()
@@ -92,7 +92,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def _timed_begin(engine: "Engine", prompt: Prompt) -> tuple[float, int]:
     """Begin a conversation -> the milliseconds that took, and the frames of its prompt."""
-    from personaplex_cli.model.bandwidth import wait_for
+    from personaplex_cli.loader.bandwidth import wait_for
 
     began = time.perf_counter()
     positions = engine.begin(prompt)

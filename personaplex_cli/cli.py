@@ -91,7 +91,7 @@ class ReaderGone(Exception):
 app = typer.Typer(
     name="personaplex",
     cls=Commands,
-    help="Talk with NVIDIA's PersonaPlex-7B, a model that listens and speaks at the same time.",
+    help="TokenGenerator with NVIDIA's PersonaPlex-7B, a model that listens and speaks at the same time.",
     epilog="Exit codes: 0 ok, 1 bug, 2 usage, 3 model, 4 audio, 5 GPU or memory, 6 network, 130 Ctrl-C.",
     no_args_is_help=True,
     add_completion=False,
@@ -228,7 +228,7 @@ def chat(
     text_temperature: TextTemperature = DEFAULTS.text_temperature,
     text_top_k: TextTopK = DEFAULTS.text_top_k,
 ) -> None:
-    """Talk: microphone and speaker, both at once, like a phone call."""
+    """TokenGenerator: microphone and speaker, both at once, like a phone call."""
     from personaplex_cli.audio.devices import CardChoice
     from personaplex_cli.chat import Chat
     from personaplex_cli.screen.keys import Keys

@@ -203,7 +203,7 @@ def _version(package: str) -> str | None:
 
 
 def _gpus(machine: Machine) -> Iterator[Finding]:
-    from personaplex_cli.model.outlook import built_for, gpus
+    from personaplex_cli.loader.preflight import built_for, gpus
 
     found, said = gpus()
     build = f"this PyTorch is built for {built_for()}"
@@ -224,8 +224,8 @@ def _gpus(machine: Machine) -> Iterator[Finding]:
 
 def _talking(machine: Machine) -> Iterator[Finding]:
     """Whether the model could talk here, and how much of the talk it would remember."""
-    from personaplex_cli.model.outlook import outlook
-    from personaplex_cli.model.quantised import why_no_kernels
+    from personaplex_cli.engine.quantised import why_no_kernels
+    from personaplex_cli.loader.preflight import outlook
 
     if machine.model == DEMO:
         yield Finding(OK, "talking", "the demo model is fast enough on any machine; what it says is noise")

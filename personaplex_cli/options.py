@@ -43,7 +43,7 @@ ServerUrl = Annotated[
         "server_url",
         "--server",
         group=SERVER,
-        help="Talk with a server: HOST, HOST:PORT, ws://... or wss://...",
+        help="TokenGenerator with a server: HOST, HOST:PORT, ws://... or wss://...",
         show_default="the model runs here",
     ),
 ]
@@ -52,7 +52,10 @@ Insecure = Annotated[
     bool, option("insecure", "--insecure", group=SERVER, help="Trust any certificate, such as a self-signed one.")
 ]
 Force = Annotated[
-    bool, typer.Option("--force", rich_help_panel=MACHINE, help="Talk even if this is bound to be too slow for it.")
+    bool,
+    typer.Option(
+        "--force", rich_help_panel=MACHINE, help="TokenGenerator even if this is bound to be too slow for it."
+    ),
 ]
 VoiceName = Annotated[
     str | None,

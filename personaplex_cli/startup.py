@@ -21,8 +21,8 @@ from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE, Samples
 
 if TYPE_CHECKING:
-    from personaplex_cli.model.engine import Engine, Reply
-    from personaplex_cli.model.load import Demand
+    from personaplex_cli.engine.engine import Engine, Reply
+    from personaplex_cli.loader.load import Demand
 
 OWN_WORDS = "own words"  # the name of a persona that the user has written
 LONG_PROMPT_FRAMES = 500  # 40 s: a voice of ten seconds, and a text of more than 300 tokens
@@ -168,7 +168,7 @@ def fresh_seed() -> int:
 def find_files(model: str, revision: str | None, listen: Listener) -> ModelFiles:
     """The files of `demo`, a folder or a Hugging Face repository, downloaded if they are not here yet."""
     if model == DEMO:
-        from personaplex_cli.model.demo import demo_files
+        from personaplex_cli.loader.demo import demo_files
 
         return demo_files(listen)
     folder = Path(model).expanduser()
@@ -184,7 +184,7 @@ def start_engine(machine: Machine, listen: Listener) -> "tuple[Engine, ModelFile
     """Find the model and load it. Raises ModelError, NetworkError, DeviceError or UsageError."""
     files = find_files(machine.model, machine.revision, listen)
     listen(State("loading", files.name))
-    from personaplex_cli.model.load import load_engine
+    from personaplex_cli.loader.load import load_engine
 
     return load_engine(files, _demand(machine), listen), files
 
@@ -192,14 +192,14 @@ def start_engine(machine: Machine, listen: Listener) -> "tuple[Engine, ModelFile
 def random_start(machine: Machine, character: Character, listen: Listener) -> "tuple[Engine, Prompt]":
     """An engine of the real sizes that needs no files, and a prompt for it with a second of noise as the voice."""
     listen(State("loading", "random weights"))
-    from personaplex_cli.model.load import random_engine
+    from personaplex_cli.loader.load import random_engine
 
     noise = np.random.default_rng(0).normal(0.0, 0.1, SAMPLE_RATE).astype(np.float32)
     return random_engine(_demand(machine), listen), Prompt(character.persona.prompt, noise, character.sampling)
 
 
 def _demand(machine: Machine) -> "Demand":
-    from personaplex_cli.model.load import Demand
+    from personaplex_cli.loader.load import Demand
 
     return Demand(machine.device, machine.precision, machine.cpu_offload, machine.live)
 

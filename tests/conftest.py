@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import personaplex_cli.model  # noqa: F401  it tells moshi how to be imported, which tests may do first
+import personaplex_cli.engine  # noqa: F401  it tells moshi how to be imported, which tests may do first
 
 HERE = Path(__file__).parent
 
@@ -44,7 +44,7 @@ def user_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model's files. Tests that spoil files work on a copy."""
-    from personaplex_cli.model.demo import build_demo
+    from personaplex_cli.loader.demo import build_demo
 
     folder = tmp_path_factory.mktemp("demo")
     build_demo(folder)

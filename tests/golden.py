@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.library.spec import sizes_with
-from personaplex_cli.model.checkpoint import load_lm
-from personaplex_cli.model.precision import Precision
-from personaplex_cli.model.talk import Talk
+from personaplex_cli.loader.checkpoint import load_lm
+from personaplex_cli.loader.precision import Precision
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", torch.float32)
@@ -42,10 +42,10 @@ class Golden:
         save_file({name: self._tensor(name, shape) for name, shape in self.data["tensors"].items()}, path)
         return path
 
-    def talk(self, folder: Path, **sizes: Any) -> Talk:
+    def talk(self, folder: Path, **sizes: Any) -> TokenGenerator:
         """The model in fp32 on the CPU, through the real loader."""
         weights = self.write_weights(folder / "model.safetensors")
-        return Talk(load_lm(weights, {**self.sizes, **sizes}, FP32, lambda name: CPU))
+        return TokenGenerator(load_lm(weights, {**self.sizes, **sizes}, FP32, lambda name: CPU))
 
     def _tensor(self, name: str, shape: list[int]) -> torch.Tensor:
         if name.endswith("alpha"):

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli import bench, cli
+from personaplex_cli.engine.engine import Engine
+from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.events import Timings
 from personaplex_cli.library.spec import sizes_with
-from personaplex_cli.model import measure
-from personaplex_cli.model.demo import DIFFERING
-from personaplex_cli.model.engine import Engine
-from personaplex_cli.model.load import Demand, random_engine
-from personaplex_cli.model.random_weights import unfilled
-from personaplex_cli.model.talk import Talk
+from personaplex_cli.loader import measure
+from personaplex_cli.loader.demo import DIFFERING
+from personaplex_cli.loader.load import Demand, random_engine
+from personaplex_cli.loader.random_weights import unfilled
 from personaplex_cli.prompt import Prompt
 from personaplex_cli.samples import SILENT_FRAME
 
@@ -56,7 +56,7 @@ def test_random_weights_run_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_frame_reads_at_the_real_size_is_what_the_shapes_say() -> None:
     """13.15 GB of layers, 0.26 of text head, 1.33 of depformer, 1.57 of context, 0.33 of Mimi with 8 codebooks."""
     lm, mimi = unfilled(sizes_with({}), torch.bfloat16)
-    engine = cast(Engine, SimpleNamespace(talk=Talk(lm), mimi=mimi))
+    engine = cast(Engine, SimpleNamespace(talk=TokenGenerator(lm), mimi=mimi))
     assert measure.memory(engine)["context"] == 3000 * 524_288
     layers, head = 6_576_930_816 * 2, 131_072_000 * 2
     assert measure.bytes_per_frame(engine) == pytest.approx(layers + head + 1.333e9 + 1.573e9 + 0.334e9, rel=0.002)

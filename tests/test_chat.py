@@ -17,11 +17,11 @@ from personaplex_cli.audio.devices import CardChoice
 from personaplex_cli.audio.recording import Recording
 from personaplex_cli.chat import Chat
 from personaplex_cli.conversation import converse
+from personaplex_cli.engine.engine import Engine
 from personaplex_cli.errors import AudioError, ModelError
 from personaplex_cli.events import Began, Event, Finished, Glitch, Hushed, Muted, Note, State, Step
 from personaplex_cli.library.weights import open_folder
-from personaplex_cli.model.engine import Engine
-from personaplex_cli.model.load import Demand, load_engine
+from personaplex_cli.loader.load import Demand, load_engine
 from personaplex_cli.prompt import Sampling
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 from personaplex_cli.startup import LocalAgent, Machine, choose_character

@@ -95,7 +95,7 @@ def test_every_advice_belongs_to_something_and_every_exit_code_to_something_wron
 def test_a_look_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in vars(doctor) if name in ("_system", "_packages", "_main_memory", "_terminal")]:
         monkeypatch.setattr(doctor, name, lambda: 1 / 0)
-    monkeypatch.setattr("personaplex_cli.model.outlook.gpus", lambda: 1 / 0)
+    monkeypatch.setattr("personaplex_cli.loader.preflight.gpus", lambda: 1 / 0)
     findings = found()
     assert kinds(findings)["system"] == WARNING and "ZeroDivisionError" in named(findings, "system").found
     assert exit_code(findings) == 0 and kinds(findings)["model"] == OK

@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden import load_golden
 
-from personaplex_cli.model.prompting import lay_out, load_saved_voice
+from personaplex_cli.engine.prompting import lay_out, load_saved_voice
 from personaplex_cli.prompt import Sampling
 
 

@@ -207,7 +207,7 @@ class TestWrong:
     def test_what_was_finished_stays_when_the_user_stops(
         self, demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        from personaplex_cli.model.engine import Engine, Reply
+        from personaplex_cli.engine.engine import Engine, Reply
 
         step, frames = Engine.step, 0
 
@@ -226,7 +226,7 @@ class TestWrong:
     def test_a_bug_says_so_and_shows_itself_only_when_asked(
         self, question: Path, demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        from personaplex_cli.model.engine import Engine
+        from personaplex_cli.engine.engine import Engine
 
         monkeypatch.setattr(Engine, "step", lambda *_: 1 / 0)
         assert run(demo_folder, question, "-o", "a.wav") == 1

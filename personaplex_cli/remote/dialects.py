@@ -282,7 +282,7 @@ class Interview:
         """The persona, in a form that the model was trained with (FIELD: "You enjoy having a good conversation")."""
         role, level, topic = (" ".join(str(values.get(name) or "").split()) for name in ("role", "level", "topic"))
         place = " ".join(word for word in (level[:LONGEST_FIELD], role[:LONGEST_FIELD]) if word)
-        about = f" Talk about {topic[:LONGEST_FIELD]}." if topic else ""
+        about = f" TokenGenerator about {topic[:LONGEST_FIELD]}." if topic else ""
         prompt = (
             "You enjoy having a good conversation. You are a friendly interviewer and ask one question at a time. "
             f"The person you talk with applies for a job{f' as {place}' if place else ''}.{about}"

@@ -161,7 +161,7 @@ def test_a_conversation(url: str, visit: Callable[..., Any]) -> None:
     saved = Path(download.value.path()).read_text(encoding="utf-8")
     assert saved.count("Astronaut, voice NATM1, seed 7") == 2
     assert re.search(r"^0:\d\d  \S", saved, re.M)
-    page.get_by_role("button", name="Talk again").click()
+    page.get_by_role("button", name="TokenGenerator again").click()
     shows(page, "Live")
 
 

@@ -49,7 +49,7 @@ def through_opus(frames: Samples) -> Samples:
     return np.concatenate([reader.read(writer.write(frame)) for frame in frames])
 
 
-class Talk:
+class TokenGenerator:
     """An agent and what it says; closed at the end of the test, with all its threads."""
 
     def __init__(self, url: str, seed: int | None = None, paced: bool = False, **server: object) -> None:
@@ -74,11 +74,11 @@ class Talk:
 
 
 @pytest.fixture
-def talk() -> Iterator[Callable[..., Talk]]:
-    talks: list[Talk] = []
+def talk() -> Iterator[Callable[..., TokenGenerator]]:
+    talks: list[TokenGenerator] = []
 
-    def begin(*arguments: object, **settings: object) -> Talk:
-        talks.append(Talk(*arguments, **settings))  # type: ignore[arg-type]
+    def begin(*arguments: object, **settings: object) -> TokenGenerator:
+        talks.append(TokenGenerator(*arguments, **settings))  # type: ignore[arg-type]
         return talks[-1]
 
     yield begin
@@ -140,7 +140,7 @@ class TestRequest:
 class TestTalking:
     @pytest.mark.parametrize("paced", [False, True])
     def test_all_that_is_said_arrives_in_order(
-        self, paced: bool, serve: Callable[..., FakeServer], talk: Callable[..., Talk]
+        self, paced: bool, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
     ) -> None:
         frames = noise(8)
         here = talk(serve().url, paced=paced)
@@ -153,7 +153,7 @@ class TestTalking:
         assert here.states == ["connecting", "warming up"]
 
     def test_nothing_is_said_before_the_server_is_ready(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
     ) -> None:
         ready = False
         early: list[bytes] = []
@@ -177,7 +177,9 @@ class TestTalking:
         here.until(lambda: len(here.agent.step(SILENT_FRAME).pcm) > 0)
         assert ready and not early
 
-    def test_words_come_with_the_sound(self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]) -> None:
+    def test_words_come_with_the_sound(
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
+    ) -> None:
         async def speaks(guest: Guest) -> None:
             await guest.say(HANDSHAKE + b"\x01\x02\x03\x04\x05\x06\x07\x08")  # some servers add their version
             for word in (" good", " m\u00f6rning", "!"):
@@ -190,7 +192,7 @@ class TestTalking:
         assert said == " good mörning!"
 
     def test_what_a_server_tells_about_itself_is_known(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
     ) -> None:
         told = {"seed": 5, "model": "a-model", "precision": "bf16", "prompt_frames": 40, "context": 3000, "voice": None}
 
@@ -212,7 +214,7 @@ class TestTalking:
 
     @pytest.mark.parametrize("values", [b"{}", b'{"seed": "x", "context": [], "model": 3, "step_ms": true}'])
     def test_what_it_does_not_tell_is_not_made_up(
-        self, values: bytes, serve: Callable[..., FakeServer], talk: Callable[..., Talk]
+        self, values: bytes, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
     ) -> None:
         async def tells(guest: Guest) -> None:
             await guest.say(HANDSHAKE)
@@ -226,7 +228,7 @@ class TestTalking:
         assert here.of(Network)[-1].server_step is None
 
     def test_told_to_stop_talking_it_is_silent_until_the_user_speaks(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
     ) -> None:
         async def talks(guest: Guest) -> None:
             """On and on, whatever it is told: not every server knows how to stop."""
@@ -249,7 +251,7 @@ class TestTalking:
         assert not here.agent.hushed and any(each.text and each.pcm.any() for each in loud[3:])
 
     def test_the_next_conversation_is_a_new_call(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
     ) -> None:
         server = serve()
         here = talk(server.url)
@@ -259,7 +261,7 @@ class TestTalking:
         assert len(server.guests) == 3 and "disconnected" not in here.states
 
     def test_our_server_is_asked_on_the_same_call(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
     ) -> None:
         """Nothing of the conversation before is heard in the next one."""
 
@@ -335,7 +337,7 @@ class TestFailures:
         said: str,
         hint: str,
         serve: Callable[..., FakeServer],
-        talk: Callable[..., Talk],
+        talk: Callable[..., TokenGenerator],
     ) -> None:
         here = talk(serve(refuse=refuse).url, token=token)
         with pytest.raises(NetworkError, match=said) as told:
@@ -356,14 +358,16 @@ class TestFailures:
         ],
     )
     def test_a_server_that_ends_it(
-        self, script: Script, said: str, serve: Callable[..., FakeServer], talk: Callable[..., Talk]
+        self, script: Script, said: str, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
     ) -> None:
         here = talk(serve(script).url)
         with pytest.raises(NetworkError, match=said):
             here.agent.begin()
             here.until(lambda: False)
 
-    def test_what_nobody_knows_is_ignored(self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]) -> None:
+    def test_what_nobody_knows_is_ignored(
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
+    ) -> None:
         async def odd(guest: Guest) -> None:
             await guest.socket.send_str("hello")
             await guest.socket.ping(b"are you there?")
@@ -375,7 +379,7 @@ class TestFailures:
         here.agent.begin()
         assert len(here.until(lambda: bool(here.of(Network)))) or here.agent.step(SILENT_FRAME)
 
-    def test_nobody_there(self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]) -> None:
+    def test_nobody_there(self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]) -> None:
         with FakeServer() as server:
             pass
         with pytest.raises(NetworkError, match="cannot be reached") as told:
@@ -384,7 +388,9 @@ class TestFailures:
         with pytest.raises(NetworkError, match="No host of that name"):
             talk("ws://nowhere.invalid").agent.begin()
 
-    def test_certificates(self, tmp_path: Path, serve: Callable[..., FakeServer], talk: Callable[..., Talk]) -> None:
+    def test_certificates(
+        self, tmp_path: Path, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
+    ) -> None:
         subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
         new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         files = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "certificate")]
@@ -405,7 +411,7 @@ class TestFailures:
             talk(serve().url.replace("ws", "wss")).agent.begin()
 
     def test_a_server_that_says_nothing_is_given_up(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk], monkeypatch: pytest.MonkeyPatch
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def deaf(guest: Guest) -> None:
             """It hears no pings either, as one that waits for its lock."""
@@ -422,7 +428,7 @@ class TestFailures:
 
 class TestReconnecting:
     def test_a_cut_wire_is_told_and_called_again(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
     ) -> None:
         server = serve()
         with Wire(server) as wire:
@@ -439,7 +445,7 @@ class TestReconnecting:
             here.agent.close()
 
     def test_it_waits_longer_and_longer(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk], monkeypatch: pytest.MonkeyPatch
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.undo()
         server = serve()
@@ -466,7 +472,7 @@ class TestReconnecting:
         assert [note.text.count("In 30 s") for note in here.of(Note)][-3:] == [1, 1, 1]
 
     def test_a_server_that_shuts_down_is_called_again_one_that_ends_it_is_not(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
     ) -> None:
         for code, error in ((1001, Disconnected), (1011, Disconnected), (1008, NetworkError), (4400, NetworkError)):
             here = talk(serve(says(HANDSHAKE, code=code)).url)
@@ -475,7 +481,9 @@ class TestReconnecting:
                 here.until(lambda: False)
             assert type(told.value) is error
 
-    def test_a_recording_is_not_tried_again(self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]) -> None:
+    def test_a_recording_is_not_tried_again(
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
+    ) -> None:
         server = serve()
         here = talk(server.url, paced=True)
         here.agent.begin()
@@ -486,7 +494,11 @@ class TestReconnecting:
 
     @pytest.mark.parametrize("where", ["before", "dialling", "warming up", "live", "disconnected"])
     def test_it_can_be_ended_at_any_time(
-        self, where: str, serve: Callable[..., FakeServer], talk: Callable[..., Talk], monkeypatch: pytest.MonkeyPatch
+        self,
+        where: str,
+        serve: Callable[..., FakeServer],
+        talk: Callable[..., TokenGenerator],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """From another thread, and nobody is left waiting; `talk` counts the threads."""
         monkeypatch.undo()
@@ -528,7 +540,7 @@ class TestReconnecting:
 
 class TestSlowNetworks:
     def test_delay_is_measured_and_nothing_is_lost(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
     ) -> None:
         server = serve()
         with Wire(server, delay=0.15) as wire:
@@ -539,7 +551,7 @@ class TestSlowNetworks:
             here.agent.close()
 
     def test_while_it_is_stuck_the_oldest_is_dropped_and_nothing_piles_up(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk], monkeypatch: pytest.MonkeyPatch
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(connection, "STALL_SECONDS", 0.3)
         monkeypatch.setattr(connection, "PING_SECONDS", 0.05)
@@ -563,7 +575,7 @@ class TestSlowNetworks:
             here.agent.close()
 
     def test_a_recording_waits_for_a_server_that_is_slow_and_drops_what_comes_too_fast(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
     ) -> None:
         async def slow(guest: Guest) -> None:
             waiting: deque[bytes] = deque(maxlen=12)
@@ -585,7 +597,7 @@ class TestSlowNetworks:
         assert np.array_equal(*self.spoken(here, noise(60)))
 
     def test_a_recording_waits_while_the_network_is_stuck(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk]
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator]
     ) -> None:
         with Wire(serve()) as wire:
             here = talk(wire.url, paced=True)
@@ -597,7 +609,7 @@ class TestSlowNetworks:
             here.agent.close()
 
     def test_a_recording_does_not_wait_for_ever(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk], monkeypatch: pytest.MonkeyPatch
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
 
@@ -611,7 +623,7 @@ class TestSlowNetworks:
         with pytest.raises(NetworkError, match="does not answer any more"):
             here.until(lambda: False)
 
-    def spoken(self, here: Talk, frames: Samples) -> tuple[Samples, Samples]:
+    def spoken(self, here: TokenGenerator, frames: Samples) -> tuple[Samples, Samples]:
         """What came back of frames that were said, silence after them, and what should have."""
         expected = through_opus(frames)
         audio = Recording(frames.reshape(-1))
@@ -620,7 +632,7 @@ class TestSlowNetworks:
         return audio.answer, expected
 
     def test_a_dead_network_is_noticed(
-        self, serve: Callable[..., FakeServer], talk: Callable[..., Talk], monkeypatch: pytest.MonkeyPatch
+        self, serve: Callable[..., FakeServer], talk: Callable[..., TokenGenerator], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(connection, "DEAD_SECONDS", 0.3)
         monkeypatch.setattr(connection, "PING_SECONDS", 0.05)

@@ -1,0 +1,129 @@
+"""The prompt as the model reads it: columns of 17 tokens, one per position (80 ms).
+
+A position has 17 rows: row 0 text, rows 1-8 the agent's Mimi codes, rows 9-16 the user's. Rows of delay 1 hold a frame
+one position later than rows of delay 0. The prompt forces four stretches of frames: the voice, silence, the text (one
+token a frame), silence. Knows nothing of how positions are run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from personaplex_cli.errors import ModelError, UsageError
+from personaplex_cli.loader.checkpoint import check_is_model_file
+
+TEXT, AGENT, USER = 0, slice(1, 9), slice(9, 17)  # rows of a column
+UNKNOWN = -1  # a token that the conversation will bring
+PAD = 3  # the text token of a frame without a new word
+SILENT_FRAMES = 6  # 0.5 s, between the stretches
+
+# Mimi's codes of silence and of a 440 Hz tone, as the model was trained on them.
+SILENCE = [948, 243, 1178, 546, 1736, 1030, 1978, 2008]
+SINE = [430, 1268, 381, 1611, 1095, 1495, 56, 472]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the layout of columns depends on: the delay of each row and its initial token."""
+
+    delays: Sequence[int]
+    initial: Sequence[int]
+
+
+@dataclass(frozen=True)
+class SavedVoice:
+    """A voice of n frames as the reference saves it.
+
+    `embeddings` [n-1, dim]: summed input embeddings of positions 0..n-2.
+    `cache` [17, slots]: the last columns, position p in slot p % slots.
+    """
+
+    embeddings: Tensor
+    cache: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A prompt ready to be run: `embeddings` [e, dim] of positions 0..e-1 (None for e = 0), then `columns` [17, m].
+
+    The last column is the first position of the talk: only its delayed rows are known.
+    """
+
+    embeddings: Tensor | None
+    columns: Tensor
+
+    @property
+    def positions(self) -> int:
+        """How many positions the prompt fills."""
+        return (0 if self.embeddings is None else len(self.embeddings)) + self.columns.shape[1] - 1
+
+
+def system_text(text: str) -> str:
+    """The persona's text between `<system>` tags, unless it has them; an empty text stays empty."""
+    text = text.strip()
+    if not text or (text.startswith("<system>") and text.endswith("<system>") and len(text) > len("<system>")):
+        return text
+    return f"<system> {text} <system>"
+
+
+def lay_out(voice: Tensor | SavedVoice, text_tokens: Sequence[int], rows: Rows) -> Layout:
+    """The whole prompt. `voice` is Mimi codes [8, n] or a saved voice; `text_tokens` include the tags' tokens."""
+    spoken = _frames(text_tokens)
+    if isinstance(voice, SavedVoice):
+        start = len(voice.embeddings) + 1
+        columns = _columns(spoken, start, rows)
+        slots = voice.cache.shape[1]
+        last, following = voice.cache[:, (start - 1) % slots], voice.cache[:, start % slots]
+        columns[:, 0] = torch.where(columns[:, 0] == UNKNOWN, following, columns[:, 0])
+        return Layout(voice.embeddings, torch.cat([last[:, None], columns], dim=1))
+    heard = _frames([PAD] * voice.shape[1], silences=False)
+    heard[AGENT] = voice
+    return Layout(None, _columns(torch.cat([heard, spoken], dim=1), 0, rows))
+
+
+def load_saved_voice(path: Path, dim: int, rows: Rows) -> SavedVoice:
+    """A voice from a `.pt` file, on the CPU. Raises ModelError if it is damaged or made for another model."""
+    check_is_model_file(path)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        embeddings, cache = saved["embeddings"], saved["cache"]
+        frames, batch, steps, width = embeddings.shape
+        fits = (batch, steps, width) == (1, 1, dim) and frames >= 1
+        fits = fits and tuple(cache.shape) == (1, len(rows.delays), max(rows.delays) + 3)
+        fits = fits and bool(torch.isfinite(embeddings).all()) and not cache.is_floating_point()
+    except Exception as error:  # torch.load raises many kinds for a file that is not what it should be
+        raise ModelError(f"{path} is not a voice file.", "Remove it and download the voices again.") from error
+    if not fits:
+        raise ModelError(f"The voice {path} was made for another model.", "Use a voice of this model, or a wav file.")
+    return SavedVoice(embeddings[:, 0, 0], cache[0].long())
+
+
+def check_room(layout: Layout, context: int) -> None:
+    """Raise UsageError if the prompt leaves the model no room to talk."""
+    if layout.positions >= context:
+        raise UsageError(
+            f"The prompt takes {layout.positions} frames and the model remembers {context}.",
+            "Shorten the persona's text or the voice sample.",
+        )
+
+
+def _frames(text_tokens: Sequence[int], silences: bool = True) -> Tensor:
+    """Frames [17, n], one per text token, in which the agent is silent and the user is the tone."""
+    pause = [PAD] * (SILENT_FRAMES if silences else 0)
+    # An empty text has no stretch of its own, but both silences remain.
+    text = torch.tensor([*pause, *text_tokens, *pause], dtype=torch.long)
+    silence, sine = torch.tensor(SILENCE), torch.tensor(SINE)
+    return torch.cat([text[None], *(codes[:, None].expand(-1, len(text)) for codes in (silence, sine))])
+
+
+def _columns(frames: Tensor, start: int, rows: Rows) -> Tensor:
+    """Frames [17, n], the first of which is frame `start`, moved by the rows' delays: columns [17, n + 1]."""
+    count = frames.shape[1]
+    columns = torch.full((len(rows.delays), count + 1), UNKNOWN, dtype=torch.long)
+    for row, (delay, initial) in enumerate(zip(rows.delays, rows.initial, strict=True)):
+        columns[row, delay : delay + count] = frames[row]
+        columns[row, : max(0, delay + 1 - start)] = initial
+    return columns

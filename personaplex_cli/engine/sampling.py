@@ -1,0 +1,36 @@
+"""How tokens are drawn: all of chance, temperature and top-k in one tensor of noise that the host makes.
+
+A token drawn from softmax(logits / T) is argmax(logits + T * g) with Gumbel noise g; all but the k likeliest get minus
+infinity, and no noise at all is greedy. So the device only adds and compares: it needs no random numbers of its own and
+what it runs is the same for every setting.
+"""
+
+import torch
+from torch import Tensor
+
+from personaplex_cli.library.spec import CODEBOOKS
+from personaplex_cli.prompt import Sampling
+
+USUAL, MOST = 256, 2048  # likeliest tokens that are looked at: few shapes, since each needs recordings of its own
+TINY = 1e-30
+
+
+class GumbelSampler:
+    """The random numbers of one conversation, always the same for the same `Sampling`, whatever the device."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        how = sampling
+        kinds = [(how.text_temperature, how.text_top_k)] + [(how.audio_temperature, how.audio_top_k)] * CODEBOOKS
+        self.width = USUAL if max(top_k for _, top_k in kinds) <= USUAL else MOST
+        greedy = [how.greedy or temperature == 0 for temperature, _ in kinds]
+        allowed = torch.tensor([1 if only else top_k for only, (_, top_k) in zip(greedy, kinds, strict=True)])
+        self._temperatures = torch.tensor([[temperature] for temperature, _ in kinds])
+        self._barred = torch.zeros(len(kinds), self.width)
+        self._barred.masked_fill_(torch.arange(self.width) >= allowed[:, None], -torch.inf)
+        self._random = torch.Generator().manual_seed(how.seed)
+
+    def noise(self) -> Tensor:
+        """One frame's noise [1 + 8, width] float32: for the text and each code, the likeliest token first."""
+        # Gumbel noise is -log of exponential noise.
+        exponential = torch.empty_like(self._barred).exponential_(generator=self._random).clamp_min_(TINY)
+        return torch.addcmul(self._barred, exponential.log_(), self._temperatures, value=-1)

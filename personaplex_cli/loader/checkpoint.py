@@ -1,0 +1,225 @@
+"""From files to modules: reads what is needed of a checkpoint, straight to where it belongs, and nothing else.
+
+The modules are moshi's `LMModel` and `MimiModel`. They are built on `meta` (no memory, no random numbers), then each
+tensor is read from the safetensors file to its device and precision. Whatever does not fit is a ModelError that names
+the file. Knows the layout of the files; knows nothing of prompts, steps or sound.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from moshi.models import LMModel, MimiModel
+from moshi.models.loaders import get_mimi
+from safetensors import SafetensorError, safe_open
+from sentencepiece import SentencePieceProcessor
+from torch import nn
+
+from personaplex_cli.errors import ModelError
+from personaplex_cli.library.spec import CODEBOOKS
+from personaplex_cli.loader.precision import Precision, quantise
+from personaplex_cli.loader.quantised_cache import QuantisedCache
+
+READERS = 4  # threads
+
+Place = Callable[[str], torch.device]  # the device of a tensor, by its name in the file
+Shapes = dict[str, tuple[int, ...]]
+Tensors = Iterator[tuple[str, torch.Tensor]]
+M = TypeVar("M", bound=nn.Module)
+
+# What a file may hold beyond our modules: depformer steps that predict the user, Mimi codebooks past the eighth.
+SURPLUS = re.compile(
+    r"(depformer_in|linears|depformer_emb|depformer\.layers\.\d+\.gating|quantizer\.rvq_rest\.vq\.layers)\.\d+\."
+)
+# Attention weights of all depformer steps are stacked in one tensor, ours first.
+_ATTENTION = re.compile(r"(.*self_attn\.)(in_proj_weight|out_proj\.weight)")
+STACKED = re.compile(r"depformer\.layers\.\d+\.self_attn\.(in_proj_weight|out_proj\.weight)")
+
+
+def load_lm(
+    path: Path, sizes: dict[str, Any], precision: Precision, place: Place, cache: QuantisedCache | None = None
+) -> LMModel:
+    """The language model from `model.safetensors`, in `precision`, each tensor where `place` wants it.
+
+    With a `cache` quantised weights are kept there, and taken from there the next time.
+    Raises ModelError if the file is damaged or is not a model of these sizes.
+    """
+    with no_random_init():
+        lm = LMModel(device="meta", dtype=precision.dtype, **sizes)
+    if cache and cache.exists:
+        quantise(lm, precision)
+        try:
+            return fill(lm, path, cache.read(place))
+        except ModelError:  # what was kept is spoiled, not the model: make it anew
+            cache.forget()
+            return load_lm(path, sizes, precision, place, None if cache.exists else cache)
+    shapes = file_shapes(lm)
+    quantise(lm, precision)
+    on_the_cpu = place("").type == "cpu"
+    tensors = packed(read(path, shapes, precision.dtype, place, mapped=on_the_cpu), precision)
+    return fill(lm, path, cache.keep(tensors) if cache else tensors)
+
+
+def load_mimi(path: Path, sizes: dict[str, Any], device: torch.device) -> MimiModel:
+    """The codec, always in float32: in less its codes flip. Raises ModelError like `load_lm`."""
+    with no_random_init(), torch.device("meta"):
+        mimi = get_mimi(None, sizes, device="meta", num_codebooks=CODEBOOKS)
+    return fill(mimi, path, read(path, file_shapes(mimi), torch.float32, lambda name: device))
+
+
+def load_tokenizer(path: Path, text_card: int) -> SentencePieceProcessor:
+    """The text tokenizer. Raises ModelError if the file is damaged or holds more pieces than the model knows."""
+    check_is_model_file(path)
+    try:
+        tokenizer = SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError) as error:
+        raise ModelError(f"{path} is not a SentencePiece tokenizer.", _remedy(path)) from error
+    if tokenizer.get_piece_size() > text_card:
+        raise ModelError(
+            f"{path} has {tokenizer.get_piece_size()} pieces, the model knows {text_card}.",
+            "Take all files from the same model.",
+        )
+    return tokenizer
+
+
+@contextmanager
+def no_random_init() -> Iterator[None]:
+    """Modules built inside get no initial values: filling 8 billion of them on `meta` costs seconds for nothing."""
+    names = ("trunc_normal_", "kaiming_uniform_", "normal_", "uniform_")
+    originals = {name: getattr(nn.init, name) for name in names}
+    try:
+        for name in names:
+            setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(nn.init, name, original)
+
+
+def file_shapes(module: nn.Module) -> Shapes:
+    """Names and shapes of a module's tensors as checkpoint files have them.
+
+    moshi splits attention weights into one linear per step (`in_projs.0.weight`, ...); the files keep them stacked
+    (`in_proj_weight`, `out_proj.weight`) and moshi's load hook takes them apart.
+    """
+    shapes: Shapes = {}
+    for name, tensor in module.state_dict().items():
+        stacked = re.sub(r"in_projs\.\d+\.weight$", "in_proj_weight", name)
+        stacked = re.sub(r"out_projs\.\d+\.weight$", "out_proj.weight", stacked)
+        rows = shapes[stacked][0] if stacked in shapes else 0
+        shapes[stacked] = (rows + tensor.shape[0], *tensor.shape[1:])
+    return shapes
+
+
+def fill(module: M, path: Path, tensors: Tensors) -> M:
+    """Give a module on `meta` the tensors that came from the file at `path`, and make it ready for inference.
+
+    Raises ModelError for a damaged file, missing or unexpected tensors and wrong shapes.
+    """
+    try:
+        state = dict(tensors)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged or incomplete ({error}).", _remedy(path)) from error
+    module.load_state_dict(state, strict=False, assign=True)
+    left = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
+    if left:
+        raise ModelError(f"{path} left {len(left)} tensors without values, such as {left[0]}.", _remedy(path))
+    return module.requires_grad_(False).eval()
+
+
+def read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place, mapped: bool = True) -> Tensors:
+    """The tensors of a file by the names they have in the modules, in `dtype`, each where `place` wants it.
+
+    Nothing is read that is not wanted. Several are read at once, ahead of being taken: a disk is fastest so. With
+    `mapped`, what stays on the CPU as it is in the file is left there until somebody looks at it.
+    """
+    check_is_model_file(path)
+    with safe_open(path, framework="pt") as file, ThreadPoolExecutor(READERS) as readers:
+        _compare(path, shapes, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+
+        def tensor(name: str) -> torch.Tensor:
+            stacked = STACKED.fullmatch(name)
+            whole: torch.Tensor = file.get_slice(name)[: shapes[name][0]] if stacked else file.get_tensor(name)
+            return whole.to(dtype, copy=not (mapped and place(name).type == "cpu"))
+
+        for name, read_one in _ahead(readers, tensor, list(shapes)):
+            yield from _taken_apart(name, read_one.to(place(name)), shapes)
+
+
+def packed(tensors: Tensors, precision: Precision) -> Tensors:
+    """The same tensors with the weights of quantised linears packed, one after the other, where they lie."""
+    for name, tensor in tensors:
+        linear, _, own = name.rpartition(".")
+        kind = precision.kind(linear) if own == "weight" else None
+        if kind:
+            yield from ((f"{linear}.{part}", values) for part, values in kind.pack(tensor).items())
+        else:
+            yield name, tensor
+
+
+def _ahead(
+    readers: ThreadPoolExecutor, read_one: Callable[[str], torch.Tensor], names: Sequence[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each name with its tensor, in order, while the next ones are being read."""
+    waiting = deque((name, readers.submit(read_one, name)) for name in names[:READERS])
+    for upcoming in [*names[READERS:], *[None] * READERS]:
+        if waiting:
+            name, future = waiting.popleft()
+            if upcoming is not None:
+                waiting.append((upcoming, readers.submit(read_one, upcoming)))
+            yield name, future.result()
+
+
+def _taken_apart(name: str, tensor: torch.Tensor, shapes: Shapes) -> Tensors:
+    """moshi's modules have one linear for each step of the weights that the file has stacked."""
+    if not (match := _ATTENTION.fullmatch(name)):
+        yield name, tensor
+        return
+    start, kind = match.groups()
+    steps = CODEBOOKS if STACKED.fullmatch(name) else 1
+    parts = "in_projs" if kind == "in_proj_weight" else "out_projs"
+    for step, part in enumerate(tensor.chunk(steps)):
+        yield f"{start}{parts}.{step}.weight", part
+
+
+def _compare(path: Path, wanted: Shapes, found: Shapes) -> None:
+    missing = sorted(wanted.keys() - found.keys())
+    if missing:
+        raise ModelError(f"{path} lacks {len(missing)} tensors, such as {missing[0]}.", _WRONG_MODEL)
+    strange = sorted(name for name in found.keys() - wanted.keys() if not SURPLUS.match(name))
+    if strange:
+        raise ModelError(f"{path} has {len(strange)} tensors too many, such as {strange[0]}.", _WRONG_MODEL)
+    for name, shape in wanted.items():
+        stacked = STACKED.fullmatch(name) and found[name][0] % shape[0] == 0 and found[name][1:] == shape[1:]
+        if found[name] != shape and not stacked:
+            raise ModelError(
+                f"In {path}, {name} has the shape {list(found[name])} instead of {list(shape)}.", _WRONG_MODEL
+            )
+
+
+_WRONG_MODEL = "This is not a PersonaPlex model of the expected size: check --model, or download it again."
+
+
+def _remedy(path: Path) -> str:
+    # In the hub's cache the name is a link: only without what it points to is the file fetched anew.
+    return f"Remove {path.resolve()} and run `personaplex download` again."
+
+
+def check_is_model_file(path: Path) -> None:
+    """Raise ModelError for a file that is missing, empty, a Git LFS pointer or a web page saved under its name."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}).", "Run `personaplex download`.") from error
+    if not start:
+        raise ModelError(f"{path} is empty.", _remedy(path))
+    if start.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{path} is a Git LFS pointer, not the file itself.", "Run `git lfs pull` in that folder.")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise ModelError(f"{path} is a web page, not model data.", _remedy(path))

@@ -1,0 +1,196 @@
+"""The demo model: a tiny random checkpoint of the same classes under the same file names as the 7B.
+
+It goes through the real loader, the real prompt and the real loop, on any machine, faster than real time. What it says
+is noise and syllables: it shows the machinery, not the mind. Made on first use in a fraction of a second.
+"""
+
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import sentencepiece
+import torch
+from moshi.models import LMModel
+from moshi.models.loaders import get_mimi
+from platformdirs import user_cache_path
+from safetensors.torch import save_file
+
+from personaplex_cli.engine.prompting import PAD, Rows, lay_out
+from personaplex_cli.engine.text import SPACE
+from personaplex_cli.events import Listener, Note
+from personaplex_cli.library.spec import sizes_with
+from personaplex_cli.library.weights import DEMO, MIMI, SIZES, TOKENIZER, VOICES, WEIGHTS, ModelFiles
+from personaplex_cli.loader.checkpoint import file_shapes, no_random_init
+
+RECIPE = "1"  # changes with anything below that changes the files
+
+# What differs from the 7B. Frames, delays, codebooks and file layout are the same.
+DIFFERING: dict[str, Any] = {
+    "lm": {
+        "dim": 64,
+        "text_card": 480,
+        "num_heads": 4,
+        "num_layers": 2,
+        "depformer_dim": 32,
+        "depformer_dim_feedforward": 132,
+        "depformer_num_heads": 4,
+        "depformer_num_layers": 1,
+    },
+    "mimi": {
+        "seanet": {"n_filters": 4, "dimension": 32},
+        "quantizer": {"dimension": 16, "input_dimension": 32, "output_dimension": 32},
+        "transformer": {
+            "d_model": 32,
+            "num_heads": 2,
+            "num_layers": 1,
+            "dim_feedforward": 64,
+            "input_dimension": 32,
+            "output_dimensions": [32],
+        },
+    },
+}
+STEPS_IN_FILE = 16
+VOICE_FRAMES = 12
+VOICE_NAMES = [
+    f"{kind}{number}"
+    for kind, last in (("NAT", 4), ("VAR", 5))
+    for kind in (kind + "F", kind + "M")
+    for number in range(last)
+]
+
+
+def demo_files(listen: Listener) -> ModelFiles:
+    """The demo model's files, made now if they are not there yet."""
+    listen(Note("This is the demo model: it shows the machinery, and its answer is noise."))
+    folder = user_cache_path("personaplex") / f"demo-{RECIPE}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix="demo-", dir=folder.parent))
+        try:
+            build_demo(beside)
+            os.rename(beside, folder)
+        except OSError:
+            if not folder.exists():  # else another process was first, with the same files
+                raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return ModelFiles(DEMO, folder, f"demo-{RECIPE}")
+
+
+def build_demo(folder: Path, differing: dict[str, Any] = DIFFERING) -> None:
+    """Write a whole model folder with random weights of the given sizes; the same bytes every time."""
+    sizes = sizes_with(differing)
+    random = torch.Generator().manual_seed(7)
+    with no_random_init():
+        lm = LMModel(device="meta", **{**sizes.lm, "dep_q": STEPS_IN_FILE})
+        mimi = get_mimi(None, sizes.mimi, device="cpu")
+    tokenizer = toy_tokenizer(sizes.lm["text_card"])
+    weights = {name: _lm_tensor(name, shape, random) for name, shape in file_shapes(lm).items()}
+    weights["text_linear.weight"][:, 0] = _liking(tokenizer, sizes.lm["text_card"])
+    save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, folder / WEIGHTS)
+    save_file({name: _mimi_tensor(name, shape, random) for name, shape in file_shapes(mimi).items()}, folder / MIMI)
+    (folder / TOKENIZER).write_bytes(tokenizer)
+    (folder / SIZES).write_text(json.dumps(differing, indent=1))
+    rows = Rows(sizes.lm["delays"], [sizes.lm["text_card"]] + [sizes.lm["card"]] * sizes.lm["n_q"])
+    with tarfile.open(folder / VOICES, "w:gz", compresslevel=1) as archive:
+        for name in VOICE_NAMES:
+            _add(archive, f"voices/{name}.pt", _saved_voice(name, weights, rows))
+
+
+def _lm_tensor(name: str, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
+    if name.endswith("alpha"):
+        return torch.ones(shape)
+    tensor = torch.randn(shape, generator=random) * (0.5 if "emb" in name else shape[-1] ** -0.5)
+    if name == "text_linear.weight":
+        tensor *= 0.5  # all words are about as likely
+    if name == "text_emb.weight":
+        tensor[:, 0] += 12.0  # every frame leans this way: see _liking
+    return tensor
+
+
+def _liking(tokenizer: bytes, text_card: int) -> torch.Tensor:
+    """How much the text head likes each token [text_card], on the axis along which every frame leans.
+
+    Like the real model this one mostly keeps quiet, and when it speaks, prefers words to fragments of them.
+    """
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
+    liking = torch.full((text_card,), -3.0)  # bytes and fragments
+    for token in range(pieces.get_piece_size()):
+        if pieces.id_to_piece(token).startswith(SPACE) and len(pieces.id_to_piece(token)) > 4:
+            liking[token] = 0.0
+    liking[PAD] = 1.1
+    return liking
+
+
+def _mimi_tensor(name: str, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
+    if name.endswith(("_initialized", "cluster_usage", "norm1.weight", "norm2.weight")):
+        return torch.ones(shape)
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    if name.endswith("scale"):
+        return torch.full(shape, 0.1)
+    fan_in = max(1, torch.Size(shape[1:]).numel())
+    quiet = 0.3 if name.startswith("decoder.model.14.") else 1.0  # the last layer: noise should not hurt anyone's ears
+    return torch.randn(shape, generator=random) * (1.0 if "codebook" in name else quiet * fan_in**-0.5)
+
+
+def _saved_voice(name: str, weights: dict[str, torch.Tensor], rows: Rows) -> bytes:
+    """A voice of its own random codes, as the reference saves voices."""
+    random = torch.Generator().manual_seed(crc32(name.encode()))
+    codes = torch.randint(2048, (8, VOICE_FRAMES), generator=random)
+    columns = lay_out(codes, [], rows).columns
+    seen = columns[:, : VOICE_FRAMES - 1]
+    embedded = weights["text_emb.weight"][seen[0]]
+    for row in range(1, len(seen)):
+        embedded = embedded + weights[f"emb.{row - 1}.weight"][seen[row]]
+    cache = torch.zeros(1, len(rows.delays), max(rows.delays) + 3, dtype=torch.long)
+    for position in range(VOICE_FRAMES - 2, VOICE_FRAMES + 1):
+        cache[0, :, position % cache.shape[-1]] = columns[:, position]
+    file = io.BytesIO()
+    torch.save({"embeddings": embedded.bfloat16()[:, None, None], "cache": cache}, file)
+    return file.getvalue()
+
+
+def toy_tokenizer(pieces: int) -> bytes:
+    """A toy SentencePiece model trained on a few hundred made-up sentences."""
+    who = ["the teacher", "my neighbour", "a friendly voice", "the old captain", "your friend", "the cook"]
+    does = ["is talking about", "listens to", "knows a story of", "asks about", "would like to hear", "laughs at"]
+    what = [
+        "the weather and the sea",
+        "a question in the morning",
+        "good music",
+        "what happened yesterday",
+        "bread, butter and tea",
+        "how machines speak",
+        "a long journey home",
+    ]
+    sentences = [f"{a} {b} {c}." for a in who for b in does for c in what]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        vocab_size=pieces,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        num_threads=1,
+        minloglevel=2,
+        # The ids of the real tokenizer: silence is 3.
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=3,
+    )
+    return model.getvalue()
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))

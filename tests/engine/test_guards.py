@@ -1,0 +1,156 @@
+"""What makes a frame quick on a GPU, counted where there is none: what is read, what is asked, what never moves."""
+
+import gc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from moshi.models import LMModel
+from tape import ASKING
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from personaplex_cli.engine.engine import Engine
+from personaplex_cli.engine.generator import TokenGenerator
+from personaplex_cli.engine.pipeline import FramePipeline
+from personaplex_cli.engine.quantised import Int4Linear, Int8Linear
+from personaplex_cli.library.spec import LM, sizes_with
+from personaplex_cli.library.weights import open_folder, voice_file
+from personaplex_cli.loader.checkpoint import no_random_init
+from personaplex_cli.loader.load import Demand, load_engine
+from personaplex_cli.loader.precision import Precision, quantise
+from personaplex_cli.loader.random_weights import unfilled
+from personaplex_cli.prompt import Prompt, Sampling
+from personaplex_cli.samples import FRAME
+
+FRAMES = 1000
+
+
+@pytest.fixture(scope="module")
+def engine(demo_folder: Path) -> Engine:
+    files = open_folder(demo_folder)
+    engine = load_engine(files, Demand("cpu"), lambda event: None)
+    engine.begin(Prompt("You are kind.", voice_file(files, "NATF2.pt"), Sampling(seed=3)))
+    return engine
+
+
+def tensors_of(thing: Any, seen: set[int]) -> dict[int, torch.Tensor]:
+    """All tensors that are reachable through attributes, lists and dictionaries, by identity."""
+    if id(thing) in seen:
+        return {}
+    seen.add(id(thing))
+    if isinstance(thing, torch.Tensor):
+        return {id(thing): thing}
+    inside = thing.values() if isinstance(thing, dict) else thing if isinstance(thing, list | tuple) else ()
+    if type(thing).__module__.startswith(("personaplex_cli", "moshi", "torch.nn")):
+        inside = [*inside, *vars(thing).values()]
+    return {key: tensor for each in inside for key, tensor in tensors_of(each, seen).items()}
+
+
+def live_tensors() -> Counter[tuple[Any, ...]]:
+    gc.collect()
+    return Counter(tuple(each.shape) for each in gc.get_objects() if issubclass(type(each), torch.Tensor))
+
+
+def test_a_thousand_frames_move_nothing_and_pile_up_nothing(engine: Engine) -> None:
+    frame = np.random.default_rng(0).normal(0.0, 0.1, FRAME).astype(np.float32)
+    for _ in range(3):
+        engine.step(frame)
+    fixed = tensors_of(engine, set())
+    where = {key: tensor.data_ptr() for key, tensor in fixed.items()}
+    before = live_tensors()
+    assert len(where) > 300
+    for _ in range(FRAMES):
+        engine.step(frame)
+    assert live_tensors() == before
+    assert {key: tensor.data_ptr() for key, tensor in tensors_of(engine, set()).items()} == where
+
+
+class Questions(TorchDispatchMode):
+    """Counts how often somebody asks for the value of a tensor."""
+
+    asked = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.asked += function.overloadpacket.__name__ in ASKING
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_device_is_asked_for_its_answer_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+    fetch = engine._frame._fetch
+    monkeypatch.setattr(engine._frame, "_fetch", lambda: fetched.append(1) or fetch())
+    with Questions() as questions:
+        engine.step(np.zeros(FRAME, dtype=np.float32))
+    assert questions.asked == 0 and len(fetched) == 1
+
+
+class Reads(TorchDispatchMode):
+    """Adds up the bytes of all weights that something is multiplied with."""
+
+    def __init__(self, weights: set[int]) -> None:
+        super().__init__()
+        self._weights = weights
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for each in args:
+            if isinstance(each, torch.Tensor) and function.overloadpacket.__name__ in ("mm", "linear", "_to_copy"):
+                self.bytes += each.nbytes if each.untyped_storage()._cdata in self._weights else 0
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("precision", "layer_bits", "depformer_bits"), [("bf16", 16, 16), ("int8", 8, 8)])
+def test_at_the_real_size_a_frame_multiplies_with_each_weight_once(
+    precision: str, layer_bits: int, depformer_bits: int
+) -> None:
+    """On `meta`, where nothing has a value: a frame that asked for one would fail."""
+    with no_random_init():
+        lm = LMModel(device="meta", dtype=torch.bfloat16, **LM).requires_grad_(False).eval()
+    quantise(lm, Precision(precision, torch.bfloat16))
+    talk = TokenGenerator(lm)
+    linears = [each for each in lm.modules() if isinstance(each, torch.nn.Linear | Int8Linear | Int4Linear)]
+    with torch.no_grad(), Reads({each.weight.untyped_storage()._cdata for each in linears}) as reads:
+        talk.transform(3000)
+        talk.depform()
+    layers = 32 * (205_529_088 - 2 * 4096)
+    head = 32_000 * 4096
+    steps = 8 * (6 * (4 * 1024 * 1024 + 3 * 2816 * 1024) + 4096 * 1024)
+    heads = 8 * 2048 * 1024
+    assert reads.bytes == layers * layer_bits // 8 + 2 * head + steps * depformer_bits // 8 + 2 * heads
+    assert round((layers + 2 * 4096 * 32) / 1e9, 3) == 6.577 and round((steps + heads) / 1e9, 2) == 0.67
+
+
+class Strangers(TorchDispatchMode):
+    """Counts what has to do with another device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        tensors = [each for each in tree_leaves((result, args, kwargs)) if isinstance(each, torch.Tensor)]
+        if name in ASKING or any(each.device.type != "meta" for each in tensors):
+            self.seen[name] += 1
+        return result
+
+
+def test_at_the_real_size_no_part_of_a_frame_leaves_the_device() -> None:
+    lm, mimi = unfilled(sizes_with({}), torch.bfloat16)
+    with torch.no_grad():
+        talk = TokenGenerator(lm.eval())
+        frame = FramePipeline(talk, mimi.eval())
+        with Strangers() as strangers:
+            frame._encode()
+            talk.transform(256)
+            talk.depform()
+            frame._decode()
+        assert not strangers.seen
+        with Strangers() as strangers:  # it does notice
+            torch.ones(3, device="meta") * torch.ones(3)[0]
+        assert strangers.seen == {"ones": 1, "select": 1, "mul": 1}

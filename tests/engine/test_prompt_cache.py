@@ -1,0 +1,110 @@
+"""A prompt that was read once need not be read again, and nothing but the time tells the difference."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden import Golden, load_golden
+
+from personaplex_cli.engine import prompt_cache as snapshots
+from personaplex_cli.engine.generator import TokenGenerator
+from personaplex_cli.engine.prompt_cache import PromptCache
+from personaplex_cli.engine.prompting import Layout, lay_out, load_saved_voice
+from personaplex_cli.prompt import Sampling
+
+
+@pytest.fixture(scope="module")
+def golden() -> Golden:
+    return load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
+
+
+def talk_with(golden: Golden, folder: Path, kept: PromptCache) -> TokenGenerator:
+    lm = golden.talk(folder).lm
+    return TokenGenerator(lm, snapshots=kept)
+
+
+def layout(golden: Golden, talk: TokenGenerator, text: list[int]) -> Layout:
+    return lay_out(golden.codes("voice"), text, talk.rows)
+
+
+def held(talk: TokenGenerator, prompt: Layout, golden: Golden) -> list[Any]:
+    talk.begin(prompt, Sampling(seed=5))
+    return [talk.step(user) for user in golden.codes("user").T]
+
+
+class Unread(Exception):
+    pass
+
+
+def refuse_to_read(talk: TokenGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise Unread
+
+    monkeypatch.setattr(talk, "_embed", refuse)
+
+
+def test_from_a_snapshot_the_talk_is_the_same(golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "prompts"
+    first = talk_with(golden, tmp_path, PromptCache(folder, "model"))
+    said = held(first, layout(golden, first, [5, 6]), golden)
+    other = held(first, layout(golden, first, [5, 7]), golden)
+    assert said != other
+    second = talk_with(golden, tmp_path, PromptCache(folder, "model"))  # the next program
+    for talk in (first, second):
+        refuse_to_read(talk, monkeypatch)
+        assert held(talk, layout(golden, talk, [5, 6]), golden) == said
+        assert held(talk, layout(golden, talk, [5, 7]), golden) == other
+        with pytest.raises(Unread):
+            talk.begin(layout(golden, talk, [5]), Sampling())
+    assert not list(folder.glob("*.part"))
+
+
+def test_another_model_or_voice_is_another_prompt(golden: Golden, tmp_path: Path, monkeypatch: Any) -> None:
+    folder = tmp_path / "prompts"
+    first = talk_with(golden, tmp_path, PromptCache(folder, "model"))
+    prompt = layout(golden, first, [5])
+    first.begin(prompt, Sampling())
+    saved = load_saved_voice(golden.saved_voice, first.lm.dim, first.rows)
+    refuse_to_read(first, monkeypatch)
+    with pytest.raises(Unread):
+        first.begin(lay_out(saved, [5], first.rows), Sampling())
+    second = talk_with(golden, tmp_path, PromptCache(folder, "model in int8"))
+    refuse_to_read(second, monkeypatch)
+    with pytest.raises(Unread):
+        second.begin(prompt, Sampling())
+
+
+def test_a_spoiled_file_is_as_good_as_none(golden: Golden, tmp_path: Path) -> None:
+    folder = tmp_path / "prompts"
+    first = talk_with(golden, tmp_path, PromptCache(folder, "model"))
+    said = held(first, layout(golden, first, [5]), golden)
+    (file,) = folder.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    second = talk_with(golden, tmp_path, PromptCache(folder, "model"))
+    assert held(second, layout(golden, second, [5]), golden) == said
+
+
+def test_only_the_last_used_are_kept(golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "IN_MEMORY", 2)
+    monkeypatch.setattr(snapshots, "ON_DISK", 3)
+    kept = PromptCache(tmp_path / "prompts", "model")
+    talk = talk_with(golden, tmp_path, kept)
+    for token in range(5, 10):
+        talk.begin(layout(golden, talk, [token]), Sampling())
+    assert len(kept._here) == 2 and len(list((tmp_path / "prompts").iterdir())) == 3
+
+
+def test_a_disk_that_cannot_be_written_stops_nothing(golden: Golden, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    talk = talk_with(golden, tmp_path, PromptCache(tmp_path / "file" / "prompts", "model"))
+    assert len(held(talk, layout(golden, talk, [5]), golden)) > 0
+
+
+def test_without_a_folder_nothing_is_written(golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = talk_with(golden, tmp_path, PromptCache())
+    said = held(talk, layout(golden, talk, [5]), golden)
+    assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
+    refuse_to_read(talk, monkeypatch)
+    assert held(talk, layout(golden, talk, [5]), golden) == said
+    assert torch.is_tensor(talk.hidden)

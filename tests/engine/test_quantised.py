@@ -1,0 +1,191 @@
+"""Weights in 8 and 4 bits: how far they may be off, that the kernels and the plain way agree, what is kept on disk."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden import CPU, FP32, load_golden
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from personaplex_cli.engine.generator import TokenGenerator
+from personaplex_cli.engine.prompting import lay_out
+from personaplex_cli.engine.quantised import Int4Linear, Int8Linear, Quantised, filled
+from personaplex_cli.library.weights import WEIGHTS
+from personaplex_cli.loader import quantised_cache
+from personaplex_cli.loader.checkpoint import load_lm
+from personaplex_cli.loader.precision import Precision
+from personaplex_cli.loader.quantised_cache import QuantisedCache
+from personaplex_cli.prompt import Sampling
+
+GOLDEN = load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
+INT8, INT4 = Precision("int8", torch.float32), Precision("int4", torch.float32)
+KINDS = [Int8Linear, Int4Linear]
+
+
+def weight_of(seed: int, rows: int, columns: int, size: float = 0.02) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * size
+
+
+@given(st.integers(0, 9999), st.integers(1, 9), st.sampled_from([2, 6, 64, 130, 192]), st.floats(1e-4, 1e3))
+def test_no_weight_is_off_by_more_than_half_a_step(seed: int, rows: int, columns: int, size: float) -> None:
+    weight = weight_of(seed, rows, columns, size)
+    eight = filled(Int8Linear, weight).unpacked(torch.float32)
+    steps = weight.abs().amax(dim=1, keepdim=True) / 127
+    assert ((eight - weight).abs() <= steps * 0.5001).all()
+    four = filled(Int4Linear, weight).unpacked(torch.float32)
+    group = 64 if columns % 64 == 0 else columns
+    grouped = weight.view(rows, -1, group)
+    steps = (grouped.amax(dim=2, keepdim=True) - grouped.amin(dim=2, keepdim=True)) / 15
+    rounding = grouped.abs().amax(dim=2, keepdim=True) * 2e-3 + 1e-6  # of scale and least value to float16
+    assert ((four.view_as(grouped) - grouped).abs() <= steps * 0.501 + rounding).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_multiplies_with_what_it_stands_for(kind: Quantised, dtype: torch.dtype) -> None:
+    module = filled(kind, weight_of(0, 40, 128))
+    x = weight_of(1, 5, 128, 1.0).to(dtype)[None]
+    expected = F.linear(x.float(), module.unpacked(torch.float32))
+    product = module(x)
+    assert product.dtype == dtype and product.shape == (1, 5, 40)
+    torch.testing.assert_close(product.float(), expected, rtol=0.02, atol=0.01 if dtype == torch.bfloat16 else 1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_extreme_rows_stay_finite(kind: Quantised) -> None:
+    weight = torch.zeros(3, 64)
+    weight[1] = 5.0
+    weight[2, ::2] = -3.0
+    module = filled(kind, weight)
+    torch.testing.assert_close(module.unpacked(torch.float32), weight, rtol=1e-2, atol=1e-2)
+    assert module(torch.ones(1, 1, 64)).isfinite().all()
+
+
+def test_it_takes_the_bytes_it_says() -> None:
+    for kind in KINDS:
+        module = kind(96, 4096)
+        assert sum(each.nbytes for each in module.buffers()) == kind.bytes_for(96, 4096)
+
+
+KERNELS = """
+import torch
+from personaplex_cli.engine import kernels
+from personaplex_cli.engine.quantised import Int4Linear, Int8Linear, filled
+for rows, columns in ((1, 64), (7, 192), (130, 2112)):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)) * 0.02
+        x = torch.randn(columns, generator=torch.Generator().manual_seed(columns)).to(dtype)
+        for kind, times in ((Int8Linear, kernels.int8_times), (Int4Linear, kernels.int4_times)):
+            module = filled(kind, weight)
+            product = times(x, **dict(module.named_buffers()))
+            assert product.dtype == dtype and product.shape == (rows,)
+            expected = module.unpacked(torch.float32) @ x.float()
+            torch.testing.assert_close(product.float(), expected, rtol=1e-2, atol=1e-2)
+"""
+
+
+def test_the_kernels_agree_with_the_plain_way() -> None:
+    """In Triton's interpreter, which runs them on the CPU: it must be asked for before Triton is imported."""
+    pytest.importorskip("triton", reason="there is no Triton for this system")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", KERNELS],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return GOLDEN.write_weights(tmp_path_factory.mktemp("golden") / WEIGHTS)
+
+
+def load(weights: Path, precision: Precision, cache: QuantisedCache | None = None) -> Any:
+    return load_lm(weights, GOLDEN.sizes, precision, lambda name: CPU, cache)
+
+
+def test_only_the_linears_that_frames_read_most_are_packed(weights: Path) -> None:
+    for precision, kind in ((INT8, Int8Linear), (INT4, Int4Linear)):
+        lm = load(weights, precision)
+        layers = [lm.transformer.layers[0].self_attn.in_projs[0], lm.transformer.layers[1].gating.linear_out]
+        assert all(type(each) is kind for each in layers)
+        small = [lm.depformer.layers[0].self_attn.out_projs[7], lm.depformer.layers[0].gating[3].linear_in]
+        assert all(type(each) is Int8Linear for each in [*small, *lm.depformer_in])
+        plain = [lm.text_linear, *lm.linears]
+        assert all(type(each) is torch.nn.Linear for each in plain)
+
+
+def teacher_forced(talk: TokenGenerator, spoken: list[tuple[int, list[int]]] | None) -> tuple[Any, list[torch.Tensor]]:
+    """TokenGenerator; if `spoken` is given, keep saying that instead of one's own. Returns what was chosen, and the outputs."""
+    talk.begin(lay_out(GOLDEN.codes("voice"), GOLDEN.data["text_prompt"], talk.rows), Sampling(greedy=True))
+    chosen, outputs = [], []
+    for index, user in enumerate(GOLDEN.codes("user").T):
+        if spoken:
+            talk._column[0], talk._column[1:9] = spoken[index][0], spoken[index][1]
+        talk.step(user)
+        chosen.append((talk._column[0], talk._column[1:9]))
+        outputs.append(talk.hidden.flatten().clone())
+    return chosen, outputs
+
+
+def test_outputs_stay_close_to_the_plain_ones(weights: Path) -> None:
+    plain, outputs = teacher_forced(TokenGenerator(load(weights, FP32)), None)
+    said = [(0, [0] * 8), *plain[:-1]]
+    plain, outputs = teacher_forced(TokenGenerator(load(weights, FP32)), said)
+    for precision, usual, least in ((INT8, 0.999, 0.99), (INT4, 0.75, 0.5)):
+        _, others = teacher_forced(TokenGenerator(load(weights, precision)), said)
+        similar = F.cosine_similarity(torch.stack(outputs), torch.stack(others), dim=-1)
+        assert similar.median() > usual and similar.min() > least, (precision.name, similar)
+
+
+def test_kept_weights_are_the_same_and_are_not_made_again(weights: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(quantised_cache, "SHARD", 100_000)  # several files
+    cache = QuantisedCache(tmp_path / "quantised/mine", expected=0)
+    first = load(weights, INT8, cache).state_dict()
+    assert cache.exists and len(list((tmp_path / "quantised/mine").iterdir())) > 2
+    monkeypatch.setattr(Int8Linear, "pack", None)
+    second = load(weights, INT8, cache).state_dict()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("spoil", [lambda file: file.write_bytes(file.read_bytes()[:50]), Path.unlink])
+def test_spoiled_weights_are_made_anew_and_the_model_is_not_blamed(
+    spoil: Callable[[Path], object], weights: Path, tmp_path: Path
+) -> None:
+    cache = QuantisedCache(tmp_path / "quantised/mine", expected=0)
+    first = load(weights, INT8, cache).state_dict()
+    spoil(sorted((tmp_path / "quantised/mine").iterdir())[0])
+    for _ in range(2):
+        again = load(weights, INT8, cache).state_dict()
+        assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    assert cache.exists
+
+
+def test_nothing_half_kept_stays_behind(weights: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    cache = QuantisedCache(tmp_path / "quantised/mine", expected=0)
+    tensors = cache.keep(iter([("a", torch.zeros(3)), ("b", torch.zeros(3))]))
+    next(tensors)
+    tensors.close()
+    assert not cache.exists and not list((tmp_path / "quantised").iterdir())
+    full = QuantisedCache(tmp_path / "quantised/mine", expected=10**18)
+    assert load(weights, INT8, full) and not full.exists
+    (tmp_path / "file").touch()
+    nowhere = QuantisedCache(tmp_path / "file/mine", expected=0)
+    assert load(weights, INT8, nowhere) and not nowhere.exists
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    for number in range(4):
+        list(QuantisedCache(tmp_path / f"{number}", expected=0).keep(iter([("a", torch.zeros(3))])))
+        os.utime(tmp_path / f"{number}", (number, number))
+    list(QuantisedCache(tmp_path / "new", expected=0).keep(iter([("a", torch.zeros(3))])))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["3", "new"]

@@ -1,0 +1,138 @@
+"""The lean step against moshi's own modules: same numbers, same tokens, a quarter of the kernels."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden import CPU, load_golden
+from moshi.models import LMModel
+from reference import ModuleDepformer, ModuleTransformer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from personaplex_cli.engine.generator import TokenGenerator
+from personaplex_cli.engine.prompting import lay_out
+from personaplex_cli.engine.transformer import Depformer, Transformer, layer_of, span_for
+from personaplex_cli.library.spec import LM
+from personaplex_cli.library.weights import WEIGHTS
+from personaplex_cli.loader.checkpoint import load_lm
+from personaplex_cli.loader.precision import PLAIN, Precision
+from personaplex_cli.prompt import Sampling
+
+GOLDEN = load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return GOLDEN.write_weights(tmp_path_factory.mktemp("golden") / WEIGHTS)
+
+
+def load(weights: Path, precision: str = "fp32", **sizes: Any) -> LMModel:
+    return load_lm(weights, {**GOLDEN.sizes, **sizes}, Precision(precision, PLAIN[precision]), lambda name: CPU)
+
+
+def lean_of(lm: LMModel) -> Transformer:
+    return Transformer(lm, [layer_of(each) for each in lm.transformer.layers])
+
+
+@pytest.mark.parametrize("context", [3000, 300, 33])
+@torch.inference_mode()
+def test_over_time_it_equals_the_modules_also_round_the_ring(weights: Path, context: int) -> None:
+    lm = load(weights, context=context)
+    lean, modules = lean_of(lm), ModuleTransformer(lm)
+    random = torch.Generator().manual_seed(1)
+
+    def compare(position: int, count: int) -> None:
+        x, first = torch.randn(1, count, lm.dim, generator=random), torch.tensor(position)
+        span = span_for(position + count, context)
+        torch.testing.assert_close(lean(x, first, span), modules(x, first, span), rtol=1e-4, atol=1e-4)
+
+    for prompt in (30, 29):  # the second begins clean
+        modules.reset()
+        compare(0, prompt)
+        for position in range(prompt, prompt + (80 if context < 300 else 330)):  # past the first span, past the ring
+            compare(position, 1)
+
+
+@torch.inference_mode()
+def test_over_codebooks_it_equals_the_modules(weights: Path) -> None:
+    lm = load(weights)
+    lean, modules = Depformer(lm), ModuleDepformer(lm)
+    random = torch.Generator().manual_seed(2)
+    for _ in range(5):
+        hidden = torch.randn(1, 1, lm.dim, generator=random)
+        for step in range(8):
+            token = torch.randint(400, (), generator=random)
+            torch.testing.assert_close(lean(step, token, hidden), modules(step, token, hidden), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("context", [3000, 50])
+def test_greedy_tokens_are_equal(weights: Path, context: int) -> None:
+    random = torch.Generator().manual_seed(3)
+    voice = torch.randint(2048, (8, 7), generator=random)
+    user = torch.randint(2048, (8, 90), generator=random)
+    spoken = []
+    for by_modules in (False, True):
+        lm = load(weights, context=context)
+        talk = TokenGenerator(lm)
+        if by_modules:
+            talk._transformer, talk._depformer = ModuleTransformer(lm), ModuleDepformer(lm)  # type: ignore[assignment]
+            talk._transformer.kv = torch.zeros(1, lm.context, 1)
+        talk.begin(lay_out(voice, [5, 6], talk.rows), Sampling(greedy=True))
+        spoken.append([talk.step(each) for each in user.T])
+    assert spoken[0] == spoken[1]
+
+
+@torch.inference_mode()
+def test_in_bf16_it_stays_as_close_as_rounding_allows(weights: Path) -> None:
+    lm = load(weights, "bf16")
+    lean, modules = lean_of(lm), ModuleTransformer(lm)
+    x = torch.randn(1, 20, lm.dim, generator=torch.Generator().manual_seed(4)).bfloat16()
+    where = torch.tensor(0), lm.context
+    similarity = torch.nn.functional.cosine_similarity(lean(x, *where).float(), modules(x, *where).float(), dim=-1)
+    assert similarity.min() > 0.999
+
+
+class Kernels(TorchDispatchMode):
+    """Counts what is really computed: operators that only look at memory differently do not count."""
+
+    VIEWS = (
+        "view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze",
+        "detach", "alias", "as_strided", "unbind", "split", "split_with_sizes", "chunk", "_reshape_alias",
+        "lift_fresh", "empty", "view_as_complex", "view_as_real", "unfold", "narrow",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        if name not in self.VIEWS:
+            self.counted[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def deep() -> TokenGenerator:
+    """The real depth at a tiny width, with weights of no meaning."""
+    narrow = {
+        "dim": 64,
+        "num_heads": 4,
+        "depformer_dim": 32,
+        "depformer_num_heads": 4,
+        "depformer_dim_feedforward": 132,
+    }
+    with torch.no_grad():
+        talk = TokenGenerator(LMModel(**{**LM, **narrow, "text_card": 400, "context": 64}).requires_grad_(False).eval())
+    talk.begin(lay_out(torch.zeros(8, 3, dtype=torch.long), [], talk.rows), Sampling())
+    return talk
+
+
+def test_a_step_of_real_depth_takes_at_most_2000_kernels(deep: TokenGenerator) -> None:
+    # Not in inference mode, which would hide what composite operators are made of.
+    step = TokenGenerator.step.__wrapped__  # type: ignore[attr-defined]
+    with torch.no_grad(), Kernels() as kernels:
+        step(deep, torch.zeros(8, dtype=torch.long))
+    assert sum(kernels.counted.values()) <= 2000, kernels.counted.most_common(20)

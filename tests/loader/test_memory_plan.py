@@ -1,0 +1,83 @@
+"""What fits into which GPU, by the 7B's shapes."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personaplex_cli.errors import DeviceError
+from personaplex_cli.library.spec import sizes_with
+from personaplex_cli.loader.memory_plan import MemoryPlan, Needs, fit, needs
+from personaplex_cli.loader.precision import Precision
+from personaplex_cli.loader.random_weights import unfilled
+
+GB = 10**9
+BF16, INT8, INT4 = (Precision(name, torch.bfloat16) for name in ("bf16", "int8", "int4"))
+MODULES = unfilled(sizes_with({}), torch.bfloat16)
+NEEDS = {precision: needs(*MODULES, precision) for precision in (BF16, INT8, INT4)}
+WANTED = list(NEEDS.items())
+
+
+def test_the_7b_needs_what_its_shapes_say() -> None:
+    """In GB, without its embedding tables: weights, a whole context, Mimi and 0.7 to work in."""
+    totals = {precision.name: need.total(3000) / GB for precision, need in NEEDS.items()}
+    assert totals == pytest.approx({"bf16": 17.5, "int8": 10.3, "int4": 7.4}, abs=0.15)
+    assert all(need.position == 524_288 and need.layers == 32 for need in NEEDS.values())
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [
+        (23.5, MemoryPlan(BF16, 3000)),
+        (15.5, MemoryPlan(INT8, 3000)),
+        (11.0, MemoryPlan(INT8, 3000)),
+        (10.0, MemoryPlan(INT8, 2250)),
+        (7.6, MemoryPlan(INT4, 3000)),
+        (7.0, MemoryPlan(INT4, 2000)),
+    ],
+)
+def test_auto_takes_the_best_that_fits(free: float, expected: MemoryPlan) -> None:
+    chosen = fit(int(free * GB), WANTED, 3000)
+    assert (chosen.precision, chosen.streamed) == (expected.precision, 0)
+    assert abs(chosen.context - expected.context) <= 250
+
+
+@given(st.floats(0, 30), st.integers(1, 6000), st.booleans(), st.integers(0, 2))
+def test_what_is_chosen_fits_and_is_never_more_than_asked(free: float, context: int, offload: bool, first: int) -> None:
+    memory = int(free * GB)
+    try:
+        chosen = fit(memory, WANTED[first:], context, offload)
+    except DeviceError as error:
+        assert "GB" in str(error) and error.hint
+        return
+    need = NEEDS[chosen.precision]
+    assert need.total(chosen.context, chosen.streamed) <= memory
+    assert min(1500, context) <= chosen.context <= context
+    assert chosen.streamed == 0 or offload
+    if chosen.streamed:
+        assert need.total(chosen.context, chosen.streamed - 1) > memory
+
+
+@given(st.floats(5, 30), st.floats(0, 5))
+def test_more_memory_is_never_worse(free: float, more: float) -> None:
+    order = [INT4, INT8, BF16]
+
+    def rank(memory: float) -> tuple[int, int]:
+        try:
+            chosen = fit(int(memory * GB), WANTED, 3000)
+        except DeviceError:
+            return (-1, 0)
+        return order.index(chosen.precision), chosen.context
+
+    assert rank(free + more) >= rank(free)
+
+
+def test_a_precision_that_was_asked_for_is_not_changed() -> None:
+    with pytest.raises(DeviceError, match=r"bf16 needs 16\.\d GB .* 12\.0 GB are free"):
+        fit(12 * GB, WANTED[:1], 3000)
+    assert fit(12 * GB, WANTED[:1], 3000, offload=True).streamed > 10
+
+
+def test_streaming_needs_two_places_at_most() -> None:
+    need = Needs(base=100, layer=10, layers=4, position=1)
+    assert [need.total(0, streamed) for streamed in range(5)] == [140, 140, 140, 130, 120]
