@@ -19,9 +19,9 @@ from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.recording import pcm16
 from personaplex_cli.events import Event, Note, State
+from personaplex_cli.protocols.wire import Sound, Words, pack, unpack
 from personaplex_cli.remote.house import Terms
 from personaplex_cli.remote.server import Door, Server
-from personaplex_cli.remote.wire import Sound, Words, pack, unpack
 from personaplex_cli.samples import FRAME, Samples, frame_at, frames_for
 from personaplex_cli.startup import Machine
 

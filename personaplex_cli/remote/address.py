@@ -7,7 +7,7 @@ from ipaddress import AddressValueError, IPv6Address
 from urllib.parse import urlsplit, urlunsplit
 
 from personaplex_cli.errors import UsageError
-from personaplex_cli.remote.wire import PATH
+from personaplex_cli.protocols.wire import PATH
 
 PORT = 8998  # of Moshi's servers
 TLS_PORT = 443

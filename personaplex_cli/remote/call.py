@@ -27,12 +27,12 @@ from aiohttp import WSMsgType, web
 
 from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
 from personaplex_cli.events import Began, Step
+from personaplex_cli.protocols.adapter import Adapter, Begin, Echo, Ended, Hush, News, Pace, Queued, Quiet, Wish
+from personaplex_cli.protocols.wire import Request, WireError
 from personaplex_cli.remote import line as lines
-from personaplex_cli.remote.dialects import Begin, Dialect, Echo, Ended, Hush, News, Pace, Queued, Quiet, Wish
 from personaplex_cli.remote.house import House
 from personaplex_cli.remote.line import Line, Over
 from personaplex_cli.remote.turns import Turn
-from personaplex_cli.remote.wire import Request, WireError
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE
 from personaplex_cli.startup import Character
 
@@ -75,7 +75,7 @@ class Call:
     """One visit; `run` it once."""
 
     def __init__(
-        self, socket: web.WebSocketResponse, query: Mapping[str, str], dialect: Dialect, turn: Turn, house: House
+        self, socket: web.WebSocketResponse, query: Mapping[str, str], dialect: Adapter, turn: Turn, house: House
     ) -> None:
         self._socket = socket
         self._query = query

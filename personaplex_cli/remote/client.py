@@ -19,9 +19,9 @@ from personaplex_cli.conversation import Disconnected
 from personaplex_cli.errors import NetworkError, UsageError
 from personaplex_cli.events import Began, Glitch, Listener, Note, State
 from personaplex_cli.hush import Hush
+from personaplex_cli.protocols.wire import Action, Control, Request
 from personaplex_cli.remote.address import Server
 from personaplex_cli.remote.connection import Arrival, Connection, number
-from personaplex_cli.remote.wire import Action, Control, Request
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, Samples
 from personaplex_cli.startup import Character
 

@@ -24,8 +24,7 @@ from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.conversation import Disconnected
 from personaplex_cli.errors import AudioError, NetworkError
 from personaplex_cli.events import Listener, Network, Note, State
-from personaplex_cli.remote.address import Server
-from personaplex_cli.remote.wire import (
+from personaplex_cli.protocols.wire import (
     Action,
     Control,
     Failure,
@@ -38,6 +37,7 @@ from personaplex_cli.remote.wire import (
     pack,
     unpack,
 )
+from personaplex_cli.remote.address import Server
 from personaplex_cli.samples import Samples
 
 CONNECT_SECONDS = 10.0

@@ -7,9 +7,9 @@ from typing import Any
 from personaplex_cli.audio.recording import check_place
 from personaplex_cli.library.catalog import personas, voices
 from personaplex_cli.prompt import Sampling
+from personaplex_cli.protocols.wire import Request
 from personaplex_cli.remote.desk import Desk
 from personaplex_cli.remote.figures import Figures
-from personaplex_cli.remote.wire import Request
 from personaplex_cli.startup import Character, choose_by_name, fresh_seed
 
 

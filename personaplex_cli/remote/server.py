@@ -35,13 +35,13 @@ from personaplex_cli.errors import NetworkError, PersonaplexError, UsageError
 from personaplex_cli.events import Listener, Note, State
 from personaplex_cli.library.catalog import personas, voices
 from personaplex_cli.prompt import Sampling
+from personaplex_cli.protocols.adapter import Adapter, Interview, Moshi, Pcm
+from personaplex_cli.protocols.wire import PATH
 from personaplex_cli.remote.call import SHUTDOWN, Call
 from personaplex_cli.remote.desk import Desk
-from personaplex_cli.remote.dialects import Dialect, Interview, Moshi, Pcm
 from personaplex_cli.remote.figures import Figures
 from personaplex_cli.remote.house import House, Terms
 from personaplex_cli.remote.turns import Turns
-from personaplex_cli.remote.wire import PATH
 from personaplex_cli.startup import LocalAgent, Machine, choose_character
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8998
@@ -52,7 +52,7 @@ CLOSING_SECONDS = 2.0  # that a client gets to close its side
 SHUTDOWN_SECONDS = 10.0
 RETRY_SECONDS = 5  # what a client that is refused is told to wait
 PAGE = Path(__file__).parent / "page"
-SOCKETS: dict[str, Callable[[], Dialect]] = {PATH: Moshi, "/pcm": Pcm, "/ws": Interview}
+SOCKETS: dict[str, Callable[[], Adapter]] = {PATH: Moshi, "/pcm": Pcm, "/ws": Interview}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -322,7 +322,7 @@ class Server:
 
     # Conversations.
 
-    async def _visit(self, dialect: Callable[[], Dialect], request: web.Request) -> web.StreamResponse:
+    async def _visit(self, dialect: Callable[[], Adapter], request: web.Request) -> web.StreamResponse:
         """Refuse, or let in and stay with the client to the end."""
         if not self._door.knows_origin(request):
             return self._refuse(403, "origin", "This page may not connect here.", "Its origin needs an --origin.")

@@ -28,10 +28,10 @@ from personaplex_cli.errors import NetworkError, UsageError
 from personaplex_cli.events import Event, Glitch, Network, Note, State
 from personaplex_cli.library.catalog import voices
 from personaplex_cli.prompt import Sampling
+from personaplex_cli.protocols.wire import Request
 from personaplex_cli.remote import client, connection
 from personaplex_cli.remote.address import Server, server_url
 from personaplex_cli.remote.client import RemoteAgent, request_for
-from personaplex_cli.remote.wire import Request
 from personaplex_cli.samples import FRAME, SILENT_FRAME, Samples
 from personaplex_cli.startup import choose_character
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from runningserver import SAFETY_SECONDS, RunningServer, connected, speech
 
-from personaplex_cli.remote.wire import PATH
+from personaplex_cli.protocols.wire import PATH
 from personaplex_cli.samples import FRAME, frame_at
 
 

@@ -12,7 +12,7 @@ import pytest
 from runningserver import connected, next_message, opus, speech, talk_moshi
 
 from personaplex_cli import cli
-from personaplex_cli.remote.wire import PATH, Failure, Handshake
+from personaplex_cli.protocols.wire import PATH, Failure, Handshake
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 

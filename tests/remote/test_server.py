@@ -35,11 +35,11 @@ from personaplex_cli import cli
 from personaplex_cli.audio.recording import pcm16, write_wav
 from personaplex_cli.errors import AudioError, ModelError, NetworkError, UsageError
 from personaplex_cli.library.settings import config_folder
+from personaplex_cli.protocols.wire import PATH, Action, Control, Failure, Handshake, Metadata, Ping, pack
 from personaplex_cli.remote import call
 from personaplex_cli.remote import server as serving
 from personaplex_cli.remote.house import Terms
 from personaplex_cli.remote.server import Door
-from personaplex_cli.remote.wire import PATH, Action, Control, Failure, Handshake, Metadata, Ping, pack
 from personaplex_cli.samples import FRAME, SAMPLE_RATE
 from personaplex_cli.startup import LocalAgent
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli.errors import UsageError
-from personaplex_cli.remote.wire import (
+from personaplex_cli.protocols.wire import (
     Action,
     Control,
     Failure,

@@ -20,7 +20,7 @@ from personaplex_cli.audio.recording import pcm16
 from personaplex_cli.audio.resample import Resampler
 from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
 from personaplex_cli.events import Began, Event, Hushed, State, Step
-from personaplex_cli.remote.wire import (
+from personaplex_cli.protocols.wire import (
     Action,
     Control,
     Failure,
@@ -100,7 +100,7 @@ class Ended:
 News = Samples | Event | Queued | Pace | Quiet | Ended | PersonaplexError
 
 
-class Dialect(Protocol):
+class Adapter(Protocol):
     def open(self, query: Mapping[str, str]) -> Request | None:
         """What the URL asks for; None if that is nothing and the first message may say it. Raises UsageError."""
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.events import Began, Hushed, Note, State, Step, Timings
-from personaplex_cli.remote.dialects import (
+from personaplex_cli.protocols.adapter import (
+    Adapter,
     Begin,
-    Dialect,
     Echo,
     Ended,
     Hush,
@@ -26,10 +26,10 @@ from personaplex_cli.remote.dialects import (
     Quiet,
     Unsupported,
 )
-from personaplex_cli.remote.wire import Metadata, Request, WireError, pack, unpack
+from personaplex_cli.protocols.wire import Metadata, Request, WireError, pack, unpack
 from personaplex_cli.samples import FRAME
 
-DIALECTS: list[Callable[[], Dialect]] = [Moshi, Pcm, Interview]
+DIALECTS: list[Callable[[], Adapter]] = [Moshi, Pcm, Interview]
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
 NAMES = st.sampled_from(
     ["persona", "voice", "prompt", "seed", "sample_rate", "text_topk", "audio_temperature", "data", "role", "topic"]
@@ -67,7 +67,7 @@ NEWS: list[News] = [
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @given(st.lists(ANYTHING, max_size=5))
-def test_anything_is_understood_or_told(dialect: Callable[[], Dialect], messages: list[bytes | str]) -> None:
+def test_anything_is_understood_or_told(dialect: Callable[[], Adapter], messages: list[bytes | str]) -> None:
     speaking = dialect()
     for message in messages:
         try:
@@ -81,7 +81,7 @@ def test_anything_is_understood_or_told(dialect: Callable[[], Dialect], messages
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("news", NEWS, ids=lambda news: type(news).__name__)
-def test_every_news_can_be_told(dialect: Callable[[], Dialect], news: News) -> None:
+def test_every_news_can_be_told(dialect: Callable[[], Adapter], news: News) -> None:
     for message in dialect().say(news):
         if isinstance(message, str):
             assert json.loads(message)["type"]
