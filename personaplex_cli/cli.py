@@ -61,8 +61,8 @@ from personaplex_cli.screen.tables import show_table
 
 if TYPE_CHECKING:
     from personaplex_cli.audio.devices import CardChoice
+    from personaplex_cli.client.address import Server
     from personaplex_cli.conversation import Agent
-    from personaplex_cli.remote.address import Server
     from personaplex_cli.startup import Character, Machine
 
 INTERRUPTED = 130
@@ -510,7 +510,7 @@ def _server(url: str | None, token: str | None, insecure: bool) -> "Server | Non
     """The server to talk with; None for a model here."""
     if not url:
         return None
-    from personaplex_cli.remote.address import Server, server_url
+    from personaplex_cli.client.address import Server, server_url
 
     return Server(server_url(url), token, insecure)
 
@@ -528,7 +528,7 @@ def _agent(
         from personaplex_cli.startup import LocalAgent
 
         return LocalAgent(machine, character, listen)
-    from personaplex_cli.remote.client import RemoteAgent
+    from personaplex_cli.client.engine import RemoteAgent
 
     return RemoteAgent(place, character, seed, listen, paced)
 

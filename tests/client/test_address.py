@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
+from personaplex_cli.client.address import Server, server_url
 from personaplex_cli.errors import UsageError
-from personaplex_cli.remote.address import Server, server_url
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.audio.recording import Recording
+from personaplex_cli.client.address import Server, server_url
+from personaplex_cli.client.engine import RemoteAgent, request_for
 from personaplex_cli.conversation import Disconnected
 from personaplex_cli.errors import NetworkError, UsageError
 from personaplex_cli.events import Event, Glitch, Network, Note, State
@@ -30,8 +32,6 @@ from personaplex_cli.library.catalog import voices
 from personaplex_cli.prompt import Sampling
 from personaplex_cli.protocols.wire import Request
 from personaplex_cli.remote import client, connection
-from personaplex_cli.remote.address import Server, server_url
-from personaplex_cli.remote.client import RemoteAgent, request_for
 from personaplex_cli.samples import FRAME, SILENT_FRAME, Samples
 from personaplex_cli.startup import choose_character
 
@@ -105,7 +105,7 @@ def serve() -> Iterator[Callable[..., FakeServer]]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for a second attempt."""
-    monkeypatch.setattr(client, "LONGEST_WAIT", 0)
+    monkeypatch.setattr(client, "MAX_WAIT_SECONDS", 0)
 
 
 class TestRequest:
@@ -563,7 +563,7 @@ class TestSlowNetworks:
             wire.stuck = True
             for number in range(60):
                 here.agent.step(np.full(FRAME, number / 100, dtype=np.float32))
-                assert len(here.agent._connection._waiting) <= client.WAITING_FRAMES
+                assert len(here.agent._connection._waiting) <= client.MAX_UNSENT_FRAMES
             unsent = here.agent._connection.unsent
             assert unsent > 30  # most of what was said after the first third of a second
             assert [glitch.kind for glitch in here.of(Glitch)] == ["unsent"] * len(here.of(Glitch)) != []

@@ -21,6 +21,7 @@ from aiohttp import ClientWebSocketResponse, WSCloseCode, WSMessage, WSMsgType
 from personaplex_cli import __version__
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.queue import NOTHING
+from personaplex_cli.client.address import Server
 from personaplex_cli.conversation import Disconnected
 from personaplex_cli.errors import AudioError, NetworkError
 from personaplex_cli.events import Listener, Network, Note, State
@@ -37,7 +38,6 @@ from personaplex_cli.protocols.wire import (
     pack,
     unpack,
 )
-from personaplex_cli.remote.address import Server
 from personaplex_cli.samples import Samples
 
 CONNECT_SECONDS = 10.0
@@ -48,9 +48,9 @@ PING_SECONDS = 1.0
 INTRODUCTION_SECONDS = 0.25  # after the handshake, for a server to tell about the conversation; not all do
 CLOSE_SECONDS = 0.5  # for the server to say goodbye, too
 TLS_SECONDS = 0.25  # that aiohttp wants for closing TLS, which it does not wait for itself
-MOST_ARRIVALS = 1_000  # that nobody took; what comes then is lost
+MAX_ARRIVALS = 1_000  # that nobody took; what comes then is lost
 # Goodbyes after which it makes no sense to come back: it was meant, or something about us is wrong.
-FOR_EVER = {
+FATAL_CLOSE_CODES = {
     WSCloseCode.OK,
     WSCloseCode.PROTOCOL_ERROR,
     WSCloseCode.UNSUPPORTED_DATA,
@@ -275,14 +275,14 @@ class Connection:
             self._server_step = step
 
     def _arrive(self, arrival: Arrival) -> None:
-        if self._arrived.qsize() < MOST_ARRIVALS:
+        if self._arrived.qsize() < MAX_ARRIVALS:
             self._arrived.put(arrival)
 
     def _goodbye(self, code: int, reason: str) -> NetworkError:
         """The error for a connection that the server closed in due form."""
         reason = self._last_words or reason
         what = f"{self._server.name} ended the conversation" + (f": {reason}" if reason else ".")
-        return NetworkError(what) if code in FOR_EVER or code >= 4000 else Disconnected(what)
+        return NetworkError(what) if code in FATAL_CLOSE_CODES or code >= 4000 else Disconnected(what)
 
     async def _speak(self, socket: ClientWebSocketResponse) -> None:
         """Send what is said, unless the network has stalled: then it waits, and the oldest is dropped."""

@@ -15,22 +15,22 @@ from urllib.parse import urlencode
 import numpy as np
 
 from personaplex_cli.audio.queue import NOTHING
+from personaplex_cli.client.address import Server
+from personaplex_cli.client.connection import Arrival, Connection, number
 from personaplex_cli.conversation import Disconnected
 from personaplex_cli.errors import NetworkError, UsageError
 from personaplex_cli.events import Began, Glitch, Listener, Note, State
 from personaplex_cli.hush import Hush
 from personaplex_cli.protocols.wire import Action, Control, Request
-from personaplex_cli.remote.address import Server
-from personaplex_cli.remote.connection import Arrival, Connection, number
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, Samples
 from personaplex_cli.startup import Character
 
-LONGEST_WAIT = 30  # seconds between two attempts
-LONGEST_QUERY = 7_000  # bytes; most servers take 8,190 for the whole line
+MAX_WAIT_SECONDS = 30  # seconds between two attempts
+MAX_QUERY_BYTES = 7_000  # bytes; most servers take 8,190 for the whole line
 ATTENTION_SECONDS = 0.75 * FRAME_SECONDS  # that a live step waits for something to come; the microphone must not wait
 FRESH_SECONDS = FRAME_SECONDS - ATTENTION_SECONDS
-WAITING_FRAMES = 4  # that wait to be sent, live; what is older is not worth hearing
-MOST_AHEAD = 8  # frames of a recording, of the answer to it; servers drop what comes too fast for them
+MAX_UNSENT_FRAMES = 4  # that wait to be sent, live; what is older is not worth hearing
+MAX_FRAMES_AHEAD = 8  # frames of a recording, of the answer to it; servers drop what comes too fast for them
 ANSWER_SECONDS = 10.0  # that an answer to a recording may take
 TELLING_FRAMES = 12  # about a second between two reports of what was not sent
 
@@ -63,7 +63,7 @@ def request_for(character: Character, seed: int | None) -> Request:
         audio_temperature=0.0 if how.greedy else how.audio_temperature,
         audio_top_k=how.audio_top_k,
     )
-    if len(urlencode(request.to_query())) > LONGEST_QUERY:
+    if len(urlencode(request.to_query())) > MAX_QUERY_BYTES:
         raise UsageError("The prompt is too long to be sent to a server.", "Shorten it to some thousand characters.")
     return request
 
@@ -180,7 +180,10 @@ class RemoteAgent:
         self._wait()
         self._unsent = 0
         connection = self._connection = Connection(
-            self._server, self._request.to_query(), 2 * MOST_AHEAD if self._paced else WAITING_FRAMES, self._listen
+            self._server,
+            self._request.to_query(),
+            2 * MAX_FRAMES_AHEAD if self._paced else MAX_UNSENT_FRAMES,
+            self._listen,
         )
         if self._closed.is_set():
             connection.hang_up()
@@ -191,7 +194,7 @@ class RemoteAgent:
         """After a failure, for as long as the failures before it suggest."""
         if not self._failures:
             return
-        seconds = min(LONGEST_WAIT, 2 ** (len(self._failures) - 1))
+        seconds = min(MAX_WAIT_SECONDS, 2 ** (len(self._failures) - 1))
         self._listen(State("disconnected", f"trying again in {seconds} s"))
         self._listen(Note(f"In {seconds} s a new conversation is tried: {self._failures[-1]}"))
         if self._closed.wait(seconds):
@@ -214,7 +217,7 @@ class RemoteAgent:
         """All that comes until the next frame is due, and until the answer is near enough."""
         self._due = max(self._due, time.monotonic() - FRAME_SECONDS) + FRAME_SECONDS
         arrivals = list(iter(lambda: connection.hear(self._due - time.monotonic()), None))
-        while self._answered + sum(len(each.pcm) for each in arrivals) < (self._steps - MOST_AHEAD) * FRAME:
+        while self._answered + sum(len(each.pcm) for each in arrivals) < (self._steps - MAX_FRAMES_AHEAD) * FRAME:
             arrival = connection.hear(ANSWER_SECONDS)
             if arrival is None:
                 raise NetworkError(f"{self._server.name} does not answer any more.", "Is the server well? Try again.")

@@ -21,13 +21,13 @@ from personaplex_cli.audio.devices import CardChoice
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.recording import Recording, read_recording
 from personaplex_cli.chat import Chat
+from personaplex_cli.client import engine as client
+from personaplex_cli.client.address import Server, server_url
+from personaplex_cli.client.engine import RemoteAgent
 from personaplex_cli.conversation import converse
 from personaplex_cli.errors import NetworkError
 from personaplex_cli.events import Began, Event, Finished, Hushed, Network, State, Step
 from personaplex_cli.prompt import Sampling
-from personaplex_cli.remote import client
-from personaplex_cli.remote.address import Server, server_url
-from personaplex_cli.remote.client import RemoteAgent
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 from personaplex_cli.startup import LocalAgent, Machine, choose_character
 
@@ -258,7 +258,7 @@ class TestChat:
     def test_a_server_that_goes_away_and_comes_back(
         self, plug: Callable[..., FakeCard], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(client, "LONGEST_WAIT", 0)
+        monkeypatch.setattr(client, "MAX_WAIT_SECONDS", 0)
 
         async def leaves_once(guest: Guest) -> None:
             if len(server.guests) > 1:
@@ -330,7 +330,7 @@ class TestChat:
         assert isinstance(held.chat.error, NetworkError) and "No such voice." in str(held.chat.error)
 
     def test_the_network_is_told(self, plug: Callable[..., FakeCard], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("personaplex_cli.remote.connection.PING_SECONDS", 0.02)
+        monkeypatch.setattr("personaplex_cli.client.connection.PING_SECONDS", 0.02)
 
         async def tells(guest: Guest) -> None:
             await guest.say(HANDSHAKE)
