@@ -311,13 +311,13 @@ def serve(
     force: Force = False,
 ) -> None:
     """Let others talk over the network: programs that speak Moshi's protocol, robots, web pages."""
-    from personaplex_cli.remote.house import Terms
-    from personaplex_cli.remote.server import Door, Server
+    from personaplex_cli.server.app import Access, Server
+    from personaplex_cli.server.house import Terms
     from personaplex_cli.startup import Machine
 
     machine = Machine(model, revision, device, precision, cpu_offload, live=not force)
     terms = Terms(persona, voice, queue, max_minutes, record)
-    door = Door(host, port, token, ssl_cert, ssl_key, tuple(origin or ()), static)
+    door = Access(host, port, token, ssl_cert, ssl_key, tuple(origin or ()), static)
     ended = True
     try:
         with ProgressScreen(_stderr()) as screen:

@@ -20,20 +20,20 @@ from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.recording import pcm16
 from personaplex_cli.events import Event, Note, State
 from personaplex_cli.protocols.wire import Sound, Words, pack, unpack
-from personaplex_cli.remote.house import Terms
-from personaplex_cli.remote.server import Door, Server
 from personaplex_cli.samples import FRAME, Samples, frame_at, frames_for
+from personaplex_cli.server.app import Access, Server
+from personaplex_cli.server.house import Terms
 from personaplex_cli.startup import Machine
 
 SAFETY_SECONDS = 60.0
-TERMS, DOOR = Terms("teacher"), Door(port=0)
+TERMS, DOOR = Terms("teacher"), Access(port=0)
 T = TypeVar("T")
 
 
 class RunningServer:
     """Serves while it is open; everything it says is in `events`. It must end as it should, whatever was done to it."""
 
-    def __init__(self, model: Path | str, terms: Terms = TERMS, door: Door = DOOR, wait_for: str = "ready") -> None:
+    def __init__(self, model: Path | str, terms: Terms = TERMS, door: Access = DOOR, wait_for: str = "ready") -> None:
         self.events: list[Event] = []
         self._said = threading.Condition()
         self._wait_for = wait_for

@@ -9,7 +9,7 @@ SILENT_TOKENS = range(4)  # EPAD 0, 1, 2 and PAD 3 print nothing
 
 
 class TextStream:
-    """Turns text tokens into pieces of text. A word's first piece begins with a space.
+    """Admission text tokens into pieces of text. A word's first piece begins with a space.
 
     Characters that the tokenizer spells in several bytes come out whole, with their last byte.
     """

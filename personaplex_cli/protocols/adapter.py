@@ -36,11 +36,11 @@ from personaplex_cli.protocols.wire import (
 )
 from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE, Samples
 
-LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
+MIN_RATE, MAX_RATE = 8_000, 192_000
 INTERVIEW_RATE = 16_000
 # Bytes of one message: a second of the best Opus, but minutes of the worst, which would take long to decode.
-LARGEST_OPUS = 1 << 16
-LONGEST_FIELD = 200  # characters of a role, a level or a topic
+MAX_OPUS_BYTES = 1 << 16
+MAX_FIELD_CHARACTERS = 200  # characters of a role, a level or a topic
 
 
 class Unsupported(PersonaplexError):
@@ -129,7 +129,7 @@ class Moshi:
 
     def hear(self, message: bytes | str) -> Iterator[Wish]:
         match unpack(message) if isinstance(message, bytes) else None:
-            case Sound(ogg) if len(ogg) > LARGEST_OPUS:
+            case Sound(ogg) if len(ogg) > MAX_OPUS_BYTES:
                 raise WireError("Too much sound came at once.", "Send it as it is spoken.")
             case Sound(ogg):
                 yield self._reader.read(ogg)
@@ -224,10 +224,8 @@ class Pcm:
             self._rate = int(rate)
         except (TypeError, ValueError, OverflowError):
             self._rate = 0
-        if not LOWEST_RATE <= self._rate <= HIGHEST_RATE:
-            raise UsageError(
-                f"The sample rate is {rate!r:.40}.", f"Give a whole number from {LOWEST_RATE} to {HIGHEST_RATE}."
-            )
+        if not MIN_RATE <= self._rate <= MAX_RATE:
+            raise UsageError(f"The sample rate is {rate!r:.40}.", f"Give a whole number from {MIN_RATE} to {MAX_RATE}.")
         self._inward = Resampler(self._rate, SAMPLE_RATE)
         self._outward = Resampler(SAMPLE_RATE, self._rate)
 
@@ -281,8 +279,8 @@ class Interview:
     def _interviewer(self, values: Mapping[str, Any]) -> Request:
         """The persona, in a form that the model was trained with (FIELD: "You enjoy having a good conversation")."""
         role, level, topic = (" ".join(str(values.get(name) or "").split()) for name in ("role", "level", "topic"))
-        place = " ".join(word for word in (level[:LONGEST_FIELD], role[:LONGEST_FIELD]) if word)
-        about = f" TokenGenerator about {topic[:LONGEST_FIELD]}." if topic else ""
+        place = " ".join(word for word in (level[:MAX_FIELD_CHARACTERS], role[:MAX_FIELD_CHARACTERS]) if word)
+        about = f" TokenGenerator about {topic[:MAX_FIELD_CHARACTERS]}." if topic else ""
         prompt = (
             "You enjoy having a good conversation. You are a friendly interviewer and ask one question at a time. "
             f"The person you talk with applies for a job{f' as {place}' if place else ''}.{about}"

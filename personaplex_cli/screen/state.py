@@ -1,6 +1,6 @@
 """What is known about a conversation right now, gathered from events. Knows nothing of how it looks.
 
-Time is handed in and memory is bounded, however long the talk is. Turns are placed by the frames' own clock, 80 ms
+Time is handed in and memory is bounded, however long the talk is. Admission are placed by the frames' own clock, 80 ms
 each, so the same events always make the same turns.
 """
 

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Cushion, shorten } from "./cushion.js";
+import { JitterBuffer, shorten } from "./jitter_buffer.js";
 import { clock, Transcript } from "./transcript.js";
 
 const RATE = 24000;
@@ -38,7 +38,7 @@ function converse(cushion, gaps, sound = tone) {
 const silence = (count) => new Float32Array(count);
 
 test("what is put is played, unchanged, behind the cushion", () => {
-  const cushion = new Cushion(RATE);
+  const cushion = new JitterBuffer(RATE);
   const played = converse(cushion, SECOND);
   const behind = 0.04 * RATE;
   assert.ok(played.subarray(0, behind).every((sample) => sample === 0));
@@ -48,8 +48,8 @@ test("what is put is played, unchanged, behind the cushion", () => {
 });
 
 test("it does not matter how many samples the card takes at once", () => {
-  const whole = new Cushion(RATE);
-  const pieces = new Cushion(RATE);
+  const whole = new JitterBuffer(RATE);
+  const pieces = new JitterBuffer(RATE);
   const next = random(1);
   for (let index = 0; index < 60; index++) {
     const count = Math.round(FRAME * (0.5 + next()));
@@ -67,7 +67,7 @@ test("it does not matter how many samples the card takes at once", () => {
 });
 
 test("sound that runs dry is counted, and makes the cushion thicker, to 120 ms", () => {
-  const cushion = new Cushion(RATE);
+  const cushion = new JitterBuffer(RATE);
   const thickness = [];
   for (let index = 0; index < 6; index++) {
     converse(cushion, [4 * FRAME]);
@@ -78,7 +78,7 @@ test("sound that runs dry is counted, and makes the cushion thicker, to 120 ms",
 });
 
 test("thirty good seconds make it thinner, down to 20 ms", () => {
-  const cushion = new Cushion(RATE);
+  const cushion = new JitterBuffer(RATE);
   converse(cushion, Array(31 * 12.5 + 0.5).fill(FRAME));
   assert.equal(cushion.thickness, 0.02 * RATE);
   converse(cushion, Array(31 * 12.5 + 0.5).fill(FRAME));
@@ -88,7 +88,7 @@ test("thirty good seconds make it thinner, down to 20 ms", () => {
 
 test("nothing clicks: gaps, backlogs, lost sound and beginning anew", () => {
   for (let seed = 1; seed <= 20; seed++) {
-    const cushion = new Cushion(RATE);
+    const cushion = new JitterBuffer(RATE);
     const next = random(seed);
     let before = 0;
     let spoken = 0;
@@ -109,7 +109,7 @@ test("nothing clicks: gaps, backlogs, lost sound and beginning anew", () => {
 });
 
 test("no sample is lost without being counted", () => {
-  const cushion = new Cushion(RATE);
+  const cushion = new JitterBuffer(RATE);
   const next = random(7);
   let put = 0;
   for (let index = 0; index < 300; index++) {
@@ -123,7 +123,7 @@ test("no sample is lost without being counted", () => {
 });
 
 test("more than a second never waits", () => {
-  const cushion = new Cushion(RATE);
+  const cushion = new JitterBuffer(RATE);
   for (let index = 0; index < 40; index++) {
     cushion.put(tone(FRAME));
     assert.ok(cushion.length <= RATE);
@@ -135,7 +135,7 @@ test("more than a second never waits", () => {
 
 test("what piles up behind a stall is shed, from silence wholly, from speech down to a fifth of a second", () => {
   for (const [sound, left] of [[silence, 0.01], [tone, 0.2]]) {
-    const cushion = new Cushion(RATE);
+    const cushion = new JitterBuffer(RATE);
     converse(cushion, SECOND, sound);
     converse(cushion, Array(9).fill(0), sound); // the stall is over: all comes at once
     converse(cushion, Array(900).fill(FRAME), sound);
@@ -145,7 +145,7 @@ test("what piles up behind a stall is shed, from silence wholly, from speech dow
 });
 
 test("no more is shed than has waited all the time: frames that come late find the cushion whole", () => {
-  const cushion = new Cushion(RATE);
+  const cushion = new JitterBuffer(RATE);
   const late = Array(20).fill([0, 0, 0, 900, -900, 0, 0, 0, 0, 0]).flat().map((later) => FRAME + later);
   converse(cushion, late, silence);
   converse(cushion, [0, 0, 0, 0], silence);
@@ -157,7 +157,7 @@ test("no more is shed than has waited all the time: frames that come late find t
 });
 
 test("to begin anew is no underrun", () => {
-  const cushion = new Cushion(RATE);
+  const cushion = new JitterBuffer(RATE);
   converse(cushion, SECOND);
   cushion.clear();
   take(cushion, RATE);

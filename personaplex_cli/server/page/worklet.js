@@ -5,7 +5,7 @@
  * samples, both levels (root mean square, 0 to 1), and how the cushion does.
  */
 
-import { Cushion } from "./cushion.js";
+import { JitterBuffer } from "./jitter_buffer.js";
 
 const BLOCK = 0.02; // seconds
 const FULL_SCALE = 32767;
@@ -13,7 +13,7 @@ const FULL_SCALE = 32767;
 class Talk extends AudioWorkletProcessor {
   constructor() {
     super();
-    this.cushion = new Cushion(sampleRate);
+    this.cushion = new JitterBuffer(sampleRate);
     this.begin();
     this.port.onmessage = ({ data }) => {
       if (data === "clear") this.cushion.clear();

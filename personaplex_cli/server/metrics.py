@@ -7,7 +7,7 @@ from personaplex_cli.samples import FRAME_SECONDS
 STEP_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, FRAME_SECONDS, 0.1, 0.15, 0.25, 0.5, 1.0)
 
 
-class Figures:
+class Metrics:
     """One server's own: two in a process do not mix."""
 
     def __init__(self) -> None:

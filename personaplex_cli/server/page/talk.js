@@ -1,6 +1,6 @@
 /** The conversation on the page: joins microphone, line, speaker and words, and shows how it goes. */
 
-import { Call } from "./call.js";
+import { Call } from "./session.js";
 import { Levels } from "./levels.js";
 import { at, notice } from "./page.js";
 import { conversationUrl, reason } from "./server.js";

@@ -7,12 +7,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 
-class Turns:
+class Admission:
     """One talks; `places` more may wait."""
 
     def __init__(self, places: int) -> None:
         self._places = places
-        self._turns: list[Turn] = []  # the first one talks
+        self._turns: list[Place] = []  # the first one talks
 
     @property
     def active(self) -> int:
@@ -22,20 +22,20 @@ class Turns:
     def waiting(self) -> int:
         return max(0, len(self._turns) - 1)
 
-    def enter(self) -> "Turn | None":
+    def enter(self) -> "Place | None":
         """A place, at the end; None if all are taken."""
         if sum(not turn.going for turn in self._turns) > self._places:
             return None
-        turn = Turn(self._turns)
+        turn = Place(self._turns)
         self._turns.append(turn)
         return turn
 
 
-class Turn:
+class Place:
     """One client's place. `going` once the client has left and the model only has to hear of it: then there is room
     for the next one, who would otherwise be refused for a few milliseconds."""
 
-    def __init__(self, turns: "list[Turn]") -> None:
+    def __init__(self, turns: "list[Place]") -> None:
         self.going = False
         self._turns = turns
         self._moved = asyncio.Event()

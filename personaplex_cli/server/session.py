@@ -29,26 +29,26 @@ from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
 from personaplex_cli.events import Began, Step
 from personaplex_cli.protocols.adapter import Adapter, Begin, Echo, Ended, Hush, News, Pace, Queued, Quiet, Wish
 from personaplex_cli.protocols.wire import Request, WireError
-from personaplex_cli.remote import line as lines
-from personaplex_cli.remote.house import House
-from personaplex_cli.remote.line import Line, Over
-from personaplex_cli.remote.turns import Turn
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE
+from personaplex_cli.server import client_audio as lines
+from personaplex_cli.server.admission import Place
+from personaplex_cli.server.client_audio import ClientAudio, Over
+from personaplex_cli.server.house import House
 from personaplex_cli.startup import Character
 
-OPENING_SECONDS = 0.5  # in which the first message may say who shall talk, where the URL does not
+OPENING_TIMEOUT = 0.5  # in which the first message may say who shall talk, where the URL does not
 QUIET_SECONDS = 1.0  # without news, then a sign of life is sent; NVIDIA's web client leaves after ten
-IDLE_SECONDS = 60.0  # without sound from the client
-STUCK_SECONDS = 10.0  # that one message may take to be sent
-GOODBYE_SECONDS = 2.0
-MOST_SOUNDS = 62  # frames that wait to be sent: 5 s; the oldest are lost
-MOST_NEWS = 1_000  # of all kinds; only a client that asks and asks and never reads gets there
-MOST_MISTAKES = 10  # messages without sense, then the client is sent away
+IDLE_TIMEOUT = 60.0  # without sound from the client
+SEND_TIMEOUT = 10.0  # that one message may take to be sent
+CLOSE_TIMEOUT = 2.0
+MAX_UNSENT_SOUNDS = 62  # frames that wait to be sent: 5 s; the oldest are lost
+MAX_UNSENT_EVENTS = 1_000  # of all kinds; only a client that asks and asks and never reads gets there
+MAX_MISTAKES = 10  # messages without sense, then the client is sent away
 PACE_FRAMES = round(1 / FRAME_SECONDS)
 
 
 @dataclass(frozen=True)
-class Farewell:
+class Close:
     """Why a visit ends: in a word or two, as a close code, and the error that is told if there is one."""
 
     end: str
@@ -59,23 +59,23 @@ class Farewell:
 class Leave(Exception):
     """Ends a visit."""
 
-    def __init__(self, farewell: Farewell) -> None:
+    def __init__(self, farewell: Close) -> None:
         super().__init__(farewell.end)
         self.farewell = farewell
 
 
-LEFT = Farewell("left", 1000)
-TOO_BIG = Farewell("too big", 1009)
-STUCK = Farewell("stuck", 1008)
-SHUTDOWN = Farewell("shutdown", 1001, PersonaplexError("The server shuts down.", "Come back later."))
-IDLE = Farewell("idle", 4408, PersonaplexError(f"No sound came for {IDLE_SECONDS:.0f} seconds.", "Connect again."))
+LEFT = Close("left", 1000)
+TOO_BIG = Close("too big", 1009)
+STUCK = Close("stuck", 1008)
+SHUTDOWN = Close("shutdown", 1001, PersonaplexError("The server shuts down.", "Come back later."))
+IDLE = Close("idle", 4408, PersonaplexError(f"No sound came for {IDLE_TIMEOUT:.0f} seconds.", "Connect again."))
 
 
-class Call:
+class Session:
     """One visit; `run` it once."""
 
     def __init__(
-        self, socket: web.WebSocketResponse, query: Mapping[str, str], dialect: Adapter, turn: Turn, house: House
+        self, socket: web.WebSocketResponse, query: Mapping[str, str], dialect: Adapter, turn: Place, house: House
     ) -> None:
         self._socket = socket
         self._query = query
@@ -83,13 +83,13 @@ class Call:
         self._turn = turn
         self._house = house
         self._loop = loop = asyncio.get_running_loop()
-        self._line = Line(self._hand_over)
+        self._line = ClientAudio(self._hand_over)
         self._character: Character | None = None
         self._choosing = asyncio.Lock()
         self._opened = asyncio.Event()  # the client has said something
         self._taken = False  # the desk has the line
         self._over: asyncio.Future[Exception | None] = loop.create_future()  # the desk is through with it
-        self._sent_away: asyncio.Future[Farewell] = loop.create_future()
+        self._sent_away: asyncio.Future[Close] = loop.create_future()
         self._outgoing: deque[News | Echo] = deque()
         self._news = asyncio.Event()
         self._sounds = 0  # frames among the outgoing
@@ -102,7 +102,7 @@ class Call:
         self._slowest = 0.0  # milliseconds of a step
         self._paces: list[float] = []  # milliseconds of the steps that were not told yet
 
-    async def run(self) -> Farewell:
+    async def run(self) -> Close:
         """Go through with it; returns how it ended."""
         parts = [asyncio.create_task(part) for part in (self._receive(), self._send(), self._attend())]
         try:
@@ -120,7 +120,7 @@ class Call:
         await self._say_goodbye(farewell)
         return farewell
 
-    def send_away(self, farewell: Farewell) -> None:
+    def send_away(self, farewell: Close) -> None:
         """End it from the server's side."""
         if not self._sent_away.done():
             self._sent_away.set_result(farewell)
@@ -146,7 +146,7 @@ class Call:
         request = self._dialect.open(self._query)
         if request is None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(OPENING_SECONDS):
+                async with asyncio.timeout(OPENING_TIMEOUT):
                     await self._opened.wait()
         async with self._choosing:
             character = self._character or await self._choose(request or Request())
@@ -181,12 +181,12 @@ class Call:
                     await self._grant(wish)
             except WireError as mistake:
                 self._mistakes += 1
-                if self._mistakes > MOST_MISTAKES:
+                if self._mistakes > MAX_MISTAKES:
                     raise
                 self._tell(mistake)
 
     async def _grant(self, wish: Wish) -> None:
-        if len(self._outgoing) > MOST_NEWS:
+        if len(self._outgoing) > MAX_UNSENT_EVENTS:
             raise Leave(STUCK)
         match wish:
             case np.ndarray():
@@ -221,7 +221,7 @@ class Call:
                 await self._send_message(message)
 
     async def _send_message(self, message: bytes | str) -> None:
-        async with asyncio.timeout(STUCK_SECONDS):
+        async with asyncio.timeout(SEND_TIMEOUT):
             if isinstance(message, str):
                 await self._socket.send_str(message)
             else:
@@ -243,11 +243,11 @@ class Call:
 
     def _check_time(self) -> None:
         now, minutes = self._loop.time(), self._house.terms.max_minutes
-        if self._live and now - self._heard_at > IDLE_SECONDS:
+        if self._live and now - self._heard_at > IDLE_TIMEOUT:
             raise Leave(IDLE)
         if self._began_at is not None and minutes is not None and now - self._began_at > 60 * minutes:
             error = PersonaplexError(f"A conversation may last {minutes:g} minutes here.", "Connect again.")
-            raise Leave(Farewell("time is up", 4408, error))
+            raise Leave(Close("time is up", 4408, error))
 
     def _tell(self, news: News | Echo) -> None:
         self._outgoing.append(news)
@@ -267,7 +267,7 @@ class Call:
                 self._count(timings.total)
             case np.ndarray():
                 self._sounds += 1
-                if self._sounds > MOST_SOUNDS:
+                if self._sounds > MAX_UNSENT_SOUNDS:
                     self._lose_the_oldest_sound()
         self._tell(news)
 
@@ -287,18 +287,18 @@ class Call:
         self._sounds -= 1
         self._unsaid += FRAME
 
-    async def _say_goodbye(self, farewell: Farewell) -> None:
+    async def _say_goodbye(self, farewell: Close) -> None:
         if farewell is STUCK:
             return  # the server cuts the line
         with suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(GOODBYE_SECONDS):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
                 for news in (farewell.error, Ended(farewell.end)):
                     for message in self._dialect.say(news) if news and not self._socket.closed else ():
                         await self._send_message(message)
                 await self._socket.close(code=farewell.code, message=farewell.end.encode())
 
 
-def _farewell(errors: list[BaseException | None], socket: web.WebSocketResponse) -> Farewell:
+def _farewell(errors: list[BaseException | None], socket: web.WebSocketResponse) -> Close:
     """What ended a visit, from what ended its parts."""
     for error in errors:
         match error:
@@ -309,13 +309,13 @@ def _farewell(errors: list[BaseException | None], socket: web.WebSocketResponse)
             case TimeoutError():
                 return STUCK
             case UsageError():
-                return Farewell("refused", 4400, error)
+                return Close("refused", 4400, error)
             case AudioError() | WireError():
-                return Farewell("nonsense", 1007, error)
+                return Close("nonsense", 1007, error)
             case PersonaplexError():
-                return Farewell("failed", 1011, error)
+                return Close("failed", 1011, error)
             case _:
                 failure = PersonaplexError("The server failed.", "Try again.")
                 failure.__cause__ = error
-                return Farewell("failed", 1011, failure)
+                return Close("failed", 1011, failure)
     return TOO_BIG if socket.close_code == TOO_BIG.code else LEFT

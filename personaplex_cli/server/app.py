@@ -37,16 +37,16 @@ from personaplex_cli.library.catalog import personas, voices
 from personaplex_cli.prompt import Sampling
 from personaplex_cli.protocols.adapter import Adapter, Interview, Moshi, Pcm
 from personaplex_cli.protocols.wire import PATH
-from personaplex_cli.remote.call import SHUTDOWN, Call
-from personaplex_cli.remote.desk import Desk
-from personaplex_cli.remote.figures import Figures
-from personaplex_cli.remote.house import House, Terms
-from personaplex_cli.remote.turns import Turns
+from personaplex_cli.server.admission import Admission
+from personaplex_cli.server.house import House, Terms
+from personaplex_cli.server.metrics import Metrics
+from personaplex_cli.server.session import SHUTDOWN, Session
 from personaplex_cli.startup import LocalAgent, Machine, choose_character
+from personaplex_cli.worker import ModelWorker
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8998
-LARGEST_MESSAGE = 1 << 20  # bytes: 21 seconds of raw sound
-MOST_CONNECTIONS = 256
+MAX_MESSAGE_BYTES = 1 << 20  # bytes: 21 seconds of raw sound
+MAX_CONNECTIONS = 256
 PING_SECONDS = 20.0  # between two pings; a client that does not answer for half of that is gone
 CLOSING_SECONDS = 2.0  # that a client gets to close its side
 SHUTDOWN_SECONDS = 10.0
@@ -58,7 +58,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
-class Door:
+class Access:
     """How the server is reached, and by whom. `port` 0 takes any that is free; `origins` are those of other web pages
     that may connect; `static` holds another client than our own page.
 
@@ -123,17 +123,17 @@ class Door:
 class Server:
     """`run` it once, in the main thread. Raises UsageError or AudioError for terms that cannot be kept."""
 
-    def __init__(self, machine: Machine, terms: Terms, door: Door, listen: Listener) -> None:
+    def __init__(self, machine: Machine, terms: Terms, door: Access, listen: Listener) -> None:
         terms.check()
         self._door = door
         self._model = machine.model_name
         self._listen = listen
-        self._turns = Turns(terms.queue)
-        self._figures = Figures()
+        self._turns = Admission(terms.queue)
+        self._figures = Metrics()
         self._default = choose_character(terms.persona, None, terms.voice, Sampling())
-        self._desk = Desk(LocalAgent(machine, self._default, listen), terms.record, listen, self._desk_changed)
+        self._desk = ModelWorker(LocalAgent(machine, self._default, listen), terms.record, listen, self._desk_changed)
         self._house = House(self._desk, terms, self._figures)
-        self._calls: dict[Call, asyncio.Task[Any]] = {}
+        self._calls: dict[Session, asyncio.Task[Any]] = {}
         self._began = time.monotonic()
         self._count = 0
         self.url = ""
@@ -180,7 +180,7 @@ class Server:
         assert web_server is not None, "the runner is set up"
 
         def connection() -> asyncio.BaseProtocol:
-            return web_server() if len(web_server.connections) < MOST_CONNECTIONS else _TurnedAway()
+            return web_server() if len(web_server.connections) < MAX_CONNECTIONS else _TurnedAway()
 
         try:
             listening = await self._loop.create_server(connection, door.host, door.port, ssl=door.context())
@@ -327,7 +327,7 @@ class Server:
         if not self._door.knows_origin(request):
             return self._refuse(403, "origin", "This page may not connect here.", "Its origin needs an --origin.")
         socket = web.WebSocketResponse(
-            timeout=CLOSING_SECONDS, heartbeat=PING_SECONDS, max_msg_size=LARGEST_MESSAGE, compress=False
+            timeout=CLOSING_SECONDS, heartbeat=PING_SECONDS, max_msg_size=MAX_MESSAGE_BYTES, compress=False
         )
         if not socket.can_prepare(request):
             return self._refuse(426, "http", "This is the address of a WebSocket.", "Connect with a WebSocket client.")
@@ -339,7 +339,7 @@ class Server:
             return self._refuse(503, "busy", "Somebody else is talking.", "Try again in a moment.", later)
         try:
             await socket.prepare(request)
-            call = Call(socket, request.query, dialect(), turn, self._house)
+            call = Session(socket, request.query, dialect(), turn, self._house)
             await self._stay_with(call, request)
         finally:
             turn.leave()
@@ -347,7 +347,7 @@ class Server:
                 request.transport.abort()  # it does not even take a goodbye
         return socket
 
-    async def _stay_with(self, call: Call, request: web.Request) -> None:
+    async def _stay_with(self, call: Session, request: web.Request) -> None:
         number = self._count = self._count + 1
         task = asyncio.current_task()
         assert task is not None, "a request is handled in a task"

@@ -64,7 +64,7 @@ def test_everything_it_refers_to_lies_beside_it(document: Elements) -> None:
     style = (PAGE / "style.css").read_text(encoding="utf-8")
     modules = re.findall(r"""(?:from|import) "([^"]+)";|new URL\("([^"]+)", import\.meta\.url\)""", scripts())
     referred = [*document.values(*REFERENCES), *(first or second for first, second in modules)]
-    assert "app.js" in referred and "worklet.js" in referred and "./cushion.js" in referred
+    assert "app.js" in referred and "worklet.js" in referred and "./jitter_buffer.js" in referred
     for reference in referred:
         if reference.startswith("#"):
             assert reference[1:] in ids

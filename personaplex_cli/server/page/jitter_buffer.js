@@ -20,7 +20,7 @@ const FADE = 0.005;
 const WATCHED = 12; // puts: the backlog is what has been there at each of them, about a second
 const QUIET = 10 ** (-50 / 20); // root mean square; what is below may be cut unheard
 
-export class Cushion {
+export class JitterBuffer {
   /** @param {number} rate samples per second */
   constructor(rate) {
     this.rate = rate;

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from runningserver import RunningServer
 
-from personaplex_cli.remote.house import Terms
+from personaplex_cli.server.house import Terms
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ from personaplex_cli.audio.recording import check_place
 from personaplex_cli.library.catalog import personas, voices
 from personaplex_cli.prompt import Sampling
 from personaplex_cli.protocols.wire import Request
-from personaplex_cli.remote.desk import Desk
-from personaplex_cli.remote.figures import Figures
+from personaplex_cli.server.metrics import Metrics
 from personaplex_cli.startup import Character, choose_by_name, fresh_seed
+from personaplex_cli.worker import ModelWorker
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Terms:
 class House:
     """The model, the terms, what is counted."""
 
-    desk: Desk
+    desk: ModelWorker
     terms: Terms
-    figures: Figures
+    figures: Metrics
 
     def character(self, request: Request) -> Character:
         """Whom a client asks for. Raises UsageError for names that do not exist and numbers out of range."""

@@ -26,7 +26,7 @@ class Over:
 News = Event | Samples | Over
 
 
-class Line:
+class ClientAudio:
     """`tell` takes what comes from the model, in the model's thread, and must not wait."""
 
     def __init__(self, tell: Callable[[News], None]) -> None:

@@ -1,6 +1,6 @@
 """The thread that owns the model: it loads it, then holds one conversation after the other.
 
-Knows no network: a conversation is a `Line`, and what there is to say goes to it or to the listener.
+Knows no network: a conversation is a `ClientAudio`, and what there is to say goes to it or to the listener.
 """
 
 import threading
@@ -13,14 +13,14 @@ from personaplex_cli.conversation import converse
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Hushed, Listener, Note
 from personaplex_cli.keeping import KeptAudio
-from personaplex_cli.remote.line import Line, Over
+from personaplex_cli.server.client_audio import ClientAudio, Over
 from personaplex_cli.startup import LocalAgent
 
 PATIENCE_SECONDS = 5.0  # that the thread gets to end
 LOADING_PATIENCE_SECONDS = 0.5  # while it loads it hears nothing
 
 
-class Desk:
+class ModelWorker:
     """Give it lines with `take`; each is told `Over` when it is through.
 
     `record` is the folder in which conversations are kept, if they are. `changed` is called, in the model's thread,
@@ -34,13 +34,13 @@ class Desk:
         self._record = record
         self._listen = listen
         self._changed = changed
-        self._lines: SimpleQueue[Line | None] = SimpleQueue()
+        self._lines: SimpleQueue[ClientAudio | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def take(self, line: Line) -> None:
+    def take(self, line: ClientAudio) -> None:
         """Hold this conversation, after those that were given before."""
         self._lines.put(line)
 
@@ -70,7 +70,7 @@ class Desk:
                     late.tell(Over(PersonaplexError("The model has ended.", "Try again later.")))
             self._changed()
 
-    def _attend(self, line: Line) -> None:
+    def _attend(self, line: ClientAudio) -> None:
         try:
             for character in line.characters():
                 self._converse(line, self._agent.speaking_as(character, line.tell))
@@ -84,7 +84,7 @@ class Desk:
         else:
             line.tell(Over(None))
 
-    def _converse(self, line: Line, agent: LocalAgent) -> None:
+    def _converse(self, line: ClientAudio, agent: LocalAgent) -> None:
         """From the prompt until the client has hung up or wants another conversation."""
         began = agent.begin()
         hushed = False
@@ -101,7 +101,7 @@ class Desk:
                     hushed = agent.hushed
                     line.tell(Hushed(hushed))
 
-    def _keep(self, line: Line, agent: LocalAgent, open_things: ExitStack) -> KeptAudio | None:
+    def _keep(self, line: ClientAudio, agent: LocalAgent, open_things: ExitStack) -> KeptAudio | None:
         """The line with a recorder on it, if conversations are kept. A disk that fails does not end the talk."""
         if self._record is None:
             return None

@@ -36,11 +36,11 @@ from personaplex_cli.audio.recording import pcm16, write_wav
 from personaplex_cli.errors import AudioError, ModelError, NetworkError, UsageError
 from personaplex_cli.library.settings import config_folder
 from personaplex_cli.protocols.wire import PATH, Action, Control, Failure, Handshake, Metadata, Ping, pack
-from personaplex_cli.remote import call
-from personaplex_cli.remote import server as serving
-from personaplex_cli.remote.house import Terms
-from personaplex_cli.remote.server import Door
 from personaplex_cli.samples import FRAME, SAMPLE_RATE
+from personaplex_cli.server import app as serving
+from personaplex_cli.server import session as call
+from personaplex_cli.server.app import Access
+from personaplex_cli.server.house import Terms
 from personaplex_cli.startup import LocalAgent
 
 SEED = "seed=3"
@@ -305,7 +305,7 @@ class TestAdmission:
             async with connected(server.socket(f"/pcm?{SEED}&token=geheim%C3%ADs")) as socket:
                 await next_json(socket, "ready")
 
-        with RunningServer(demo_folder, door=Door(port=0, token="geheimís")) as server:
+        with RunningServer(demo_folder, door=Access(port=0, token="geheimís")) as server:
             asyncio.run(knock(server))
 
     def test_the_token_may_come_in_the_header(self, demo_folder: Path) -> None:
@@ -315,7 +315,7 @@ class TestAdmission:
             for header in ("Bearer open-sesam", "Basic open-sesame", "open-sesame", "Bearer", "Bearer \udcff"):
                 assert (await refused(server.socket(PATH), headers={"Authorization": header}))[0] == 401
 
-        with RunningServer(demo_folder, door=Door(port=0, token="open-sesame")) as server:
+        with RunningServer(demo_folder, door=Access(port=0, token="open-sesame")) as server:
             asyncio.run(knock(server))
 
     def test_pages_from_elsewhere_stay_outside_unless_they_are_listed(self, demo_folder: Path) -> None:
@@ -334,7 +334,7 @@ class TestAdmission:
                 async with connected(server.socket(PATH), headers={"Origin": origin}) as socket:
                     await next_message(socket, Handshake)
 
-        with RunningServer(demo_folder, door=Door(port=0, origins=("https://friend.example",))) as server:
+        with RunningServer(demo_folder, door=Access(port=0, origins=("https://friend.example",))) as server:
             asyncio.run(knock(server))
 
     def test_a_browser_without_a_websocket_is_told(self, server: RunningServer) -> None:
@@ -484,7 +484,7 @@ class TestMistakes:
 
 class TestLimits:
     def test_who_says_nothing_is_sent_away(self, server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(call, "IDLE_SECONDS", 0.2)
+        monkeypatch.setattr(call, "IDLE_TIMEOUT", 0.2)
         monkeypatch.setattr(call, "QUIET_SECONDS", 0.05)
 
         async def keep_silent() -> None:
@@ -517,7 +517,7 @@ class TestLimits:
     def test_who_reads_nothing_is_cut_off_and_keeps_nobody_waiting(
         self, server: RunningServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(call, "STUCK_SECONDS", 0.3)
+        monkeypatch.setattr(call, "SEND_TIMEOUT", 0.3)
         before = len(server.notes)
 
         async def talk_and_never_listen() -> None:
@@ -592,7 +592,7 @@ class TestLimits:
         assert objects < before[2] + 800  # less than one for each
 
     def test_connections_are_bounded(self, server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(serving, "MOST_CONNECTIONS", 3)
+        monkeypatch.setattr(serving, "MAX_CONNECTIONS", 3)
 
         async def crowd() -> None:
             port = int(server.url.rpartition(":")[2])
@@ -668,7 +668,7 @@ class TestHttp:
                 await writer.wait_closed()
             await pcm(server, path="/")
 
-        with RunningServer(demo_folder, door=Door(port=0, static=tmp_path / "dist")) as server:
+        with RunningServer(demo_folder, door=Access(port=0, static=tmp_path / "dist")) as server:
             asyncio.run(look(server))
 
     def test_our_page_may_load_nothing_from_elsewhere(self, server: RunningServer) -> None:
@@ -691,7 +691,7 @@ class TestHttp:
             info = json.loads((await fetched(f"{server.url}/api/info", ssl=trust))[1])
             assert info["sockets"]["pcm"].startswith("wss://")
 
-        with RunningServer(demo_folder, door=Door(port=0, ssl_cert=cert, ssl_key=key)) as server:
+        with RunningServer(demo_folder, door=Access(port=0, ssl_cert=cert, ssl_key=key)) as server:
             assert server.url.startswith("https://")
             asyncio.run(talk(server))
 
@@ -741,7 +741,7 @@ class TestTrouble:
         port = int(server.url.rpartition(":")[2])
         with (
             pytest.raises(NetworkError, match=f"port {port} cannot be opened"),
-            RunningServer(demo_folder, door=Door(port=port)),
+            RunningServer(demo_folder, door=Access(port=port)),
         ):
             pass
 
@@ -773,12 +773,12 @@ class TestTrouble:
     )
     def test_a_door_that_cannot_be_is_told(self, door: dict[str, Any], said: str) -> None:
         with pytest.raises(UsageError, match=said):
-            Door(**door)
+            Access(**door)
 
     def test_what_cannot_work_is_told_before_the_model_loads(self, tmp_path: Path) -> None:
         spoiled = tmp_path / "cert.pem"
         spoiled.write_text("no")
-        door = Door(port=0, ssl_cert=spoiled, ssl_key=spoiled)
+        door = Access(port=0, ssl_cert=spoiled, ssl_key=spoiled)
         with pytest.raises(UsageError, match="certificate cannot be used"), RunningServer(tmp_path, door=door):
             pass
         with pytest.raises(AudioError):
@@ -789,15 +789,15 @@ class TestTrouble:
     @pytest.mark.parametrize(
         ("door", "said"),
         [
-            (Door(), []),
-            (Door("localhost"), []),
-            (Door("::1"), []),
-            (Door("0.0.0.0"), ["--ssl-cert", "--token"]),
-            (Door("192.168.1.5", token="x"), ["--ssl-cert"]),
-            (Door("::", ssl_cert=Path("c"), ssl_key=Path("k")), ["--token"]),
-            (Door("host.example", token="x", ssl_cert=Path("c"), ssl_key=Path("k")), []),
+            (Access(), []),
+            (Access("localhost"), []),
+            (Access("::1"), []),
+            (Access("0.0.0.0"), ["--ssl-cert", "--token"]),
+            (Access("192.168.1.5", token="x"), ["--ssl-cert"]),
+            (Access("::", ssl_cert=Path("c"), ssl_key=Path("k")), ["--token"]),
+            (Access("host.example", token="x", ssl_cert=Path("c"), ssl_key=Path("k")), []),
         ],
     )
-    def test_an_open_door_is_pointed_out(self, door: Door, said: list[str]) -> None:
+    def test_an_open_door_is_pointed_out(self, door: Access, said: list[str]) -> None:
         warning = door.warning()
         assert [each for each in ("--ssl-cert", "--token") if warning and each in warning.text] == said
