@@ -157,7 +157,7 @@ def run(
     text_top_k: TextTopK = DEFAULTS.text_top_k,
 ) -> None:
     """Answer recorded speech: the same conversation as live, frame by frame, with files."""
-    from personaplex_cli import run as program
+    from personaplex_cli.programs import run as program
     from personaplex_cli.startup import Machine, choose_character, fresh_seed
 
     if as_json_lines and out == program.STDOUT:
@@ -166,7 +166,7 @@ def run(
     sampling = Sampling(audio_temperature, audio_top_k, text_temperature, text_top_k, greedy, chosen)
     character = choose_character(persona, prompt, voice, sampling)
     place = _server(server, token, insecure)
-    keeping = program.Keeping(stereo, transcript, srt, tail)
+    keeping = program.OutputOptions(stereo, transcript, srt, tail)
     jobs = program.plan(inputs, out)
     program.check(jobs)
     machine = Machine(model, revision, device, precision, cpu_offload)
@@ -230,7 +230,7 @@ def chat(
 ) -> None:
     """TokenGenerator: microphone and speaker, both at once, like a phone call."""
     from personaplex_cli.audio.devices import CardChoice
-    from personaplex_cli.chat import Chat
+    from personaplex_cli.programs.chat import Chat
     from personaplex_cli.screen.keys import Keys
     from personaplex_cli.screen.panel import screen_for
     from personaplex_cli.screen.plain import JsonLines, PlainLines
@@ -352,8 +352,8 @@ def bench(
     cpu_offload: Offload = False,
 ) -> None:
     """Measure how fast this machine answers: a table on stderr, one JSON line on stdout."""
-    from personaplex_cli import bench as program
     from personaplex_cli.audio.recording import read_recording
+    from personaplex_cli.programs import bench as program
     from personaplex_cli.startup import Machine, choose_character, random_start, start_engine
 
     character = choose_character(persona, None, voice, Sampling(seed=0))
@@ -425,8 +425,8 @@ def doctor(
 
     The exit code is 0 if `chat` could work here, else that of the first thing that is wrong.
     """
-    from personaplex_cli import doctor as program
     from personaplex_cli.audio.devices import CardChoice
+    from personaplex_cli.programs import doctor as program
     from personaplex_cli.screen.findings import show_findings
     from personaplex_cli.startup import Machine
 

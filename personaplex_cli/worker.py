@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from personaplex_cli.conversation import converse
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Hushed, Listener, Note
-from personaplex_cli.keeping import KeptAudio
+from personaplex_cli.recorder import Recorder
 from personaplex_cli.server.client_audio import ClientAudio, Over
 from personaplex_cli.startup import LocalAgent
 
@@ -101,12 +101,12 @@ class ModelWorker:
                     hushed = agent.hushed
                     line.tell(Hushed(hushed))
 
-    def _keep(self, line: ClientAudio, agent: LocalAgent, open_things: ExitStack) -> KeptAudio | None:
+    def _keep(self, line: ClientAudio, agent: LocalAgent, open_things: ExitStack) -> Recorder | None:
         """The line with a recorder on it, if conversations are kept. A disk that fails does not end the talk."""
         if self._record is None:
             return None
         try:
-            return open_things.enter_context(KeptAudio(line, self._record, agent.settings, self._listen))
+            return open_things.enter_context(Recorder(line, self._record, agent.settings, self._listen))
         except PersonaplexError as error:
             self._listen(Note(f"A conversation is not kept: {error}"))
             return None

@@ -20,13 +20,13 @@ from personaplex_cli import cli
 from personaplex_cli.audio.devices import CardChoice
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.recording import Recording, read_recording
-from personaplex_cli.chat import Chat
 from personaplex_cli.client import engine as client
 from personaplex_cli.client.address import Server, server_url
 from personaplex_cli.client.engine import RemoteAgent
 from personaplex_cli.conversation import converse
 from personaplex_cli.errors import NetworkError
 from personaplex_cli.events import Began, Event, Finished, Hushed, Network, State, Step
+from personaplex_cli.programs.chat import Chat
 from personaplex_cli.prompt import Sampling
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 from personaplex_cli.startup import LocalAgent, Machine, choose_character

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from personaplex_cli import cli
 from personaplex_cli.errors import UsageError
-from personaplex_cli.run import Job, plan
+from personaplex_cli.programs.run import Job, plan
 from personaplex_cli.samples import SAMPLE_RATE
 
 QUESTION = 0.5  # seconds

@@ -16,7 +16,7 @@ import pytest
 
 from personaplex_cli.errors import AudioError
 from personaplex_cli.events import Event, Note, Step, Timings
-from personaplex_cli.keeping import KeptAudio
+from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 
 SETTINGS: dict[str, Any] = {"persona": "teacher", "sampling": {"seed": 3}}
@@ -36,9 +36,9 @@ class Ramp:
         self.played += 1
 
 
-def keep(folder: Path, frames: int, said: list[Event] | None = None) -> KeptAudio:
+def keep(folder: Path, frames: int, said: list[Event] | None = None) -> Recorder:
     """A conversation in which the agent says the opposite of what it hears, and a word each second."""
-    with KeptAudio(Ramp(frames), folder, SETTINGS, (said if said is not None else []).append) as kept:
+    with Recorder(Ramp(frames), folder, SETTINGS, (said if said is not None else []).append) as kept:
         for index, heard in enumerate(kept.frames()):
             kept.play(-heard)
             kept.step(Step(index, " word" if index % 12 == 0 else "", 0, 0, Timings(1, 1, 1)))
@@ -72,7 +72,7 @@ def test_late_answers_are_kept_as_late_as_they_came(tmp_path: Path) -> None:
     said = [
         np.full(size, number / 10, dtype=np.float32) for number, size in enumerate((0, 0, 3 * FRAME, 0, FRAME // 2, 0))
     ]
-    with KeptAudio(Ramp(6), tmp_path, SETTINGS, lambda event: None) as kept:
+    with Recorder(Ramp(6), tmp_path, SETTINGS, lambda event: None) as kept:
         for index, _ in enumerate(kept.frames()):
             kept.play(said[index])
             kept.step(Step(index, "", 0, 0, None))
@@ -90,7 +90,7 @@ def test_each_conversation_has_a_folder_of_its_own(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(AudioError, match="cannot be written"):
-        KeptAudio(Ramp(1), tmp_path / "file", SETTINGS, lambda event: None)
+        Recorder(Ramp(1), tmp_path / "file", SETTINGS, lambda event: None)
 
 
 def test_a_disk_that_fails_ends_the_keeping_and_not_the_talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,8 +107,8 @@ def test_a_disk_that_fails_ends_the_keeping_and_not_the_talk(tmp_path: Path, mon
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is of POSIX")
 def test_killed_it_loses_at_most_the_last_second(tmp_path: Path) -> None:
     code = (
-        "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path; import test_keeping as t;"
-        "kept = t.KeptAudio(t.Ramp(30), Path(sys.argv[1]), t.SETTINGS, print); kept.__enter__();"
+        "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path; import test_recorder as t;"
+        "kept = t.Recorder(t.Ramp(30), Path(sys.argv[1]), t.SETTINGS, print); kept.__enter__();"
         "step = lambda i: t.Step(i, ' word', 0, 0, t.Timings(1, 1, 1));"
         "[(kept.play(-heard), kept.step(step(i))) for i, heard in enumerate(kept.frames())];"
         "print('said', flush=True); time.sleep(60)"

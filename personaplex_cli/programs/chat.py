@@ -16,7 +16,7 @@ from personaplex_cli.audio.devices import CardChoice, check_choice
 from personaplex_cli.audio.soundcard import SoundCard
 from personaplex_cli.conversation import Agent, Disconnected, converse
 from personaplex_cli.events import Event, Finished, Hushed, Listener, Muted, State, Step
-from personaplex_cli.keeping import KeptAudio
+from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME_SECONDS
 from personaplex_cli.transcript import Transcript
 
@@ -125,7 +125,7 @@ class Chat:
             card.muted = self._muted
             kept = None
             if self._record:
-                kept = open_things.enter_context(KeptAudio(card, self._record, self._agent.settings, self._listen))
+                kept = open_things.enter_context(Recorder(card, self._record, self._agent.settings, self._listen))
             open_things.callback(self._finish, kept)  # also when the card dies: what was kept is told
             while True:
                 self._restart.clear()
@@ -136,7 +136,7 @@ class Chat:
                     break
                 began = self._agent.begin()
 
-    def _converse(self, card: SoundCard, kept: KeptAudio | None) -> None:
+    def _converse(self, card: SoundCard, kept: Recorder | None) -> None:
         """From the prompt to the end or the next restart."""
         try:
             for step in converse(self._agent, kept or card):
@@ -152,7 +152,7 @@ class Chat:
         except Disconnected:
             self._restart.set()  # a new conversation as soon as there is somebody again
 
-    def _report(self, step: Step, card: SoundCard, kept: KeptAudio | None) -> None:
+    def _report(self, step: Step, card: SoundCard, kept: Recorder | None) -> None:
         self._listen(step)
         if step.index % LATENCY_FRAMES == 0:
             self._listen(card.latency())
@@ -162,7 +162,7 @@ class Chat:
         if kept:
             kept.step(step)
 
-    def _finish(self, kept: KeptAudio | None) -> None:
+    def _finish(self, kept: Recorder | None) -> None:
         files = kept.files if kept else ()
         seconds = self._frames * FRAME_SECONDS
         speed = round(1000 * seconds / (self._busy or 1), 2)

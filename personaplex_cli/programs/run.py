@@ -45,7 +45,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Keeping:
+class OutputOptions:
     """What is kept of each conversation beside the agent's voice."""
 
     stereo: bool = False
@@ -92,7 +92,7 @@ def check(jobs: Sequence[Job]) -> None:
             check_place(job.target)
 
 
-def answer(agent: Agent, jobs: Sequence[Job], keeping: Keeping, listen: Listener) -> None:
+def answer(agent: Agent, jobs: Sequence[Job], keeping: OutputOptions, listen: Listener) -> None:
     """Hold one conversation per job, each from the same beginning, and write what came of it."""
     for job in jobs:
         with standard_input() if job.source == STDIN else nullcontext(Path(job.source)) as path:
@@ -126,7 +126,7 @@ def answer(agent: Agent, jobs: Sequence[Job], keeping: Keeping, listen: Listener
 
 
 def _write(
-    job: Job, audio: Recording, transcript: Transcript, report: dict[str, Any], keeping: Keeping
+    job: Job, audio: Recording, transcript: Transcript, report: dict[str, Any], keeping: OutputOptions
 ) -> tuple[str, ...]:
     channels = (audio.heard, audio.answer) if keeping.stereo else (audio.answer,)
     if job.target is None:

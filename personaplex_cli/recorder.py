@@ -34,7 +34,7 @@ FLUSH_FRAMES = round(1 / FRAME_SECONDS)
 Frame = tuple[Samples, Samples, str]  # heard, said, the text that came with it
 
 
-class KeptAudio:
+class Recorder:
     """An Audio that lets sound through and keeps both sides; `step` completes a frame. Open it with `with`.
 
     An answer that comes late is kept as late as it came, after the silence that it left.
