@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from personaplex_cli.character import Sampling
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.prompting import lay_out
 from personaplex_cli.library.spec import sizes_of
@@ -22,7 +23,6 @@ from personaplex_cli.library.weights import WEIGHTS
 from personaplex_cli.loader.checkpoint import load_lm
 from personaplex_cli.loader.demo import build_demo
 from personaplex_cli.loader.precision import Precision
-from personaplex_cli.prompt import Sampling
 
 SIZES = {
     "lm": {

@@ -12,9 +12,9 @@ from queue import SimpleQueue
 from personaplex_cli.conversation import converse
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Hushed, Listener, Note
+from personaplex_cli.lookup import LocalAgent
 from personaplex_cli.recorder import Recorder
 from personaplex_cli.server.client_audio import ClientAudio, Over
-from personaplex_cli.startup import LocalAgent
 
 PATIENCE_SECONDS = 5.0  # that the thread gets to end
 LOADING_PATIENCE_SECONDS = 0.5  # while it loads it hears nothing

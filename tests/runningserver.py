@@ -19,11 +19,11 @@ from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.recording import pcm16
 from personaplex_cli.events import Event, Note, State
+from personaplex_cli.lookup import Machine
 from personaplex_cli.protocols.wire import Sound, Words, pack, unpack
 from personaplex_cli.samples import FRAME, Samples, frame_at, frames_for
 from personaplex_cli.server.app import Access, Server
 from personaplex_cli.server.house import Terms
-from personaplex_cli.startup import Machine
 
 SAFETY_SECONDS = 60.0
 TERMS, DOOR = Terms("teacher"), Access(port=0)

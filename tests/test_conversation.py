@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from personaplex_cli.character import Prompt
 from personaplex_cli.conversation import converse
 from personaplex_cli.events import Timings
-from personaplex_cli.prompt import Prompt
 from personaplex_cli.samples import FRAME, Samples
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from golden import load_golden
 
+from personaplex_cli.character import Sampling
 from personaplex_cli.engine.prompting import lay_out, load_saved_voice
-from personaplex_cli.prompt import Sampling
 
 
 @pytest.mark.parametrize("voice_as", ["codes", "saved"])

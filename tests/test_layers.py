@@ -100,7 +100,7 @@ def test_a_file_imports_only_from_above(path: Path) -> None:
 )
 def test_looking_around_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys; from personaplex_cli.cli import program; code = program(sys.argv[1:]);"
+        "import sys; from personaplex_cli.cli.main import program; code = program(sys.argv[1:]);"
         "heavy = {'torch', 'moshi', 'sphn', 'huggingface_hub', 'aiohttp'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else code)"
     )

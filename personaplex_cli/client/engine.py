@@ -21,9 +21,9 @@ from personaplex_cli.conversation import Disconnected
 from personaplex_cli.errors import NetworkError, UsageError
 from personaplex_cli.events import Began, Glitch, Listener, Note, State
 from personaplex_cli.hush import Hush
+from personaplex_cli.lookup import Character
 from personaplex_cli.protocols.wire import Action, Control, Request
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, Samples
-from personaplex_cli.startup import Character
 
 MAX_WAIT_SECONDS = 30  # seconds between two attempts
 MAX_QUERY_BYTES = 7_000  # bytes; most servers take 8,190 for the whole line

@@ -17,6 +17,7 @@ from moshi.models import MimiModel
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
+from personaplex_cli.character import Prompt
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.graphs import Recorder
 from personaplex_cli.engine.pipeline import FramePipeline
@@ -25,7 +26,6 @@ from personaplex_cli.engine.text import TextStream
 from personaplex_cli.events import Listener, Note, Timings
 from personaplex_cli.hush import Hush
 from personaplex_cli.loader.device import out_of_memory_explained
-from personaplex_cli.prompt import Prompt
 from personaplex_cli.samples import FRAME, SILENT_FRAME, Samples, frame_at, frames_for
 
 WARM_UP_FRAMES = 8

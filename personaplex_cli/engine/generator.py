@@ -20,13 +20,13 @@ from moshi.models import LMModel
 from torch import Tensor
 from torch.nn import functional as F
 
+from personaplex_cli.character import Sampling
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import AGENT, PAD, SILENCE, TEXT, USER, Layout, Rows
 from personaplex_cli.engine.sampling import MOST, GumbelSampler
 from personaplex_cli.engine.staging import StagingBuffer
 from personaplex_cli.engine.transformer import SPANS, Depformer, Layer, Transformer, layer_of, norm, span_for
 from personaplex_cli.library.spec import CODEBOOKS
-from personaplex_cli.prompt import Sampling
 
 OPEN = -1  # a code of the agent that the depformer shall choose
 CHOSEN = 2 + 2 * CODEBOOKS  # tokens that come back from the device

@@ -8,8 +8,8 @@ what it runs is the same for every setting.
 import torch
 from torch import Tensor
 
+from personaplex_cli.character import Sampling
 from personaplex_cli.library.spec import CODEBOOKS
-from personaplex_cli.prompt import Sampling
 
 USUAL, MOST = 256, 2048  # likeliest tokens that are looked at: few shapes, since each needs recordings of its own
 TINY = 1e-30

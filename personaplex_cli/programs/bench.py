@@ -14,9 +14,9 @@ import numpy as np
 
 from personaplex_cli import __version__
 from personaplex_cli.audio.recording import Recording
+from personaplex_cli.character import Prompt
 from personaplex_cli.conversation import converse
 from personaplex_cli.events import Listener, Started, State, Timings
-from personaplex_cli.prompt import Prompt
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, Samples
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from personaplex_cli.errors import DeviceError, ModelError, PersonaplexError
 from personaplex_cli.events import Event, Listener, Note
 from personaplex_cli.library import settings
 from personaplex_cli.library.weights import DEFAULT_MODEL, DEMO
+from personaplex_cli.lookup import Machine
 from personaplex_cli.samples import SAMPLE_RATE
-from personaplex_cli.startup import Machine
 
 if TYPE_CHECKING:
     from personaplex_cli.audio.devices import CardChoice

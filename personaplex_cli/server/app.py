@@ -31,17 +31,17 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from personaplex_cli import __version__
+from personaplex_cli.character import Sampling
 from personaplex_cli.errors import NetworkError, PersonaplexError, UsageError
 from personaplex_cli.events import Listener, Note, State
 from personaplex_cli.library.catalog import personas, voices
-from personaplex_cli.prompt import Sampling
+from personaplex_cli.lookup import LocalAgent, Machine, choose_character
 from personaplex_cli.protocols.adapter import Adapter, Interview, Moshi, Pcm
 from personaplex_cli.protocols.wire import PATH
 from personaplex_cli.server.admission import Admission
 from personaplex_cli.server.house import House, Terms
 from personaplex_cli.server.metrics import Metrics
 from personaplex_cli.server.session import SHUTDOWN, Session
-from personaplex_cli.startup import LocalAgent, Machine, choose_character
 from personaplex_cli.worker import ModelWorker
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8998

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from personaplex_cli.audio.queue import SampleQueue
 from personaplex_cli.events import Event
+from personaplex_cli.lookup import Character
 from personaplex_cli.samples import FRAME, Samples
-from personaplex_cli.startup import Character
 
 LIMIT = 25 * FRAME  # samples that wait to be heard: two seconds; older ones are lost, nothing stays late
 

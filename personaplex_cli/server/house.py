@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from personaplex_cli.audio.recording import check_place
+from personaplex_cli.character import Sampling
 from personaplex_cli.library.catalog import personas, voices
-from personaplex_cli.prompt import Sampling
+from personaplex_cli.lookup import Character, choose_by_name, fresh_seed
 from personaplex_cli.protocols.wire import Request
 from personaplex_cli.server.metrics import Metrics
-from personaplex_cli.startup import Character, choose_by_name, fresh_seed
 from personaplex_cli.worker import ModelWorker
 
 

@@ -27,6 +27,7 @@ from aiohttp import WSMsgType, web
 
 from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
 from personaplex_cli.events import Began, Step
+from personaplex_cli.lookup import Character
 from personaplex_cli.protocols.adapter import Adapter, Begin, Echo, Ended, Hush, News, Pace, Queued, Quiet, Wish
 from personaplex_cli.protocols.wire import Request, WireError
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE
@@ -34,7 +35,6 @@ from personaplex_cli.server import client_audio as lines
 from personaplex_cli.server.admission import Place
 from personaplex_cli.server.client_audio import ClientAudio, Over
 from personaplex_cli.server.house import House
-from personaplex_cli.startup import Character
 
 OPENING_TIMEOUT = 0.5  # in which the first message may say who shall talk, where the URL does not
 QUIET_SECONDS = 1.0  # without news, then a sign of life is sent; NVIDIA's web client leaves after ten

@@ -23,17 +23,17 @@ from hypothesis import strategies as st
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.audio.recording import Recording
+from personaplex_cli.character import Sampling
 from personaplex_cli.client.address import Server, server_url
 from personaplex_cli.client.engine import RemoteAgent, request_for
 from personaplex_cli.conversation import Disconnected
 from personaplex_cli.errors import NetworkError, UsageError
 from personaplex_cli.events import Event, Glitch, Network, Note, State
 from personaplex_cli.library.catalog import voices
-from personaplex_cli.prompt import Sampling
+from personaplex_cli.lookup import choose_character
 from personaplex_cli.protocols.wire import Request
 from personaplex_cli.remote import client, connection
 from personaplex_cli.samples import FRAME, SILENT_FRAME, Samples
-from personaplex_cli.startup import choose_character
 
 CHARACTER = choose_character("teacher", None, None, Sampling(seed=3))
 MANY = 500  # steps: more than anything here needs

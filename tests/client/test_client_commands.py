@@ -16,20 +16,20 @@ from fakecard import FakeCard, plug_in
 from fakeserver import HANDSHAKE, METADATA, SOUND, WORDS, FakeServer, Guest, echo
 from runningserver import RunningServer
 
-from personaplex_cli import cli
 from personaplex_cli.audio.devices import CardChoice
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.recording import Recording, read_recording
+from personaplex_cli.character import Sampling
+from personaplex_cli.cli import main as cli
 from personaplex_cli.client import engine as client
 from personaplex_cli.client.address import Server, server_url
 from personaplex_cli.client.engine import RemoteAgent
 from personaplex_cli.conversation import converse
 from personaplex_cli.errors import NetworkError
 from personaplex_cli.events import Began, Event, Finished, Hushed, Network, State, Step
+from personaplex_cli.lookup import LocalAgent, Machine, choose_character
 from personaplex_cli.programs.chat import Chat
-from personaplex_cli.prompt import Sampling
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
-from personaplex_cli.startup import LocalAgent, Machine, choose_character
 
 QUESTION = Path(__file__).parents[2] / "examples/question.wav"
 SHORT = 0.5  # seconds
@@ -126,7 +126,7 @@ class TestRun:
 
     def test_nothing_heavy_is_imported(self, question: Path) -> None:
         code = (
-            "import sys; from personaplex_cli.cli import program; code = program(sys.argv[1:]);"
+            "import sys; from personaplex_cli.cli.main import program; code = program(sys.argv[1:]);"
             "heavy = {'torch', 'moshi', 'safetensors', 'huggingface_hub'} & set(sys.modules);"
             "sys.exit(str(heavy) if heavy else code)"
         )

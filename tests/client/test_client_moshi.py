@@ -14,8 +14,8 @@ import torch
 from moshi.models import LMModel
 from safetensors.torch import save_file
 
-from personaplex_cli import cli
 from personaplex_cli.audio.recording import read_recording, write_wav
+from personaplex_cli.cli import main as cli
 from personaplex_cli.library.spec import sizes_of
 from personaplex_cli.library.weights import MIMI, TOKENIZER
 from personaplex_cli.samples import SAMPLE_RATE

@@ -9,6 +9,7 @@ import pytest
 import torch
 from golden import CPU, FP32, load_golden
 
+from personaplex_cli.character import Prompt, Sampling
 from personaplex_cli.engine.engine import Engine
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.prompting import lay_out
@@ -19,7 +20,6 @@ from personaplex_cli.loader.checkpoint import load_lm
 from personaplex_cli.loader.load import Demand, load_engine
 from personaplex_cli.loader.memory_plan import EMBEDDINGS
 from personaplex_cli.loader.offload import StreamedLayers, waits_in_main_memory
-from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

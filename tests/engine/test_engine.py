@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from personaplex_cli.audio.recording import Recording
+from personaplex_cli.character import Prompt, Sampling
 from personaplex_cli.conversation import converse
 from personaplex_cli.engine.engine import Engine
 from personaplex_cli.errors import DeviceError, ModelError, UsageError
@@ -18,7 +19,6 @@ from personaplex_cli.library.weights import VOICES, ModelFiles, open_folder, voi
 from personaplex_cli.loader.device import choose_device, out_of_memory_explained
 from personaplex_cli.loader.load import Demand, load_engine
 from personaplex_cli.loader.precision import precision_for
-from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 
 

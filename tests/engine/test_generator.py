@@ -7,9 +7,9 @@ import pytest
 import torch
 from golden import Golden, load_golden
 
+from personaplex_cli.character import Sampling
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.prompting import PAD, SILENCE, lay_out
-from personaplex_cli.prompt import Sampling
 
 GREEDY = Sampling(greedy=True)
 FRAMES = 10

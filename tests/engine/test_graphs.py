@@ -9,6 +9,7 @@ import torch
 from golden import CPU
 from tape import record
 
+from personaplex_cli.character import Prompt, Sampling
 from personaplex_cli.engine.engine import Engine
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.graphs import Part, Recorder, Recording
@@ -19,7 +20,6 @@ from personaplex_cli.library.weights import open_folder, voice_file
 from personaplex_cli.loader.checkpoint import load_mimi
 from personaplex_cli.loader.load import Demand, load_engine
 from personaplex_cli.loader.offload import StreamedLayers
-from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME, Samples
 
 

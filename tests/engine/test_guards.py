@@ -13,6 +13,7 @@ from tape import ASKING
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from personaplex_cli.character import Prompt, Sampling
 from personaplex_cli.engine.engine import Engine
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.pipeline import FramePipeline
@@ -23,7 +24,6 @@ from personaplex_cli.loader.checkpoint import no_random_init
 from personaplex_cli.loader.load import Demand, load_engine
 from personaplex_cli.loader.precision import Precision, quantise
 from personaplex_cli.loader.random_weights import unfilled
-from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME
 
 FRAMES = 1000

@@ -7,11 +7,11 @@ import pytest
 import torch
 from golden import Golden, load_golden
 
+from personaplex_cli.character import Sampling
 from personaplex_cli.engine import prompt_cache as snapshots
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import Layout, lay_out, load_saved_voice
-from personaplex_cli.prompt import Sampling
 
 
 @pytest.fixture(scope="module")

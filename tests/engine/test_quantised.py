@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from personaplex_cli.character import Sampling
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.prompting import lay_out
 from personaplex_cli.engine.quantised import Int4Linear, Int8Linear, Quantised, filled
@@ -22,7 +23,6 @@ from personaplex_cli.loader import quantised_cache
 from personaplex_cli.loader.checkpoint import load_lm
 from personaplex_cli.loader.precision import Precision
 from personaplex_cli.loader.quantised_cache import QuantisedCache
-from personaplex_cli.prompt import Sampling
 
 GOLDEN = load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
 INT8, INT4 = Precision("int8", torch.float32), Precision("int4", torch.float32)

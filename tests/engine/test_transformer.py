@@ -11,6 +11,7 @@ from moshi.models import LMModel
 from reference import ModuleDepformer, ModuleTransformer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from personaplex_cli.character import Sampling
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.prompting import lay_out
 from personaplex_cli.engine.transformer import Depformer, Transformer, layer_of, span_for
@@ -18,7 +19,6 @@ from personaplex_cli.library.spec import LM
 from personaplex_cli.library.weights import WEIGHTS
 from personaplex_cli.loader.checkpoint import load_lm
 from personaplex_cli.loader.precision import PLAIN, Precision
-from personaplex_cli.prompt import Sampling
 
 GOLDEN = load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from golden import CPU, FP32, load_golden
 
+from personaplex_cli.character import Sampling
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.prompting import lay_out
 from personaplex_cli.library.weights import WEIGHTS
 from personaplex_cli.loader.checkpoint import load_lm
 from personaplex_cli.loader.offload import StreamedLayers, is_streamed, waits_in_main_memory
 from personaplex_cli.loader.precision import Precision
-from personaplex_cli.prompt import Sampling
 
 GOLDEN = load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
 

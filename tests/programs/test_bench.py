@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli import bench, cli
+from personaplex_cli.character import Prompt
 from personaplex_cli.engine.engine import Engine
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.events import Timings
@@ -19,7 +20,6 @@ from personaplex_cli.loader import measure
 from personaplex_cli.loader.demo import DIFFERING
 from personaplex_cli.loader.load import Demand, random_engine
 from personaplex_cli.loader.random_weights import unfilled
-from personaplex_cli.prompt import Prompt
 from personaplex_cli.samples import SILENT_FRAME
 
 

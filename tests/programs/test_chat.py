@@ -15,16 +15,16 @@ from fakecard import FakeCard, plug_in
 from personaplex_cli import cli, startup
 from personaplex_cli.audio.devices import CardChoice
 from personaplex_cli.audio.recording import Recording
+from personaplex_cli.character import Sampling
 from personaplex_cli.conversation import converse
 from personaplex_cli.engine.engine import Engine
 from personaplex_cli.errors import AudioError, ModelError
 from personaplex_cli.events import Began, Event, Finished, Glitch, Hushed, Muted, Note, State, Step
 from personaplex_cli.library.weights import open_folder
 from personaplex_cli.loader.load import Demand, load_engine
+from personaplex_cli.lookup import LocalAgent, Machine, choose_character
 from personaplex_cli.programs.chat import Chat
-from personaplex_cli.prompt import Sampling
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
-from personaplex_cli.startup import LocalAgent, Machine, choose_character
 
 CHARACTER = choose_character("teacher", None, None, Sampling(seed=3))
 

@@ -24,9 +24,9 @@ from personaplex_cli.audio.devices import CardChoice
 from personaplex_cli.errors import AudioError, DeviceError, ModelError, UsageError
 from personaplex_cli.library.inventory import inventory_of_folder, safetensors_length
 from personaplex_cli.library.weights import DEFAULT_MODEL, MIMI, NEEDED, TOKENIZER, VOICES, WEIGHTS, download
+from personaplex_cli.lookup import Machine
 from personaplex_cli.programs.doctor import OK, WARNING, WRONG, Finding, Options, discreet, examine, exit_code, report
 from personaplex_cli.screen.findings import show_findings
-from personaplex_cli.startup import Machine
 
 OPTIONS = Options({"chat": {"model", "voice", "seed", "token"}, "run": {"tail"}})
 TOKEN = "hf_" + "aBcDeFgHiJ" * 4

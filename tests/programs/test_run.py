@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personaplex_cli import cli
+from personaplex_cli.cli import main as cli
 from personaplex_cli.errors import UsageError
 from personaplex_cli.programs.run import Job, plan
 from personaplex_cli.samples import SAMPLE_RATE

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from runningserver import connected, next_message, opus, speech, talk_moshi
 
-from personaplex_cli import cli
+from personaplex_cli.cli import main as cli
 from personaplex_cli.protocols.wire import PATH, Failure, Handshake
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
@@ -50,7 +50,7 @@ def test_a_signal_ends_it_cleanly(number: int, code: int, demo_folder: Path, tmp
 def test_a_signal_ends_it_while_it_loads(demo_folder: Path, tmp_path: Path) -> None:
     """The model thread is deaf then."""
     code = (
-        "import sys, time; from personaplex_cli import startup; from personaplex_cli.cli import program;"
+        "import sys, time; from personaplex_cli import startup; from personaplex_cli.cli.main import program;"
         "startup.start_engine = lambda *_: time.sleep(60);"
         "sys.exit(program(sys.argv[1:]))"
     )

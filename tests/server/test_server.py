@@ -31,17 +31,17 @@ from runningserver import (
     talk_pcm,
 )
 
-from personaplex_cli import cli
 from personaplex_cli.audio.recording import pcm16, write_wav
+from personaplex_cli.cli import main as cli
 from personaplex_cli.errors import AudioError, ModelError, NetworkError, UsageError
 from personaplex_cli.library.settings import config_folder
+from personaplex_cli.lookup import LocalAgent
 from personaplex_cli.protocols.wire import PATH, Action, Control, Failure, Handshake, Metadata, Ping, pack
 from personaplex_cli.samples import FRAME, SAMPLE_RATE
 from personaplex_cli.server import app as serving
 from personaplex_cli.server import session as call
 from personaplex_cli.server.app import Access
 from personaplex_cli.server.house import Terms
-from personaplex_cli.startup import LocalAgent
 
 SEED = "seed=3"
 

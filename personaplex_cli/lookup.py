@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from personaplex_cli.audio.recording import read_voice_sample
+from personaplex_cli.character import Prompt, Sampling
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Began, Listener, Note, State
 from personaplex_cli.library import weights
 from personaplex_cli.library.catalog import Persona, Voice, find_named_voice, find_persona, find_voice
 from personaplex_cli.library.weights import DEMO, ModelFiles
-from personaplex_cli.prompt import Prompt, Sampling
 from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE, Samples
 
 if TYPE_CHECKING:

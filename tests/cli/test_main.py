@@ -71,7 +71,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("command", [[], ["run"], ["download"], ["voices"], ["personas"], ["personas", "show"]])
 def test_help_fits_80_columns(command: list[str]) -> None:
     environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
-    code = "import sys; from personaplex_cli.cli import program; sys.exit(program(sys.argv[1:]))"
+    code = "import sys; from personaplex_cli.cli.main import program; sys.exit(program(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, env=environment
     )
@@ -80,7 +80,7 @@ def test_help_fits_80_columns(command: list[str]) -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
-    code = "import sys; from personaplex_cli.cli import program; sys.exit(program(['voices', '--json']))"
+    code = "import sys; from personaplex_cli.cli.main import program; sys.exit(program(['voices', '--json']))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr
         process.stdout.close()

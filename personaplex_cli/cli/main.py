@@ -19,14 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from personaplex_cli import __version__
-from personaplex_cli.errors import PersonaplexError, UsageError, unknown_name
-from personaplex_cli.events import Event, Listener, Note, as_json
-from personaplex_cli.library.catalog import DEFAULT_PERSONA, find_persona
-from personaplex_cli.library.catalog import personas as all_personas
-from personaplex_cli.library.catalog import voices as all_voices
-from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file
-from personaplex_cli.library.weights import DEFAULT_MODEL
-from personaplex_cli.options import (
+from personaplex_cli.character import Sampling
+from personaplex_cli.cli.binding import (
     ACCESS,
     SCREEN,
     SOUND,
@@ -54,7 +48,13 @@ from personaplex_cli.options import (
     VoiceName,
     option,
 )
-from personaplex_cli.prompt import Sampling
+from personaplex_cli.errors import PersonaplexError, UsageError, unknown_name
+from personaplex_cli.events import Event, Listener, Note, as_json
+from personaplex_cli.library.catalog import DEFAULT_PERSONA, find_persona
+from personaplex_cli.library.catalog import personas as all_personas
+from personaplex_cli.library.catalog import voices as all_voices
+from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file
+from personaplex_cli.library.weights import DEFAULT_MODEL
 from personaplex_cli.samples import SILENT_FRAME
 from personaplex_cli.screen.progress import ProgressScreen
 from personaplex_cli.screen.tables import show_table
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from personaplex_cli.audio.devices import CardChoice
     from personaplex_cli.client.address import Server
     from personaplex_cli.conversation import Agent
-    from personaplex_cli.startup import Character, Machine
+    from personaplex_cli.lookup import Character, Machine
 
 INTERRUPTED = 130
 
@@ -157,8 +157,8 @@ def run(
     text_top_k: TextTopK = DEFAULTS.text_top_k,
 ) -> None:
     """Answer recorded speech: the same conversation as live, frame by frame, with files."""
+    from personaplex_cli.lookup import Machine, choose_character, fresh_seed
     from personaplex_cli.programs import run as program
-    from personaplex_cli.startup import Machine, choose_character, fresh_seed
 
     if as_json_lines and out == program.STDOUT:
         raise UsageError("Standard output cannot carry both sound and JSON.", "Give -o FILE, or leave --json.")
@@ -230,13 +230,13 @@ def chat(
 ) -> None:
     """TokenGenerator: microphone and speaker, both at once, like a phone call."""
     from personaplex_cli.audio.devices import CardChoice
+    from personaplex_cli.lookup import Machine, choose_character, fresh_seed
     from personaplex_cli.programs.chat import Chat
     from personaplex_cli.screen.keys import Keys
     from personaplex_cli.screen.panel import screen_for
     from personaplex_cli.screen.plain import JsonLines, PlainLines
     from personaplex_cli.screen.screen import Screens
     from personaplex_cli.screen.theme import THEMES
-    from personaplex_cli.startup import Machine, choose_character, fresh_seed
 
     if theme not in THEMES:
         raise unknown_name("theme", theme, THEMES, f"Use {', '.join(THEMES)}.")
@@ -311,9 +311,9 @@ def serve(
     force: Force = False,
 ) -> None:
     """Let others talk over the network: programs that speak Moshi's protocol, robots, web pages."""
+    from personaplex_cli.lookup import Machine
     from personaplex_cli.server.app import Access, Server
     from personaplex_cli.server.house import Terms
-    from personaplex_cli.startup import Machine
 
     machine = Machine(model, revision, device, precision, cpu_offload, live=not force)
     terms = Terms(persona, voice, queue, max_minutes, record)
@@ -353,8 +353,8 @@ def bench(
 ) -> None:
     """Measure how fast this machine answers: a table on stderr, one JSON line on stdout."""
     from personaplex_cli.audio.recording import read_recording
+    from personaplex_cli.lookup import Machine, choose_character, random_start, start_engine
     from personaplex_cli.programs import bench as program
-    from personaplex_cli.startup import Machine, choose_character, random_start, start_engine
 
     character = choose_character(persona, None, voice, Sampling(seed=0))
     work = program.Work(read_recording(recording) if recording else SILENT_FRAME, frames, context_fill)
@@ -426,9 +426,9 @@ def doctor(
     The exit code is 0 if `chat` could work here, else that of the first thing that is wrong.
     """
     from personaplex_cli.audio.devices import CardChoice
+    from personaplex_cli.lookup import Machine
     from personaplex_cli.programs import doctor as program
     from personaplex_cli.screen.findings import show_findings
-    from personaplex_cli.startup import Machine
 
     assert context.parent is not None
     options = program.Options(_settable(context.parent.command))
@@ -447,7 +447,7 @@ def doctor(
 def download(model: Model = DEFAULT_MODEL, revision: Revision = None) -> None:
     """Fetch the model once; everything else then works without a network."""
     from personaplex_cli.library.weights import voice_names
-    from personaplex_cli.startup import find_files
+    from personaplex_cli.lookup import find_files
 
     with ProgressScreen(_stderr()) as screen:
         files = find_files(model, revision, screen.show)
@@ -525,7 +525,7 @@ def _agent(
 ) -> "Agent":
     """Whoever answers: on a server, or here. `seed` is the one that the user wants, if there is one."""
     if place is None:
-        from personaplex_cli.startup import LocalAgent
+        from personaplex_cli.lookup import LocalAgent
 
         return LocalAgent(machine, character, listen)
     from personaplex_cli.client.engine import RemoteAgent
