@@ -1,13 +1,15 @@
-"""What is asked of an engine before a conversation: who to be, how to sound, how to choose its tokens.
+"""Who speaks: a persona's text, a voice, and how tokens are chosen.
 
-Numbers and text only, so that a remote engine can be asked the same; `model/prompting.py` turns it into frames.
+Numbers, text and sound only, so that any engine can be asked for it; `lookup.py` finds one by names and options.
 """
 
 import math
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from personaplex_cli.errors import UsageError
+from personaplex_cli.options import chosen
 from personaplex_cli.samples import Samples
 
 SEED_LIMIT = 2**63  # torch takes seeds of 63 bits
@@ -16,17 +18,17 @@ SEED_LIMIT = 2**63  # torch takes seeds of 63 bits
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen. A temperature of 0 (or `greedy`) always takes the likeliest token; the same `seed` makes
-    the same talk.
+    the same talk, and without one each talk draws its own.
 
     The defaults are the reference's. Raises UsageError for values out of range.
     """
 
-    audio_temperature: float = 0.8
-    audio_top_k: int = 250
-    text_temperature: float = 0.7
-    text_top_k: int = 25
-    greedy: bool = False
-    seed: int = 0
+    seed: int | None = chosen(None, "Makes the answer repeatable.", default_shown="random")
+    greedy: bool = chosen(False, "Always take the likeliest token.")
+    audio_temperature: float = chosen(0.8, "0 to 5.")
+    audio_top_k: int = chosen(250, "1 to 2048.")
+    text_temperature: float = chosen(0.7, "0 to 5.")
+    text_top_k: int = chosen(25, "1 to 2048.")
 
     def __post_init__(self) -> None:
         for name in ("audio_temperature", "text_temperature"):
@@ -37,18 +39,25 @@ class Sampling:
             value = getattr(self, name)
             if not 1 <= value <= 2048:
                 raise UsageError(f"The {name.replace('_', ' ')} is {value}.", "Give a whole number from 1 to 2048.")
-        if not 0 <= self.seed < SEED_LIMIT:
+        if self.seed is not None and not 0 <= self.seed < SEED_LIMIT:
             raise UsageError(f"The seed is {self.seed}.", f"Give a whole number from 0 to {SEED_LIMIT - 1}.")
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """Who speaks: `text` describes the persona (may be empty), `voice` is how it sounds.
+def fresh_seed() -> int:
+    """A seed for a talk that no one asked to be repeatable; `Began` has it, so that it can be repeated."""
+    return secrets.randbelow(2**31)
 
-    A voice is the path of a `.pt` file saved by the reference, or a sample of speech: [n] samples of 24 kHz mono,
-    already at the right loudness.
+
+@dataclass(frozen=True, eq=False)
+class Character:
+    """Who speaks and how. `persona` and `voice` are names, `prompt` is the text (may be empty).
+
+    `sound` is how the voice sounds: the name of a file in the model's voices archive, such as "NATF2.pt"; the path of
+    a `.pt` file saved by the reference; or a sample of speech, [n] at 24 kHz mono, already at the right loudness.
     """
 
-    text: str
-    voice: Path | Samples
+    persona: str
+    prompt: str
+    voice: str
+    sound: str | Path | Samples
     sampling: Sampling = Sampling()

@@ -3,8 +3,9 @@
 Library code never prints. It hands these to a `Listener`; `screen/` draws them, `--json` writes them out.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
 
 
@@ -15,15 +16,27 @@ class Note:
     text: str
 
 
+class Phase(StrEnum):
+    """What a program can be doing. A model here is loaded, warmed up and given its prompt (priming)."""
+
+    DOWNLOADING = "downloading"
+    LOADING = "loading"
+    CONNECTING = "connecting"
+    WARMING_UP = "warming up"
+    PRIMING = "priming"
+    LIVE = "live"
+    RECONNECTING = "reconnecting"  # the sound card has stopped
+    DISCONNECTED = "disconnected"  # the server is gone; it is tried again
+    LISTENING = "listening"  # a server, at the URL in the detail
+    READY = "ready"  # a server, when its model is
+    ENDED = "ended"
+
+
 @dataclass(frozen=True)
 class State:
-    """What the program is doing now: downloading, loading or connecting, warming up, priming, live, ended.
+    """What the program is doing now."""
 
-    In between, reconnecting (the sound card has stopped) and disconnected (the server is gone; it is tried again). A
-    server is listening at the URL in `detail`, and ready when its model is.
-    """
-
-    name: str
+    name: Phase
     detail: str = ""
 
 
@@ -65,9 +78,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Began:
-    """A conversation begins: who is there, on what, and how many frames of the model's context are taken already.
+    """A conversation begins: who speaks, on what, and how many frames of the model's context are taken already.
 
-    What a server does not tell is empty, None or 0.
+    What a server does not tell is empty, None or 0. `settings` are plain values, enough to hold the conversation again.
     """
 
     persona: str
@@ -78,6 +91,14 @@ class Began:
     seed: int | None
     prompt_frames: int
     context: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A conversation is over; `error` is what ended it, None if the user did."""
+
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -143,10 +164,19 @@ class Hushed:
     on: bool
 
 
-Event = Note | State | Downloading | Began | Step | Latency | Network | Glitch | Started | Finished | Muted | Hushed
+Event = (
+    Note | State | Downloading | Began | Step | Latency | Network | Glitch | Started | Finished | Muted | Hushed | Ended
+)
 Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The listener of those who want to know nothing."""
 
 
 def as_json(event: Event) -> dict[str, Any]:
     """The event as a JSON object: its kind in lower case under "event", then its fields."""
-    return {"event": type(event).__name__.lower(), **asdict(event)}
+    kind = type(event).__name__.lower()
+    if isinstance(event, Ended):
+        return {"event": kind, "error": str(event.error) if event.error else None}
+    return {"event": kind, **asdict(event)}

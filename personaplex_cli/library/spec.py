@@ -1,19 +1,25 @@
-"""How big the model is: PersonaPlex-7B unless the model's folder says otherwise.
+"""The facts of a model, in one place: its files, its sizes, its rows of tokens, what silence looks like.
 
-The published checkpoint does not hold its own sizes. A folder may carry a `personaplex.json` with entries that differ,
-`{"lm": {...}, "mimi": {"seanet": {...}, "quantizer": {...}, "transformer": {...}}}`: so tiny checkpoints tell theirs.
+`PERSONAPLEX` is PersonaPlex-7B, `MOSHI` the model it comes from: another of the family is another `ModelSpec`. The
+published checkpoints do not hold their own sizes. A folder may carry a `personaplex.json` with what differs, so that
+tiny checkpoints describe themselves:
+
+    {"spec": "moshi", "lm": {...}, "mimi": {"seanet": {...}, "quantizer": {...}, "transformer": {...}}}
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from personaplex_cli.errors import ModelError, PersonaplexError, unknown_name
-from personaplex_cli.library.weights import SIZES
 
+SPEC_FILE = "personaplex.json"
+CONFIG_FILE = "config.json"  # only a marker
 CODEBOOKS = 8  # Mimi codes per frame and speaker; also the depformer's steps that we run
+TEXT, AGENT, USER = 0, slice(1, 9), slice(9, 17)  # rows of a column of tokens
 
 # Keyword arguments of moshi's LMModel. The file holds 16 depformer steps; the last 8 predict the user's codes, which
 # are always known, so the model is built with 8 and `checkpoint.py` leaves the others in the file.
@@ -96,34 +102,83 @@ MIMI: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Complete arguments for moshi's `LMModel` (`lm`) and `get_mimi` (`mimi`)."""
+class ModelSpec:
+    """One model of the Moshi family.
 
-    lm: dict[str, Any]
-    mimi: dict[str, Any]
+    `lm` and `mimi` are complete arguments for moshi's `LMModel` and `get_mimi`. A model that `is_prompted` was trained
+    to be told who it is and how it sounds; its voices lie in the archive `voices_file`.
+    """
+
+    name: str
+    lm: Mapping[str, Any] = field(default_factory=lambda: LM)
+    mimi: Mapping[str, Any] = field(default_factory=lambda: MIMI)
+    weights_file: str = "model.safetensors"
+    mimi_file: str = "tokenizer-e351c8d8-checkpoint125.safetensors"
+    tokenizer_file: str = "tokenizer_spm_32k_3.model"
+    voices_file: str | None = None
+    is_prompted: bool = False
+    # Text tokens: of a frame without a new word, and those that print nothing (EPAD 0, 1, 2 and PAD 3).
+    padding: int = 3
+    silent_tokens: Sequence[int] = range(4)
+    # Mimi's codes of silence and of a 440 Hz tone, as the model was trained on them.
+    silence: Sequence[int] = (948, 243, 1178, 546, 1736, 1030, 1978, 2008)
+    tone: Sequence[int] = (430, 1268, 381, 1611, 1095, 1495, 56, 472)
+
+    @property
+    def needed_files(self) -> tuple[str, ...]:
+        """What there must be, the largest last."""
+        voices = (self.voices_file,) if self.voices_file else ()
+        return (self.tokenizer_file, *voices, self.mimi_file, self.weights_file)
+
+    @property
+    def delays(self) -> Sequence[int]:
+        """By row: how many positions later than its frame a token lies."""
+        delays: Sequence[int] = self.lm["delays"]
+        return delays
+
+    @property
+    def initial(self) -> Sequence[int]:
+        """By row: the token that stands where no frame lies yet."""
+        return [self.lm["text_card"]] + [self.lm["card"]] * self.lm["n_q"]
 
 
-def sizes_of(folder: Path) -> Sizes:
-    """The sizes of the model in this folder. Raises ModelError if its personaplex.json makes no sense."""
-    path = folder / SIZES
+PERSONAPLEX = ModelSpec("personaplex", voices_file="voices.tgz", is_prompted=True)
+MOSHI = ModelSpec("moshi")
+SPECS = {each.name: each for each in (PERSONAPLEX, MOSHI)}
+# Repositories that hold another model than PersonaPlex, and no personaplex.json to say so.
+KNOWN_REPOS = {"kyutai/moshiko-pytorch-bf16": MOSHI, "kyutai/moshika-pytorch-bf16": MOSHI}
+
+
+def spec_of_repo(repo: str) -> ModelSpec:
+    """The kind of model that a Hugging Face repository holds, before anything of it is here."""
+    return KNOWN_REPOS.get(repo.lower(), PERSONAPLEX)
+
+
+def spec_of_folder(folder: Path, usual: ModelSpec = PERSONAPLEX) -> ModelSpec:
+    """The model in this folder; `usual` unless it says otherwise. Raises ModelError if its file makes no sense."""
+    path = folder / SPEC_FILE
     try:
-        differing = json.loads(path.read_text(encoding="utf-8"))
-        return sizes_with(differing)
+        return spec_with(json.loads(path.read_text(encoding="utf-8")), usual)
     except FileNotFoundError:
-        return sizes_with({})
+        return usual
     except (ValueError, TypeError, AttributeError, PersonaplexError) as error:
         raise ModelError(
             f"{path} does not describe a model: {error}", "Correct it, or remove it for the 7B."
         ) from error
 
 
-def sizes_with(differing: dict[str, Any]) -> Sizes:
-    """PersonaPlex-7B's sizes with some entries replaced. Raises UsageError for entries that nobody knows."""
-    return Sizes(**_replaced({"lm": LM, "mimi": MIMI}, differing))
+def spec_with(differing: Mapping[str, Any], usual: ModelSpec = PERSONAPLEX) -> ModelSpec:
+    """A model with some sizes replaced. Raises UsageError for entries and models that are unknown."""
+    sizes = dict(differing)
+    name = sizes.pop("spec", usual.name)
+    if name not in SPECS:
+        raise unknown_name("spec", str(name), SPECS, "")
+    spec = SPECS[name]
+    return replace(spec, **_replaced({"lm": spec.lm, "mimi": spec.mimi}, sizes))
 
 
-def _replaced(base: dict[str, Any], differing: dict[str, Any]) -> dict[str, Any]:
-    result = deepcopy(base)
+def _replaced(base: Mapping[str, Any], differing: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = deepcopy(dict(base))
     for key, value in differing.items():
         if key not in base:
             raise unknown_name("size", key, base, "")

@@ -32,7 +32,7 @@ from personaplex_cli.events import Event, Glitch, Network, Note, State
 from personaplex_cli.library.catalog import voices
 from personaplex_cli.lookup import choose_character
 from personaplex_cli.protocols.wire import Request
-from personaplex_cli.remote import client, connection
+from personaplex_cli.client import connection, engine as client
 from personaplex_cli.samples import FRAME, SILENT_FRAME, Samples
 
 CHARACTER = choose_character("teacher", None, None, Sampling(seed=3))

@@ -151,7 +151,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, free: float, capability: tuple[int, int
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     for place in ("quantised", "load"):
-        monkeypatch.setattr(f"personaplex_cli.model.{place}.why_no_kernels", lambda: kernels)
+        monkeypatch.setattr(f"personaplex_cli.{place}.why_no_kernels", lambda: kernels)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-PAGE = Path(str(files("personaplex_cli.remote") / "page"))
+PAGE = Path(str(files("personaplex_cli.server") / "page"))
 LAWS = Path(__file__).with_suffix(".mjs")
 SCRIPTS = sorted(PAGE.glob("*.js"))
 REFERENCES = {"href", "src", "action", "data", "poster", "srcset"}
