@@ -234,6 +234,7 @@ class _Rounds:
         for slot, seat in list(self.seats.items()):
             try:
                 self._obey(slot, seat)
+                yield from _hushed(seat)
                 frame = next(seat.frames, _THE_END) if seat.frames else None
                 if frame is _THE_END:
                     yield self.ended(slot)
@@ -262,9 +263,7 @@ class _Rounds:
             step = Step(seat.index, reply.text, level(heard[slot]), level(reply.pcm), reply.timings)
             seat.index += 1
             yield seat.conversation, step
-            if seat.hush.on != seat.hushed:
-                seat.hushed = seat.hush.on
-                yield seat.conversation, Hushed(seat.hushed)
+            yield from _hushed(seat)
 
     def prefill(self) -> Part[bool]:
         """Let the engine read a piece of the prompts that wait; returns whether any did."""
@@ -295,6 +294,13 @@ class _Rounds:
                     seat.conversation.character = character
                     seat.frames, seat.hush = None, Hush()
                     self._engine.begin(slot, character)
+
+
+def _hushed(seat: _Seat) -> Iterator[Happening]:
+    """Say when the agent has begun or ceased to be silent on demand."""
+    if seat.hush.on != seat.hushed:
+        seat.hushed = seat.hush.on
+        yield seat.conversation, Hushed(seat.hushed)
 
 
 _THE_END: Any = object()

@@ -13,6 +13,7 @@ Samples = NDArray[np.float32]
 SAMPLE_RATE = 24_000
 FRAME = 1_920  # samples in one frame
 FRAME_SECONDS = FRAME / SAMPLE_RATE  # 0.08 s
+FRAME_MS = 1000 * FRAME_SECONDS  # 80 ms: the time that a frame may take
 SILENT_FRAME: Samples = np.zeros(FRAME, dtype=np.float32)
 
 

@@ -1,165 +1,230 @@
-"""The engine: 80 ms of the user's voice in, 80 ms of the agent's voice and perhaps a piece of text out.
+"""The model on this machine, as the `Engine` of conversations: 80 ms of a voice in, 80 ms of another one out.
 
-    frame -> Mimi encode -> TokenGenerator -> Mimi decode -> reply        (`frame.py`)
+    begin -> prefill (prompt.text, voice -> layout -> slot) -> step (`pipeline.py`), again and again -> end
 
-One engine serves every program. `begin` may be called again at any time for a new conversation. All calls must come
-from one thread at a time; gradients are off whichever it is. Sound is numpy; no tensor leaves this room.
+All calls must come from one thread at a time; gradients are off whichever it is. Sound is numpy; no tensor leaves this
+room.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from moshi.models import MimiModel
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
-from personaplex_cli.character import Prompt
+from personaplex_cli.character import Character, fresh_seed
+from personaplex_cli.conversation import Reply
 from personaplex_cli.engine.generator import TokenGenerator
-from personaplex_cli.engine.graphs import Recorder
+from personaplex_cli.engine.graphs import GraphRecorder
+from personaplex_cli.engine.memory import out_of_memory_explained
+from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.engine.pipeline import FramePipeline
-from personaplex_cli.engine.prompting import SavedVoice, check_room, lay_out, load_saved_voice, system_text
-from personaplex_cli.engine.text import TextStream
-from personaplex_cli.events import Listener, Note, Timings
-from personaplex_cli.hush import Hush
-from personaplex_cli.loader.device import out_of_memory_explained
-from personaplex_cli.samples import FRAME, SILENT_FRAME, Samples, frame_at, frames_for
+from personaplex_cli.engine.prefill import read_prompt
+from personaplex_cli.engine.prompt_cache import PromptCache
+from personaplex_cli.engine.prompting import (
+    Layout,
+    SavedVoice,
+    check_room,
+    lay_out,
+    load_saved_voice,
+    no_prompt,
+    system_text,
+)
+from personaplex_cli.engine.slot import Slot
+from personaplex_cli.events import Began, Event, Listener, Note, Phase, State, ignore
+from personaplex_cli.library.spec import ModelSpec
+from personaplex_cli.samples import FRAME, FRAME_SECONDS, SILENT_FRAME, Samples, frame_at, frames_for
 
 WARM_UP_FRAMES = 8
+LONG_PROMPT_FRAMES = 500  # 40 s: a voice of ten seconds, and a text of more than 300 tokens
 
 
 @dataclass(frozen=True)
-class Reply:
-    """The agent's answer to one frame: `pcm` [1920] float32 at 24 kHz, the text it adds (often empty), the timings."""
+class LoadedModel:
+    """What an engine is made of: modules with their weights, and what is to be told of them.
 
-    pcm: Samples
-    text: str
-    timings: Timings
+    `find_voice` gives the path of a voice in the model's archive. `name` is the model as strangers may see it,
+    `settings` are those that it was loaded with.
+    """
+
+    spec: ModelSpec
+    generator: TokenGenerator
+    codec: MimiCodec
+    tokenizer: SentencePieceProcessor
+    find_voice: Callable[[str], Path]
+    name: str
+    precision: str
+    settings: Mapping[str, Any]
+    prompts: PromptCache = field(default_factory=PromptCache)
 
 
-class Engine:
-    """A loaded model, ready for one conversation after another."""
+class LocalEngine:
+    """A loaded model, ready for one conversation after another in each slot."""
 
-    def __init__(
-        self,
-        talk: TokenGenerator,
-        mimi: MimiModel,
-        tokenizer: SentencePieceProcessor,
-        precision: str,
-        recorder: Recorder | None = None,
-    ) -> None:
+    def __init__(self, model: LoadedModel, recorder: GraphRecorder | None = None, listen: Listener = ignore) -> None:
         """`recorder` makes the recordings that warming up asks for; without one, frames are simply run."""
-        self.device = talk.device
-        self.precision = precision
-        self.talk = talk
-        self.mimi = mimi
-        self._tokenizer = tokenizer
-        self._recorder = recorder
+        self.model = model
+        self.device = model.generator.device
         self.recording_seconds = 0.0  # that making the recordings took
-        self._frame = FramePipeline(talk, mimi)
-        self._text = TextStream(tokenizer)
-        self._hush = Hush()
+        self.slots = len(model.generator.user)
+        self._recorder = recorder
+        self._listen = listen
+        self._slots = [Slot(model.generator.embeddings, model.tokenizer, model.spec) for _ in range(self.slots)]
+        self.pipeline = FramePipeline(model.generator, model.codec, self._slots)
+        self._waiting: dict[int, Character] = {}  # whose prompts are to be read, the first come first
+        self._rehearsal: Character | None = None
         self._sample: Samples | None = None  # the voice sample that was encoded last
         self._sample_codes = torch.empty(0)
 
-    @out_of_memory_explained()
-    @torch.inference_mode()
-    def begin(self, prompt: Prompt) -> int:
-        """Start a conversation from nothing but the prompt; returns how many frames of context the prompt takes.
+    def begin(self, slot: int, character: Character) -> None:
+        self._waiting.pop(slot, None)
+        self._waiting[slot] = character
 
-        Raises ModelError for a voice file that does not fit, UsageError for a prompt longer than the context,
-        DeviceError if memory runs out.
+    def prefill(self) -> Iterator[tuple[int, Event | Exception]] | None:
+        """Read the prompt that has waited longest, all of it.
+
+        A conversation fails with ModelError for a voice file that does not fit, UsageError for a voice that is not
+        there and for a prompt longer than the context, DeviceError if memory runs out.
         """
-        voice = self._voice(prompt.voice)
-        tokens = self._tokenizer.encode(system_text(prompt.text))
-        layout = lay_out(voice, tokens, self.talk.rows)
-        check_room(layout, self.talk.context)
-        self._text = TextStream(self._tokenizer)
-        self._hush = Hush()
-        self.talk.begin(layout, prompt.sampling)
-        if self._recorder and self._frame.recorded and self._frame.record(self._recorder):
-            self.talk.begin(layout, prompt.sampling)  # another top-k has other shapes, and recording left its traces
-        self.mimi.reset_streaming()
-        return layout.positions
+        return self._read_next() if self._waiting else None
 
-    @out_of_memory_explained()
-    @torch.inference_mode()
-    def step(self, frame: Samples) -> Reply:
-        """Hear one frame [1920] float32 at 24 kHz and answer it."""
-        sound, text, timings = self._frame.run(frame, self._hush.holds(frame))
-        return Reply(sound, self._text.piece(text), timings)
+    def step(self, frames: Mapping[int, Samples], silent: Collection[int] = ()) -> Mapping[int, Reply | Exception]:
+        try:
+            with out_of_memory_explained():
+                return self.pipeline.run(frames, silent)
+        except Exception as error:
+            self._check_health()
+            return dict.fromkeys(frames, error)
 
-    def hush(self) -> None:
-        """Make the agent fall silent until the user speaks (again), for 12 seconds at most."""
-        self._hush.begin()
+    def end(self, slot: int) -> None:
+        self._waiting.pop(slot, None)
 
-    @torch.inference_mode()
-    def warm_up(self, prompt: Prompt, listen: Listener = lambda event: None) -> float:
+    def close(self) -> None:
+        """Nothing to do: a model that computes cannot be interrupted."""
+
+    def warm_up(self, character: Character) -> float:
         """Do everything once that is slow the first time; returns the p95 of a step in milliseconds afterwards.
 
         With a recorder the frame's parts are recorded and compared with the plain way. If they cannot be recorded, or
-        differ, the listener is told and the plain way stays.
+        differ, the listener gets a note and the plain way stays.
         """
-        plain = self._rehearse(prompt)
+        self._rehearsal = character
+        plain = self._rehearse(character)
         if self._recorder:
-            listen(Note(self._record(prompt, plain)))
-        steps = [self.step(SILENT_FRAME).timings.total for _ in range(WARM_UP_FRAMES)]
-        return float(np.percentile(steps, 95))
+            self._listen(Note(self._record(self._recorder, character, plain)))
+        steps = [self._answer(SILENT_FRAME) for _ in range(WARM_UP_FRAMES)]
+        return float(np.percentile([step.timings.total for step in steps if step.timings], 95))
 
     @property
     def context(self) -> int:
         """How many frames the model remembers, the prompt's included."""
-        return self.talk.context
+        return self.model.generator.cache.context
 
     @property
     def device_name(self) -> str:
-        """The device as people call it."""
+        """The device as its maker calls it."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
 
-    @property
-    def hushed(self) -> bool:
-        """Whether the agent keeps silent because of `hush`."""
-        return self._hush.on
+    def _read_next(self) -> Iterator[tuple[int, Event | Exception]]:
+        slot, character = next(iter(self._waiting.items()))
+        del self._waiting[slot]
+        yield slot, State(Phase.PRIMING)
+        try:
+            began = self._begin(slot, character)
+        except Exception as error:
+            self._check_health()
+            yield slot, error
+            return
+        if began.prompt_frames > LONG_PROMPT_FRAMES:
+            taken, whole = began.prompt_frames * FRAME_SECONDS, began.context * FRAME_SECONDS
+            yield (
+                slot,
+                Note(f"This prompt takes {taken:.0f} of the {whole:.0f} s that the model remembers: shorten it."),
+            )
+        yield slot, began
 
-    @property
-    def recorded(self) -> int:
-        """How many parts of a frame are replayed from recordings (CUDA graphs); 0 where everything simply runs."""
-        return self._frame.recorded
+    @out_of_memory_explained()
+    @torch.inference_mode()
+    def _begin(self, slot: int, character: Character) -> Began:
+        """Start a conversation from nothing but the prompt."""
+        model, sampling = self.model, character.sampling
+        layout = self._layout(character)
+        check_room(layout, self.context)
+        seed = fresh_seed() if sampling.seed is None else sampling.seed
 
-    def _record(self, prompt: Prompt, plain: list[Reply]) -> str:
+        def read() -> None:
+            read_prompt(model.generator, model.prompts, slot, self._slots[slot], layout, sampling, seed)
+
+        read()
+        if self._recorder and self.pipeline.recorded and self.pipeline.record(self._recorder):
+            read()  # another top-k has other shapes, and recording left its traces
+        model.codec.reset()
+        who = {"persona": character.persona, "prompt": character.prompt, "voice": character.voice}
+        return Began(
+            persona=character.persona,
+            voice=character.voice,
+            model=model.name,
+            device=str(self.device),
+            precision=model.precision,
+            seed=seed,
+            prompt_frames=layout.positions,
+            context=self.context,
+            settings={**model.settings, **who, "sampling": vars(replace(sampling, seed=seed)).copy()},
+        )
+
+    def _layout(self, character: Character) -> Layout:
+        spec = self.model.spec
+        if not spec.is_prompted:
+            return no_prompt(spec)
+        tokens = self.model.tokenizer.encode(system_text(character.prompt))
+        return lay_out(self._voice(character.sound), tokens, spec)
+
+    def _voice(self, sound: str | Path | Samples) -> Tensor | SavedVoice:
+        if isinstance(sound, str):
+            sound = self.model.find_voice(sound)
+        if isinstance(sound, Path):
+            return load_saved_voice(sound, self.model.spec)
+        if self._sample is not sound:  # a restart asks for the same sample again
+            self.model.codec.reset()
+            codes = [self.pipeline.encode(0, frame_at(sound, index)) for index in range(frames_for(len(sound)))]
+            self._sample, self._sample_codes = sound, torch.stack(codes, dim=1)
+        return self._sample_codes
+
+    def _check_health(self) -> None:
+        """After an error: the model must show that it is all right before anyone else talks to it. Raises if not."""
+        if self._rehearsal:
+            self._rehearse(self._rehearsal)
+
+    def _record(self, recorder: GraphRecorder, character: Character, plain: list[Reply]) -> str:
         """Record the frame's parts, if that changes nothing; returns a sentence about it."""
-        assert self._recorder
-        steady = _alike(plain, self._rehearse(prompt))  # or else there is nothing to compare with
+        steady = _alike(plain, self._rehearse(character))  # or else there is nothing to compare with
         began = time.perf_counter()
         try:
-            self._frame.record(self._recorder)
+            self.pipeline.record(recorder)
             self.recording_seconds = time.perf_counter() - began
-            if _alike(plain, self._rehearse(prompt)) or not steady:
+            if _alike(plain, self._rehearse(character)) or not steady:
                 checked = "equal to the plain way" if steady else "not compared: this device's answers vary"
-                return f"CUDA graphs: {self.recorded} recorded in {self.recording_seconds:.1f} s, {checked}."
+                return f"CUDA graphs: {self.pipeline.recorded} recorded in {self.recording_seconds:.1f} s, {checked}."
             why = "they answered differently"
         except RuntimeError as error:  # torch.OutOfMemoryError is one of these, too
             why = str(error).splitlines()[0]
-        self._frame.forget_recordings()
+        self.pipeline.forget_recordings()
         return f"No CUDA graphs here ({why}): a frame takes several times as long as it could."
 
-    def _rehearse(self, prompt: Prompt) -> list[Reply]:
-        """Hold the beginning of a conversation."""
-        self.begin(prompt)
+    def _rehearse(self, character: Character) -> list[Reply]:
+        """Hold the beginning of a conversation in the first slot."""
+        self._begin(0, replace(character, sampling=replace(character.sampling, seed=character.sampling.seed or 0)))
         noise = np.random.default_rng(0).normal(0.0, 0.05, (WARM_UP_FRAMES, FRAME)).astype(np.float32)
-        return [self.step(frame) for frame in noise]
+        return [self._answer(frame) for frame in noise]
 
-    def _voice(self, voice: Path | Samples) -> Tensor | SavedVoice:
-        if isinstance(voice, Path):
-            return load_saved_voice(voice, self.talk.lm.dim, self.talk.rows)
-        if self._sample is not voice:  # a restart asks for the same sample again
-            self.mimi.reset_streaming()
-            codes = [self._frame.encode(frame_at(voice, index)).cpu() for index in range(frames_for(len(voice)))]
-            self._sample, self._sample_codes = voice, torch.stack(codes, dim=1)
-        return self._sample_codes
+    @out_of_memory_explained()
+    def _answer(self, frame: Samples) -> Reply:
+        return self.pipeline.run({0: frame})[0]
 
 
 def _alike(some: Sequence[Reply], others: Sequence[Reply]) -> bool:

@@ -1,7 +1,7 @@
 """CUDA graphs: a part of a frame is recorded once and then launched as a whole.
 
 A frame is thousands of small kernels; asking for each from Python takes longer than running them. A part that is
-recorded must read and write fixed tensors and never ask the device for a value. CapturedGraph runs it, so what it changes
+recorded must read and write fixed tensors and never ask the device for a value. Recording runs it, so what it changes
 must be put right afterwards. Where nothing is recorded, parts simply run.
 """
 
@@ -17,7 +17,7 @@ class CapturedGraph(Protocol):
     def replay(self) -> None: ...
 
 
-Recorder = Callable[[Part], CapturedGraph]
+GraphRecorder = Callable[[Part], CapturedGraph]
 
 
 class Graphs:
@@ -32,7 +32,7 @@ class Graphs:
     def __contains__(self, name: Hashable) -> bool:
         return name in self._recordings
 
-    def record(self, name: Hashable, part: Part, recorder: Recorder) -> None:
+    def record(self, name: Hashable, part: Part, recorder: GraphRecorder) -> None:
         """Record a part under a name. Raises whatever goes wrong."""
         self._recordings[name] = recorder(part)
 

@@ -13,24 +13,11 @@ import torch
 from torch import Tensor
 
 from personaplex_cli.errors import ModelError, UsageError
-from personaplex_cli.loader.checkpoint import check_is_model_file
+from personaplex_cli.files import check_is_model_file
+from personaplex_cli.library.spec import AGENT, ModelSpec
 
-TEXT, AGENT, USER = 0, slice(1, 9), slice(9, 17)  # rows of a column
 UNKNOWN = -1  # a token that the conversation will bring
-PAD = 3  # the text token of a frame without a new word
 SILENT_FRAMES = 6  # 0.5 s, between the stretches
-
-# Mimi's codes of silence and of a 440 Hz tone, as the model was trained on them.
-SILENCE = [948, 243, 1178, 546, 1736, 1030, 1978, 2008]
-SINE = [430, 1268, 381, 1611, 1095, 1495, 56, 472]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What the layout of columns depends on: the delay of each row and its initial token."""
-
-    delays: Sequence[int]
-    initial: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -69,30 +56,35 @@ def system_text(text: str) -> str:
     return f"<system> {text} <system>"
 
 
-def lay_out(voice: Tensor | SavedVoice, text_tokens: Sequence[int], rows: Rows) -> Layout:
+def lay_out(voice: Tensor | SavedVoice, text_tokens: Sequence[int], spec: ModelSpec) -> Layout:
     """The whole prompt. `voice` is Mimi codes [8, n] or a saved voice; `text_tokens` include the tags' tokens."""
-    spoken = _frames(text_tokens)
+    spoken = _frames(text_tokens, spec)
     if isinstance(voice, SavedVoice):
         start = len(voice.embeddings) + 1
-        columns = _columns(spoken, start, rows)
-        slots = voice.cache.shape[1]
-        last, following = voice.cache[:, (start - 1) % slots], voice.cache[:, start % slots]
+        columns = _columns(spoken, start, spec)
+        places = voice.cache.shape[1]
+        last, following = voice.cache[:, (start - 1) % places], voice.cache[:, start % places]
         columns[:, 0] = torch.where(columns[:, 0] == UNKNOWN, following, columns[:, 0])
         return Layout(voice.embeddings, torch.cat([last[:, None], columns], dim=1))
-    heard = _frames([PAD] * voice.shape[1], silences=False)
+    heard = _frames([spec.padding] * voice.shape[1], spec, pauses=False)
     heard[AGENT] = voice
-    return Layout(None, _columns(torch.cat([heard, spoken], dim=1), 0, rows))
+    return Layout(None, _columns(torch.cat([heard, spoken], dim=1), 0, spec))
 
 
-def load_saved_voice(path: Path, dim: int, rows: Rows) -> SavedVoice:
+def no_prompt(spec: ModelSpec) -> Layout:
+    """How a model begins that takes none: with a frame that it never sees, since initial tokens stand in its place."""
+    return Layout(None, _columns(_frames([spec.padding], spec, pauses=False), 0, spec))
+
+
+def load_saved_voice(path: Path, spec: ModelSpec) -> SavedVoice:
     """A voice from a `.pt` file, on the CPU. Raises ModelError if it is damaged or made for another model."""
     check_is_model_file(path)
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         embeddings, cache = saved["embeddings"], saved["cache"]
         frames, batch, steps, width = embeddings.shape
-        fits = (batch, steps, width) == (1, 1, dim) and frames >= 1
-        fits = fits and tuple(cache.shape) == (1, len(rows.delays), max(rows.delays) + 3)
+        fits = (batch, steps, width) == (1, 1, spec.lm["dim"]) and frames >= 1
+        fits = fits and tuple(cache.shape) == (1, len(spec.delays), max(spec.delays) + 3)
         fits = fits and bool(torch.isfinite(embeddings).all()) and not cache.is_floating_point()
     except Exception as error:  # torch.load raises many kinds for a file that is not what it should be
         raise ModelError(f"{path} is not a voice file.", "Remove it and download the voices again.") from error
@@ -110,20 +102,20 @@ def check_room(layout: Layout, context: int) -> None:
         )
 
 
-def _frames(text_tokens: Sequence[int], silences: bool = True) -> Tensor:
+def _frames(text_tokens: Sequence[int], spec: ModelSpec, pauses: bool = True) -> Tensor:
     """Frames [17, n], one per text token, in which the agent is silent and the user is the tone."""
-    pause = [PAD] * (SILENT_FRAMES if silences else 0)
+    pause = [spec.padding] * (SILENT_FRAMES if pauses else 0)
     # An empty text has no stretch of its own, but both silences remain.
     text = torch.tensor([*pause, *text_tokens, *pause], dtype=torch.long)
-    silence, sine = torch.tensor(SILENCE), torch.tensor(SINE)
-    return torch.cat([text[None], *(codes[:, None].expand(-1, len(text)) for codes in (silence, sine))])
+    codes = (torch.tensor(each)[:, None].expand(-1, len(text)) for each in (spec.silence, spec.tone))
+    return torch.cat([text[None], *codes])
 
 
-def _columns(frames: Tensor, start: int, rows: Rows) -> Tensor:
+def _columns(frames: Tensor, start: int, spec: ModelSpec) -> Tensor:
     """Frames [17, n], the first of which is frame `start`, moved by the rows' delays: columns [17, n + 1]."""
     count = frames.shape[1]
-    columns = torch.full((len(rows.delays), count + 1), UNKNOWN, dtype=torch.long)
-    for row, (delay, initial) in enumerate(zip(rows.delays, rows.initial, strict=True)):
+    columns = torch.full((len(spec.delays), count + 1), UNKNOWN, dtype=torch.long)
+    for row, (delay, initial) in enumerate(zip(spec.delays, spec.initial, strict=True)):
         columns[row, delay : delay + count] = frames[row]
         columns[row, : max(0, delay + 1 - start)] = initial
     return columns

@@ -11,26 +11,34 @@ from torch import Tensor
 from personaplex_cli.character import Sampling
 from personaplex_cli.library.spec import CODEBOOKS
 
-USUAL, MOST = 256, 2048  # likeliest tokens that are looked at: few shapes, since each needs recordings of its own
+USUAL_WIDTH, MAX_WIDTH = 256, 2048  # likeliest tokens that are looked at: few shapes, each needs recordings of its own
 TINY = 1e-30
 
 
 class GumbelSampler:
     """The random numbers of one conversation, always the same for the same `Sampling`, whatever the device."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, seed: int) -> None:
         how = sampling
         kinds = [(how.text_temperature, how.text_top_k)] + [(how.audio_temperature, how.audio_top_k)] * CODEBOOKS
-        self.width = USUAL if max(top_k for _, top_k in kinds) <= USUAL else MOST
+        self.width = USUAL_WIDTH if max(top_k for _, top_k in kinds) <= USUAL_WIDTH else MAX_WIDTH
         greedy = [how.greedy or temperature == 0 for temperature, _ in kinds]
         allowed = torch.tensor([1 if only else top_k for only, (_, top_k) in zip(greedy, kinds, strict=True)])
         self._temperatures = torch.tensor([[temperature] for temperature, _ in kinds])
         self._barred = torch.zeros(len(kinds), self.width)
         self._barred.masked_fill_(torch.arange(self.width) >= allowed[:, None], -torch.inf)
-        self._random = torch.Generator().manual_seed(how.seed)
+        self._random = torch.Generator().manual_seed(seed)
 
     def noise(self) -> Tensor:
         """One frame's noise [1 + 8, width] float32: for the text and each code, the likeliest token first."""
         # Gumbel noise is -log of exponential noise.
         exponential = torch.empty_like(self._barred).exponential_(generator=self._random).clamp_min_(TINY)
         return torch.addcmul(self._barred, exponential.log_(), self._temperatures, value=-1)
+
+
+def sample(logits: Tensor, noise: Tensor) -> Tensor:
+    """One token each [b] of logits [b, card], by the noise [b, width] of a `GumbelSampler`."""
+    width = min(noise.shape[1], logits.shape[1])
+    best, tokens = logits.float().topk(width)
+    # Not tokens[...]: an index of one number is one that Python asks the device for.
+    return tokens.gather(1, (best + noise[:, :width]).argmax(1, keepdim=True))[:, 0]

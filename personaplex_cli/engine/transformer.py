@@ -1,11 +1,12 @@
 """One position through the model, with nothing done twice: the mathematics of moshi's modules in few kernels.
 
-The modules ask themselves in every layer where they are: masks, rotations and ring slots are the same in all of them
-and are worked out once here. All state lies at fixed addresses and nothing here asks the device for a value, so that a
-call can be recorded and replayed (`graphs.py`). The weights are the modules' own. The order of operations is theirs
-too, so tokens are equal (`tests/model/test_step.py` holds the two against each other).
+The modules ask themselves in every layer where they are: masks, rotations and places in the ring are the same in all of
+them and are worked out once here. All state lies at fixed addresses and nothing here asks the device for a value, so
+that a call can be recorded and replayed (`graphs.py`). The weights are the modules' own. The order of operations is
+theirs too, so tokens are equal (`tests/engine/test_transformer.py` holds the two against each other).
 
-`Transformer` is the big one over time, `Depformer` the small one over the codebooks of one position.
+`Transformer` is the big one over time, `Depformer` the small one over the codebooks of one position. Tensors have a
+leading batch axis: a row for each slot.
 """
 
 import math
@@ -38,67 +39,94 @@ class Layer:
     epsilon: float
 
 
-class Transformer:
-    """The transformer over time: positions [1, t, dim] in, outputs [1, t, dim] out, with a ring of keys and values.
+class KVCache:
+    """Keys and values of the last `context` positions in every slot: a ring, position p lies at p % context.
 
-    `kv` [layers, 2, 1, heads, context, width] holds position p in slot p % context.
+    `kv` [layers, 2, slots, heads, context, width], of the transformer's dtype and on its device.
     """
 
+    def __init__(self, lm: LMModel, slots: int) -> None:
+        layers: Any = lm.transformer.layers
+        heads = layers[0].self_attn.num_heads
+        like: Tensor = lm.text_linear.weight
+        self.context: int = lm.context
+        self.kv = torch.zeros(
+            (len(layers), 2, slots, heads, self.context, lm.dim // heads), dtype=like.dtype, device=like.device
+        )
+
+    def upto(self, span: int) -> Tensor:
+        """The first `span` places of the ring, of all slots: all that is filled as long as it has not wrapped."""
+        return self.kv[..., :span, :]
+
+    def of(self, slot: int, positions: int) -> Tensor:
+        """The first positions of one slot: [layers, 2, 1, heads, positions, width]."""
+        return self.kv[:, :, slot : slot + 1, :, :positions]
+
+    def span_for(self, filled: int) -> int:
+        """How much of the ring to read when `filled` positions have been written."""
+        return next((span for span in SPANS if filled <= span < self.context), self.context)
+
+    @property
+    def spans(self) -> list[int]:
+        """All that `span_for` can say."""
+        return sorted({self.span_for(filled) for filled in (*SPANS, self.context)})
+
+
+class Transformer:
+    """The transformer over time: positions [b, t, dim] in, outputs [b, t, dim] out."""
+
     def __init__(self, lm: LMModel, layers: Iterable[Layer]) -> None:
-        """`layers` is gone through once a call; it may bring each layer just in time (`offload.py`)."""
+        """`layers` is gone through once a call; it may bring each layer just in time (`loader/offload.py`)."""
         module: Any = lm.transformer
         self._heads: int = module.layers[0].self_attn.num_heads
         self._layers = layers
         self._context: int = lm.context
         self._dim: int = lm.dim
         width = lm.dim // self._heads
-        like: Tensor = lm.text_linear.weight
-        device = like.device
-        self.kv = torch.zeros(
-            (len(module.layers), 2, 1, self._heads, lm.context, width), dtype=like.dtype, device=device
-        )
+        device = lm.text_linear.weight.device
         # As moshi computes them: exp of float32 logarithms.
         exponents = torch.arange(width // 2, dtype=torch.float32, device=device)
         self._frequencies = torch.exp(exponents * (-math.log(module.max_period) * 2 / width))
-        self._slots = torch.arange(lm.context, device=device)
+        self._count = torch.arange(lm.context, device=device)
 
-    def __call__(self, x: Tensor, first: Tensor, span: int) -> Tensor:
-        """Read the next t positions, which begin at `first` []. `span` says how much of the ring to look at.
+    def __call__(self, x: Tensor, first: Tensor, kv: Tensor) -> Tensor:
+        """Read the next t positions of each row, which begin at `first` [b], and write their keys and values.
 
-        They must not reach round the ring: t = 1, or all within the context.
+        `kv` [layers, 2, b, heads, span, width] is as much of the ring as is to be looked at. The positions must not
+        reach round the ring: t = 1, or all within the context.
         """
-        count = x.shape[1]
-        positions = first + self._slots[:count]
-        phase = positions[:, None, None, None].float() * self._frequencies
+        batch, count, _ = x.shape
+        positions = first[:, None] + self._count[:count]
+        phase = positions[:, :, None, None, None].float() * self._frequencies
         rotation = torch.polar(torch.ones_like(phase), phase)
-        slots = positions % self._context
-        seen = self._seen(positions, span).to(x.dtype)
-        for layer, (keys, values) in zip(self._layers, self.kv[:, :, :, :, :span], strict=True):
-            h = layer.in_proj(norm(x, layer.norm1, layer.epsilon)).view(1, count, 3, self._heads, -1)
+        rows, places = self._count[:batch, None], positions % self._context
+        seen = self._seen(positions, kv.shape[-2]).to(x.dtype)
+        for layer, (keys, values) in zip(self._layers, kv, strict=True):
+            h = layer.in_proj(norm(x, layer.norm1, layer.epsilon)).view(batch, count, 3, self._heads, -1)
             query, key = _rotated(h[:, :, :2], rotation).unbind(2)
-            keys.index_copy_(2, slots, key.transpose(1, 2))
-            values.index_copy_(2, slots, h[:, :, 2].transpose(1, 2))
+            keys[rows, :, places] = key
+            values[rows, :, places] = h[:, :, 2]
             attended = F.scaled_dot_product_attention(query.transpose(1, 2), keys, values, seen)
-            x = x + layer.out_proj(attended.transpose(1, 2).reshape(1, count, self._dim))
+            x = x + layer.out_proj(attended.transpose(1, 2).reshape(batch, count, self._dim))
             x = _feed_forward(x, layer)
         return x
 
     def _seen(self, positions: Tensor, span: int) -> Tensor:
-        """What attention adds for each of these positions [t] and each slot: 0 where it may look, -inf elsewhere.
+        """What attention adds for each of these positions [b, t] and each place: 0 where it may look, -inf elsewhere.
 
-        It may look at what has been filled up to itself, [t, span].
+        It may look at what has been filled up to itself, [b, 1, t, span].
         """
-        last = positions[-1]
-        # The newest position that a slot can hold by now.
-        held = last - (last - self._slots[:span]) % self._context
-        hidden = (held < 0) | (held > positions[:, None])
-        return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -math.inf)
+        last = positions[:, -1:]
+        # The newest position that a place can hold by now.
+        held = (last - (last - self._count[:span]) % self._context)[:, None]
+        hidden = (held < 0) | (held > positions[:, :, None])
+        return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -math.inf)[:, None]
 
 
 class Depformer:
     """The transformer over codebooks: weights of their own for each step, nothing remembered from earlier positions."""
 
-    def __init__(self, lm: LMModel) -> None:
+    def __init__(self, lm: LMModel, slots: int) -> None:
         module: Any = lm.depformer
         self._heads: int = module.layers[0].self_attn.num_heads
         self._steps = [[layer_of(each, step) for each in module.layers] for step in range(lm.dep_q)]
@@ -107,29 +135,25 @@ class Depformer:
         self._heads_out = [linear_of(each) for each in lm.linears]
         embedding = self._embeddings[0]
         width = embedding.shape[1] // self._heads
-        shape = (len(module.layers), 2, 1, self._heads, lm.dep_q, width)
+        shape = (len(module.layers), 2, slots, self._heads, lm.dep_q, width)
         self._kv = torch.zeros(shape, dtype=embedding.dtype, device=embedding.device)
 
     def __call__(self, step: int, previous: Tensor, hidden: Tensor) -> Tensor:
-        """The logits [card] of codebook `step`, after the token `previous` [], for the output `hidden` [1, 1, dim].
+        """The logits [b, card] of codebook `step`, after the tokens `previous` [b], for the outputs `hidden` [b, 1, dim].
 
         Steps of one position are taken in order, beginning with 0.
         """
-        x = self._inputs[step](hidden) + F.embedding(previous.view(1, 1), self._embeddings[step])
-        for layer, cache in zip(self._steps[step], self._kv, strict=True):
+        batch = len(previous)
+        x = self._inputs[step](hidden) + F.embedding(previous[:, None], self._embeddings[step])
+        for layer, cache in zip(self._steps[step], self._kv[:, :, :batch], strict=True):
             h = layer.in_proj(norm(x, layer.norm1, layer.epsilon))
-            h = h.view(3, 1, self._heads, 1, -1)  # query, key, value
+            h = h.view(batch, 3, self._heads, 1, -1).transpose(0, 1)  # query, key, value
             cache[:, :, :, step : step + 1] = h[1:]
             keys, values = cache[:, :, :, : step + 1]
             attended = F.scaled_dot_product_attention(h[0], keys, values)
-            x = x + layer.out_proj(attended.view(1, 1, -1))
+            x = x + layer.out_proj(attended.reshape(batch, 1, -1))
             x = _feed_forward(x, layer)
-        return self._heads_out[step](x).flatten()
-
-
-def span_for(filled: int, context: int) -> int:
-    """How much of a ring of `context` slots to read when `filled` positions have been written."""
-    return next((span for span in SPANS if filled <= span < context), context)
+        return self._heads_out[step](x)[:, 0]
 
 
 def layer_of(module: Any, step: int = 0) -> Layer:

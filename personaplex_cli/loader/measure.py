@@ -1,65 +1,36 @@
-"""What there is to measure about an engine: its memory by part, the bytes a frame must read, what our step saves."""
+"""What there is to measure: an engine's memory by part, the bytes that a frame must read, how fast memory is."""
 
 import time
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
-from reference import ModuleDepformer, ModuleTransformer
-from torch import nn
+from torch import Tensor, nn
 
-from personaplex_cli.engine.transformer import SPANS, Depformer, Transformer, layer_of
-from personaplex_cli.library.spec import CODEBOOKS, sizes_with
-from personaplex_cli.loader.memory_plan import EMBEDDINGS
-from personaplex_cli.loader.random_weights import fill_randomly, unfilled
+from personaplex_cli.loader.precision import EMBEDDINGS
 
 if TYPE_CHECKING:
-    from personaplex_cli.engine.engine import Engine
-
-POSITIONS = 15
-NARROW = {"dim": 64, "num_heads": 4, "depformer_dim": 32, "depformer_num_heads": 4, "depformer_dim_feedforward": 132}
+    from personaplex_cli.engine.engine import LocalEngine
 
 
-def memory(engine: "Engine") -> dict[str, int]:
+COPIES = 5
+COPY_BYTES = 256 * 2**20  # several times any cache
+
+
+def memory(engine: "LocalEngine") -> dict[str, int]:
     """Bytes of each part. `embeddings` are those tables that lie in main memory, whatever the device."""
     parts = {"layers": 0, "depformer": 0, "heads": 0, "embeddings": 0}
-    for name, tensor in engine.talk.lm.state_dict().items():
+    for name, tensor in engine.model.generator.lm.state_dict().items():
         parts[_part(name)] += tensor.nbytes
-    return {**parts, "mimi": _bytes(engine.mimi), "context": engine.talk.remembered_bytes}
+    return {**parts, "mimi": _bytes(engine.model.codec.mimi), "context": engine.model.generator.cache.kv.nbytes}
 
 
-def bytes_per_frame(engine: "Engine") -> int:
+def bytes_per_frame(engine: "LocalEngine") -> int:
     """What one frame must read at least: all weights but the embeddings, of which it reads single rows, and the
     whole context."""
-    lm: Any = engine.talk.lm
+    lm: Any = engine.model.generator.lm
     small = [lm.depformer_text_emb, *lm.depformer_emb]
     parts = memory(engine)
     return sum(parts.values()) - parts["embeddings"] - sum(map(_bytes, small))
-
-
-@torch.inference_mode()
-def modules_over_lean() -> float:
-    """How many times longer one position takes through moshi's own modules than through ours, on this CPU.
-
-    At the real depth and a tiny width, where it matters how much is done and not how much is read.
-    """
-    lm, _mimi = unfilled(sizes_with({"lm": NARROW}), torch.float32)
-    fill_randomly(lm, lambda name: torch.device("cpu"), torch.float32)
-    lean = Transformer(lm, [layer_of(each) for each in lm.transformer.layers]), Depformer(lm)
-    return _seconds(ModuleTransformer(lm), ModuleDepformer(lm)) / _seconds(*lean)
-
-
-def _seconds(transformer: Any, depformer: Any) -> float:
-    """The median time of one position."""
-    x, first, token = torch.ones(1, 1, NARROW["dim"]), torch.zeros((), dtype=torch.long), torch.tensor(1)
-    seconds = []
-    for _ in range(POSITIONS):
-        began = time.perf_counter()
-        hidden = transformer(x, first, SPANS[0])
-        for step in range(CODEBOOKS):
-            depformer(step, token, hidden)
-        seconds.append(time.perf_counter() - began)
-    return median(seconds)
 
 
 def _part(name: str) -> str:
@@ -73,3 +44,40 @@ def _part(name: str) -> str:
 
 def _bytes(module: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes that this device reads or writes in a second, by copying."""
+    source = torch.ones(COPY_BYTES // 4, device=device)
+    return 2 * COPY_BYTES / _seconds_to_copy(source, torch.empty_like(source))
+
+
+def bus_bandwidth(device: torch.device) -> float:
+    """Bytes a second from main memory to a CUDA device, by copying."""
+    source = torch.ones(COPY_BYTES // 4, pin_memory=True)
+    return COPY_BYTES / _seconds_to_copy(source, torch.empty_like(source, device=device))
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most memory that was in use on a CUDA device at once; None elsewhere."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def _seconds_to_copy(source: Tensor, target: Tensor) -> float:
+    """The best of some copies."""
+    best = float("inf")
+    for _ in range(COPIES):
+        wait_for(target.device)
+        began = time.perf_counter()
+        target.copy_(source)
+        wait_for(target.device)
+        best = min(best, time.perf_counter() - began)
+    return best

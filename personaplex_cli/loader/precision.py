@@ -11,6 +11,7 @@ from personaplex_cli.errors import UsageError
 
 # What a frame reads most of. Heads, norms and embeddings stay as they are: they are small, and matter most.
 _LINEAR = r"(self_attn\.(in|out)_projs\.\d+|gating\.(\d+\.)?linear_(in|out))"
+EMBEDDINGS = ("emb.", "text_emb.")  # stay in main memory: a frame reads 17 rows of them
 LAYERS = re.compile(rf"transformer\.layers\.\d+\.{_LINEAR}")
 DEPFORMER = re.compile(rf"depformer\.layers\.\d+\.{_LINEAR}|depformer_in\.\d+")
 

@@ -5,17 +5,17 @@ from moshi.models import LMModel, MimiModel
 from moshi.models.loaders import get_mimi
 from torch import nn
 
-from personaplex_cli.library.spec import CODEBOOKS, Sizes
+from personaplex_cli.library.spec import CODEBOOKS, ModelSpec
 from personaplex_cli.loader.checkpoint import Place, no_random_init
 
 PACKED = (".scale", ".least")  # of quantised linears
 
 
-def unfilled(sizes: Sizes, dtype: torch.dtype) -> tuple[LMModel, MimiModel]:
+def unfilled(spec: ModelSpec, dtype: torch.dtype) -> tuple[LMModel, MimiModel]:
     """The modules on `meta`."""
     with no_random_init(), torch.device("meta"):
-        mimi = get_mimi(None, sizes.mimi, device="meta", num_codebooks=CODEBOOKS)
-        return LMModel(device="meta", dtype=dtype, **sizes.lm), mimi
+        mimi = get_mimi(None, dict(spec.mimi), device="meta", num_codebooks=CODEBOOKS)
+        return LMModel(device="meta", dtype=dtype, **spec.lm), mimi
 
 
 def fill_randomly(module: nn.Module, place: Place, dtype: torch.dtype) -> None:

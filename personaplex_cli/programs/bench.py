@@ -5,8 +5,7 @@ It runs the same loop with the same engine as a conversation, and reports where 
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -14,74 +13,59 @@ import numpy as np
 
 from personaplex_cli import __version__
 from personaplex_cli.audio.recording import Recording
-from personaplex_cli.character import Prompt
+from personaplex_cli.character import Character
 from personaplex_cli.conversation import converse
-from personaplex_cli.events import Listener, Started, State, Timings
-from personaplex_cli.samples import FRAME, FRAME_SECONDS, Samples
+from personaplex_cli.events import Began, Listener, Phase, Started, State, Timings
+from personaplex_cli.options import BenchOptions
+from personaplex_cli.samples import FRAME, FRAME_MS, Samples
 
 if TYPE_CHECKING:
-    from personaplex_cli.engine.engine import Engine
+    from personaplex_cli.engine.engine import LocalEngine
 
-BUDGET = 1000 * FRAME_SECONDS  # milliseconds
 SHARES = (50, 95, 99.9)
 
 
-@dataclass(frozen=True)
-class Work:
-    """What is measured: `frames` of `sound` [n] (repeated if it is shorter), after so many positions of context."""
+def measure(
+    start: "Callable[[], LocalEngine]", character: Character, sound: Samples, options: BenchOptions, listen: Listener
+) -> dict[str, Any]:
+    """Load, warm up, hold a conversation, report. Times are milliseconds unless they say otherwise.
 
-    sound: Samples
-    frames: int
-    context_fill: int = 0
+    `start` returns an engine that is not warmed up; `sound` [n] is heard, repeated if it is shorter than the frames.
+    """
+    from personaplex_cli.loader.measure import bandwidth, bytes_per_frame, memory, peak_bytes
 
-
-def measure(engine: "Engine", prompt: Prompt, work: Work, load_seconds: float, listen: Listener) -> dict[str, Any]:
-    """Warm up, hold the conversation, report. Times are milliseconds unless they say otherwise."""
-    from personaplex_cli.loader.bandwidth import bandwidth, peak_bytes
-    from personaplex_cli.loader.measure import bytes_per_frame, memory, modules_over_lean
-
-    listen(State("warming up"))
     began = time.perf_counter()
-    engine.warm_up(prompt, listen)
-    warm_up = time.perf_counter() - began
-    again, positions = _timed_begin(engine, prompt)
-    engine.talk.snapshots.clear()
-    prefill, positions = _timed_begin(engine, prompt)
-    fill = max(0, work.context_fill - positions)
-    audio = Recording(np.resize(work.sound, (fill + work.frames) * FRAME))
-    listen(Started("measuring", len(audio)))
-    walls: list[float] = []
-    timings: list[Timings] = []
-    before = time.perf_counter()
-    for step in converse(engine, audio):
-        now = time.perf_counter()
-        if step.index >= fill:
-            walls.append(1000 * (now - before))
-            timings += [step.timings] if step.timings else []
-        listen(step)
-        before = time.perf_counter()
+    engine = start()
+    loaded = time.perf_counter()
+    listen(State(Phase.WARMING_UP))
+    engine.warm_up(character)
+    warm = time.perf_counter()
+    again, positions = _timed_prefill(engine, character)
+    engine.model.prompts.clear()
+    prefill, positions = _timed_prefill(engine, character)
+    fill = max(0, options.context_fill - positions)
+    walls, timings = _frames(engine, character, sound, fill, options.frames, listen)
     speed = bandwidth(engine.device)
     floor = 1000 * bytes_per_frame(engine) / speed
     return {
         "personaplex": __version__,
         "device": engine.device_name,
-        "precision": engine.precision,
-        "frames": work.frames,
-        "context": [fill + positions, fill + positions + work.frames],
-        "load_seconds": round(load_seconds, 2),
-        "warm_up_seconds": round(warm_up, 2),
-        "cuda_graphs": {"recorded": engine.recorded, "seconds": round(engine.recording_seconds, 2)},
+        "precision": engine.model.precision,
+        "frames": options.frames,
+        "context": [fill + positions, fill + positions + options.frames],
+        "load_seconds": round(loaded - began, 2),
+        "warm_up_seconds": round(warm - loaded, 2),
+        "cuda_graphs": {"recorded": engine.pipeline.recorded, "seconds": round(engine.recording_seconds, 2)},
         "prefill": {"frames": positions, "milliseconds": round(prefill, 1), "again": round(again, 1)},
         "milliseconds": _stages(walls, timings),
-        "misses": sum(wall > BUDGET for wall in walls),
+        "misses": sum(wall > FRAME_MS for wall in walls),
         "longest_streak_of_misses": _longest_streak(walls),
-        "real_time_factor": round(sum(walls) / len(walls) / BUDGET, 4),
+        "real_time_factor": round(sum(walls) / len(walls) / FRAME_MS, 4),
         "bytes": memory(engine),
         "peak_bytes": peak_bytes(engine.device),
         "bandwidth_gb_per_s": round(speed / 1e9, 1),
         "floor_milliseconds": round(floor, 3),
         "fraction_of_floor": round(floor / float(np.median(walls)), 3),
-        "modules_over_lean": round(modules_over_lean(), 2),
     }
 
 
@@ -90,14 +74,38 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     return [(name, *(f"{value:.2f}" for value in stage.values())) for name, stage in report["milliseconds"].items()]
 
 
-def _timed_begin(engine: "Engine", prompt: Prompt) -> tuple[float, int]:
-    """Begin a conversation -> the milliseconds that took, and the frames of its prompt."""
-    from personaplex_cli.loader.bandwidth import wait_for
+def _timed_prefill(engine: "LocalEngine", character: Character) -> tuple[float, int]:
+    """Read a prompt -> the milliseconds that took, and its frames."""
+    from personaplex_cli.loader.measure import wait_for
 
     began = time.perf_counter()
-    positions = engine.begin(prompt)
+    engine.begin(0, character)
+    events = [event for _, event in engine.prefill() or ()]
     wait_for(engine.device)
-    return 1000 * (time.perf_counter() - began), positions
+    milliseconds = 1000 * (time.perf_counter() - began)
+    for event in events:
+        if isinstance(event, Exception):
+            raise event
+    return milliseconds, sum(event.prompt_frames for event in events if isinstance(event, Began))
+
+
+def _frames(
+    engine: "LocalEngine", character: Character, sound: Samples, fill: int, frames: int, listen: Listener
+) -> tuple[list[float], list[Timings]]:
+    """Hold a conversation -> the milliseconds of each frame, and of its stages, without the first `fill` frames."""
+    audio = Recording(np.resize(sound, (fill + frames) * FRAME))
+    listen(Started("measuring", len(audio)))
+    walls: list[float] = []
+    timings: list[Timings] = []
+    before = time.perf_counter()
+    for step in converse(engine, audio, character):
+        now = time.perf_counter()
+        if step.index >= fill:
+            walls.append(1000 * (now - before))
+            timings += [step.timings] if step.timings else []
+        listen(step)
+        before = time.perf_counter()
+    return walls, timings
 
 
 def _stages(walls: Sequence[float], timings: Sequence[Timings]) -> dict[str, dict[str, float]]:
@@ -119,4 +127,6 @@ def _stages(walls: Sequence[float], timings: Sequence[Timings]) -> dict[str, dic
 
 
 def _longest_streak(walls: Sequence[float]) -> int:
-    return max((len(list(group)) for missed, group in groupby(walls, lambda wall: wall > BUDGET) if missed), default=0)
+    return max(
+        (len(list(group)) for missed, group in groupby(walls, lambda wall: wall > FRAME_MS) if missed), default=0
+    )

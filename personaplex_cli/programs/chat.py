@@ -1,32 +1,36 @@
 """The program behind `personaplex chat`: a live conversation.
 
-Two threads share it. The model thread owns the agent: it starts and primes it, opens the sound card when all is ready,
-and runs `converse`. The caller's thread draws, reads keys and catches Ctrl-C. They meet in the flags of `Chat` and in
-the events.
+Two threads share it. The model's (`worker.py`) starts the engine and runs the rounds; the sound card opens in it when
+the prompt has been read. The caller's thread draws, reads keys and catches Ctrl-C. They meet in the conversation, which
+takes wishes from any thread, and in the events.
 """
 
 import sys
 import threading
 import time
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
-from personaplex_cli.audio.devices import CardChoice, check_choice
+from personaplex_cli.audio.devices import check_choice
 from personaplex_cli.audio.soundcard import SoundCard
-from personaplex_cli.conversation import Agent, Disconnected, converse
-from personaplex_cli.events import Event, Finished, Hushed, Listener, Muted, State, Step
+from personaplex_cli.character import Character
+from personaplex_cli.conversation import Conversation, Disconnected, Engine, Wakeup
+from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Muted, Phase, State, Step
+from personaplex_cli.options import LiveSoundCardOptions
 from personaplex_cli.recorder import Recorder
-from personaplex_cli.samples import FRAME_SECONDS
+from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
 from personaplex_cli.transcript import Transcript
+from personaplex_cli.worker import ModelWorker
 
 REDRAW_SECONDS = 1 / 12
 LATENCY_FRAMES = 3  # frames between two reports of latency
-PATIENCE_SECONDS = 1.0  # that the model thread gets to end; while it loads it hears nothing
+END_TIMEOUT = 1.0  # seconds that the model's thread gets to end; while it loads it hears nothing
 
 
-class Screen(Protocol):
-    """Whatever shows the conversation: `screen/` has some."""
+class Display(Protocol):
+    """What shows the conversation: `screen/` has some."""
 
     def show(self, event: Event) -> None: ...
     def press(self, key: str) -> bool: ...
@@ -40,130 +44,121 @@ class Keyboard(Protocol):
 class Chat:
     """One conversation, restarts included. `listen` hears all its events, from both threads."""
 
-    def __init__(self, agent: Agent, choice: CardChoice, record: Path | None, listen: Listener) -> None:
-        self.error: BaseException | None = None  # what ended it, if it was not the user
-        self._agent = agent
-        self._choice = choice
-        self._record = record
+    def __init__(
+        self,
+        start: Callable[[], Engine],
+        character: Character,
+        card: LiveSoundCardOptions,
+        record: Path | None,
+        listen: Listener,
+    ) -> None:
+        """`start` returns the engine, in the model's thread; `record` is the folder for recordings, if there are to be any."""
+        self._start = start
+        self._choice = card
         self._listen = listen
+        self._engine: Engine | None = None
+        self._worker: ModelWorker | None = None
         self._stop = threading.Event()
-        self._restart = threading.Event()
-        self._hush = threading.Event()
-        self._hushed = self._muted = False
-        self._card: SoundCard | None = None
+        self._failure: BaseException | None = None
+        self._began = False
         self._frames = 0  # of all that was said, restarts included
         self._busy = 0.0  # milliseconds that a model here took for them
         self._transcript = Transcript()
-        self._thread = threading.Thread(target=self._run_model, name="model", daemon=True)
+        self._wakeup = Wakeup()
+        self._card = SoundCard(card, listen)
+        self._recorder = Recorder(self._card, record, listen) if record else None
+        self._conversation = Conversation(character, self._recorder or self._card, self._hear)
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the conversation, if it was not the user."""
+        error = self._failure or (self._worker and self._worker.error)
+        return None if isinstance(error, Disconnected) and self._stop.is_set() else error
 
     # The caller's thread.
 
-    def run(self, screen: Screen, keyboard: Keyboard) -> None:
-        """Start the model thread; draw and obey keys until it ends or shall end: call `end` then.
+    def run(self, display: Display, keyboard: Keyboard) -> None:
+        """Start the model's thread; draw and obey keys until it ends or shall end: call `end` then.
 
         Ctrl-C comes out as KeyboardInterrupt.
         """
         sys.setswitchinterval(0.001)  # the callback of the sound card must not wait long for Python
-        self._thread.start()
-        while self._thread.is_alive() and not self._stop.is_set():
-            screen.refresh(time.monotonic())
+        ended = lambda: self._listen(State(Phase.ENDED))  # noqa: E731
+        self._worker = ModelWorker(self._open, self._conversations(), self._wakeup, ended=ended)
+        while self._worker.is_alive and not self._stop.is_set():
+            display.refresh(time.monotonic())
             key = keyboard.poll(REDRAW_SECONDS)
-            if key and not screen.press(key):
+            if key and not display.press(key):
                 self.press(key)
 
     def press(self, key: str) -> None:
         """m mute, s stop talking, r restart, q quit; others mean nothing."""
         match key:
             case "m":
-                self._muted = not self._muted
-                if self._card:
-                    self._card.muted = self._muted
-                self._listen(Muted(self._muted))
+                self._card.muted = not self._card.muted
+                self._listen(Muted(self._card.muted))
             case "s":
-                self._hush.set()
+                self._conversation.hush()
             case "r":
-                self._restart.set()
+                self._conversation.restart()
             case "q":
                 self.stop()
 
     def stop(self) -> None:
-        """Ask the model thread to end."""
+        """Ask the model's thread to end."""
         self._stop.set()
-        self._agent.close()
-        if self._card:
-            self._card.close()
+        self._conversation.end()
+        self._wakeup.ring()
+        if self._engine:
+            self._engine.close()
+        self._card.close()
 
     def end(self) -> bool:
-        """Stop, and wait a moment; False if the model thread is too busy loading to end."""
+        """Stop, and wait a moment; False if the model's thread is too busy loading to end."""
         self.stop()
-        if self._thread.is_alive():
-            self._thread.join(PATIENCE_SECONDS)
-        return not self._thread.is_alive()
+        return self._worker is None or self._worker.join(END_TIMEOUT)
 
-    # The model thread.
+    # The model's thread.
 
-    def _run_model(self) -> None:
-        try:
-            check_choice(self._choice)
-            self._agent.start()
-            self._agent.warm_up()
-            self._talk()
-        except BaseException as error:
-            if not (isinstance(error, Disconnected) and self._stop.is_set()):  # else we hung up ourselves
-                self.error = error
-        finally:
-            self._agent.close()
-            self._listen(State("ended"))
+    def _open(self) -> Engine:
+        check_choice(self._choice)
+        self._engine = self._start()
+        return self._engine
 
-    def _talk(self) -> None:
-        began = self._agent.begin()
+    def _conversations(self) -> Generator[Conversation, None, None]:
+        """The one conversation; what it needed is closed when the next one is asked for."""
         with ExitStack() as open_things:
-            if self._stop.is_set():
-                return
-            # The microphone opens only now that there is somebody to listen.
-            self._card = card = open_things.enter_context(SoundCard(self._choice, self._listen))
-            card.muted = self._muted
-            kept = None
-            if self._record:
-                kept = open_things.enter_context(Recorder(card, self._record, self._agent.settings, self._listen))
-            open_things.callback(self._finish, kept)  # also when the card dies: what was kept is told
-            while True:
-                self._restart.clear()
-                self._listen(began)
-                self._listen(State("live"))
-                self._converse(card, kept)
-                if self._stop.is_set() or not self._restart.is_set():
-                    break
-                began = self._agent.begin()
+            open_things.enter_context(self._card)
+            if self._recorder:
+                open_things.enter_context(self._recorder)
+            if not self._stop.is_set():
+                yield self._conversation
 
-    def _converse(self, card: SoundCard, kept: Recorder | None) -> None:
-        """From the prompt to the end or the next restart."""
-        try:
-            for step in converse(self._agent, kept or card):
-                self._report(step, card, kept)
-                if self._hush.is_set():
-                    self._hush.clear()
-                    self._agent.hush()
-                if self._agent.hushed != self._hushed:
-                    self._hushed = self._agent.hushed
-                    self._listen(Hushed(self._hushed))
-                if self._stop.is_set() or self._restart.is_set():
-                    return
-        except Disconnected:
-            self._restart.set()  # a new conversation as soon as there is somebody again
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Ended):
+            self._finish(event.error)
+            return
+        if self._recorder:
+            self._recorder.hear(event)
+        self._listen(event)
+        match event:
+            case Began():
+                self._began = True
+                self._listen(State(Phase.LIVE))
+            case Step():
+                self._count(event)
 
-    def _report(self, step: Step, card: SoundCard, kept: Recorder | None) -> None:
-        self._listen(step)
+    def _count(self, step: Step) -> None:
         if step.index % LATENCY_FRAMES == 0:
-            self._listen(card.latency())
+            self._listen(self._card.latency())
         self._transcript.add(self._frames, step.text)
         self._frames += 1
-        self._busy += step.timings.total if step.timings else 1000 * FRAME_SECONDS
-        if kept:
-            kept.step(step)
+        self._busy += step.timings.total if step.timings else FRAME_MS
 
-    def _finish(self, kept: Recorder | None) -> None:
-        files = kept.files if kept else ()
-        seconds = self._frames * FRAME_SECONDS
-        speed = round(1000 * seconds / (self._busy or 1), 2)
-        self._listen(Finished("conversation", files, round(seconds, 2), speed, self._transcript.text))
+    def _finish(self, error: Exception | None) -> None:
+        self._failure = error
+        if self._began:
+            files = self._recorder.files if self._recorder else ()
+            seconds = self._frames * FRAME_SECONDS
+            speed = round(1000 * seconds / (self._busy or 1), 2)
+            self._listen(Finished("conversation", files, round(seconds, 2), speed, self._transcript.text))

@@ -1,6 +1,6 @@
 """The program behind `personaplex run`: recorded speech in, the agent's answer out, file by file.
 
-Every input is read once before anything slow begins, so that a bad one is told before the model loads. Each answer
+Every input is read once before anything slow begins, so that a bad one is found before the model loads. Each answer
 appears whole or not at all; what was finished stays when a later one fails or the user stops.
 """
 
@@ -8,8 +8,8 @@ import io
 import json
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,17 @@ from typing import Any
 import numpy as np
 
 from personaplex_cli import __version__
-from personaplex_cli.audio.recording import (
-    STDIN,
-    Recording,
-    atomic_file,
-    check_place,
-    read_recording,
-    standard_input,
-    write_wav,
-)
-from personaplex_cli.conversation import Agent, converse
+from personaplex_cli.audio.recording import STDIN, Recording, read_recording, standard_input, write_wav
+from personaplex_cli.character import Character
+from personaplex_cli.conversation import Conversation, Engine, converse_all
 from personaplex_cli.errors import NetworkError, UsageError
-from personaplex_cli.events import Finished, Listener, Started, Timings
+from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Started, Step, Timings
+from personaplex_cli.files import atomic_file, check_writable
+from personaplex_cli.options import OutputOptions
 from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE
 from personaplex_cli.transcript import Transcript
 
 STDOUT = "-"
-LONGEST_TAIL = 600  # seconds; more is a mistake
 
 
 @dataclass(frozen=True)
@@ -42,20 +36,6 @@ class Job:
 
     source: str
     target: Path | None
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """What is kept of each conversation beside the agent's voice."""
-
-    stereo: bool = False
-    transcript: bool = True
-    srt: bool = False
-    tail: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.tail <= LONGEST_TAIL:
-            raise UsageError(f"The tail is {self.tail} s.", f"Give a number of seconds from 0 to {LONGEST_TAIL}.")
 
 
 def plan(inputs: Sequence[str], out: str | None) -> list[Job]:
@@ -89,66 +69,96 @@ def check(jobs: Sequence[Job]) -> None:
         if job.source != STDIN:
             read_recording(Path(job.source))
         if job.target is not None:
-            check_place(job.target)
+            check_writable(job.target)
 
 
-def answer(agent: Agent, jobs: Sequence[Job], keeping: OutputOptions, listen: Listener) -> None:
-    """Hold one conversation per job, each from the same beginning, and write what came of it."""
-    for job in jobs:
+def answer(engine: Engine, character: Character, jobs: Iterable[Job], output: OutputOptions, listen: Listener) -> None:
+    """Hold one conversation per job, each from the same beginning, and write what came of it.
+
+    Raises what goes wrong with the first job that fails; what was finished before stays.
+    """
+    conversations = (
+        Conversation(character, conversation.audio, conversation.hear)
+        for conversation in (_Answer(job, output, listen) for job in jobs)
+    )
+    with closing(converse_all(engine, conversations)) as events:
+        for conversation, event in events:
+            conversation.listen(event)
+
+
+class _Answer:
+    """One job's conversation: its recording, and what is to be written of the answer."""
+
+    def __init__(self, job: Job, output: OutputOptions, listen: Listener) -> None:
+        self._job = job
+        self._output = output
+        self._listen = listen
         with standard_input() if job.source == STDIN else nullcontext(Path(job.source)) as path:
-            audio = Recording(read_recording(path), keeping.tail)
-        listen(agent.begin())
-        listen(Started(job.source, len(audio)))
-        began = time.perf_counter()
-        transcript, timings = Transcript(), list[Timings]()
-        for step in converse(agent, audio):
-            # Words belong to the sound that they came with, however long that was under way.
-            transcript.add(audio.answered, step.text)
-            timings += [step.timings] if step.timings else []
-            listen(step)
+            self.audio = Recording(read_recording(path), output.tail)
+        self._transcript = Transcript()
+        self._timings: list[Timings] = []
+
+    def hear(self, event: Event) -> None:
+        if not isinstance(event, Ended):
+            self._listen(event)
+        match event:
+            case Began():
+                self._began = event
+                self._began_at = time.perf_counter()
+                self._listen(Started(self._job.source, len(self.audio)))
+            case Step():
+                # Words belong to the sound that they came with, however long that was under way.
+                self._transcript.add(self.audio.answered, event.text)
+                self._timings += [event.timings] if event.timings else []
+            case Ended(error):
+                if error:
+                    raise error
+                self._finish()
+
+    def _finish(self) -> None:
+        audio, source = self.audio, self._job.source
         if len(audio.answer) < len(audio.heard):
-            raise NetworkError(f"The answer to {job.source} has not arrived whole.", "Try again; is the server well?")
-        speed = round(len(audio) * FRAME_SECONDS / (time.perf_counter() - began), 2)
+            raise NetworkError(f"The answer to {source} has not arrived whole.", "Try again; is the server well?")
+        speed = round(len(audio) * FRAME_SECONDS / (time.perf_counter() - self._began_at), 2)
         seconds = round(len(audio.heard) / SAMPLE_RATE, 3)
-        report: dict[str, Any] = {
+        self._listen(Finished(source, self._write(self._report(seconds, speed)), seconds, speed, self._transcript.text))
+
+    def _report(self, seconds: float, speed: float) -> dict[str, Any]:
+        return {
             "personaplex": __version__,
-            "input": job.source,
-            "output": STDOUT if job.target is None else str(job.target),
+            "input": self._job.source,
+            "output": STDOUT if self._job.target is None else str(self._job.target),
             "seconds": seconds,
-            "settings": {**agent.settings, **asdict(keeping)},
-            "text": transcript.text,
-            "words": [asdict(word) for word in transcript.words()],
+            "settings": {**self._began.settings, **asdict(self._output)},
+            "text": self._transcript.text,
+            "words": [asdict(word) for word in self._transcript.words()],
             "speed": speed,
-            "milliseconds": _percentiles(timings),
+            "milliseconds": _percentiles(self._timings),
         }
-        files = _write(job, audio, transcript, report, keeping)
-        listen(Finished(job.source, files, seconds, speed, transcript.text))
 
-
-def _write(
-    job: Job, audio: Recording, transcript: Transcript, report: dict[str, Any], keeping: OutputOptions
-) -> tuple[str, ...]:
-    channels = (audio.heard, audio.answer) if keeping.stereo else (audio.answer,)
-    if job.target is None:
-        sound = io.BytesIO()
-        write_wav(sound, *channels)
-        sys.stdout.buffer.write(sound.getvalue())
-        sys.stdout.buffer.flush()
-        return ()
-    texts = {}
-    if keeping.transcript:
-        texts[".json"] = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
-    if keeping.srt:
-        texts[".srt"] = transcript.srt()
-    written = [job.target]
-    # The wav comes last: where it is, everything is.
-    for suffix, text in texts.items():
-        written.append(job.target.with_suffix(suffix))
-        with atomic_file(written[-1]) as file:
-            file.write(text.encode())
-    with atomic_file(job.target) as file:
-        write_wav(file, *channels)
-    return tuple(map(str, written))
+    def _write(self, report: dict[str, Any]) -> tuple[str, ...]:
+        target = self._job.target
+        channels = (self.audio.heard, self.audio.answer) if self._output.stereo else (self.audio.answer,)
+        if target is None:
+            sound = io.BytesIO()
+            write_wav(sound, *channels)
+            sys.stdout.buffer.write(sound.getvalue())
+            sys.stdout.buffer.flush()
+            return ()
+        texts = {}
+        if self._output.transcript:
+            texts[".json"] = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+        if self._output.srt:
+            texts[".srt"] = self._transcript.srt()
+        written = [target]
+        # The wav comes last: where it is, everything is.
+        for suffix, text in texts.items():
+            written.append(target.with_suffix(suffix))
+            with atomic_file(written[-1]) as file:
+                file.write(text.encode())
+        with atomic_file(target) as file:
+            write_wav(file, *channels)
+        return tuple(map(str, written))
 
 
 def _refuse_clashes(jobs: Sequence[Job], out: str | None) -> None:

@@ -1,0 +1,52 @@
+"""Mimi, as a frame needs it: sound to codes and codes to sound, on fixed tensors with a row for each slot."""
+
+from typing import Any
+
+import torch
+from moshi.models import MimiModel
+from moshi.modules.streaming import StreamingModule
+from moshi.utils.compile import no_cuda_graph
+from torch import Tensor
+
+from personaplex_cli.engine.staging import StagingBuffer
+from personaplex_cli.samples import FRAME
+
+
+class MimiCodec:
+    """The codec, and what it remembers from frame to frame. `sound` [b, 1, 1920] float32 is what is encoded next."""
+
+    def __init__(self, mimi: MimiModel, device: torch.device, slots: int = 1) -> None:
+        mimi.streaming_forever(slots)
+        self.mimi = mimi
+        self.sound = StagingBuffer(device, heard=((slots, 1, FRAME), torch.float32))
+        self._state = _tensors_of_state(mimi)
+
+    def reset(self) -> None:
+        """Forget what was heard and said."""
+        self.mimi.reset_streaming()
+
+    def encode(self) -> Tensor:
+        """The codes [b, 8] of `sound`."""
+        with no_cuda_graph():  # moshi would record Mimi by itself, in smaller pieces
+            codes: Tensor = self.mimi.encode(self.sound.device["heard"])
+        self._stay_where_you_were()
+        return codes[:, :, 0]
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """The sound [b, 1920] of codes [b, 8]."""
+        with no_cuda_graph():
+            sound: Tensor = self.mimi.decode(codes[:, :, None])
+        return sound[:, 0]
+
+    def _stay_where_you_were(self) -> None:
+        """Mimi replaces a few tensors of its state by new ones: put their values back to where they were."""
+        for state, name, tensor in self._state:
+            if (new := getattr(state, name)) is not tensor:
+                tensor.copy_(new)
+                setattr(state, name, tensor)
+
+
+def _tensors_of_state(mimi: MimiModel) -> list[tuple[Any, str, Tensor]]:
+    """All tensors that Mimi remembers from frame to frame: the object that holds each, its name in it, itself."""
+    states = [module._streaming_state for module in mimi.modules() if isinstance(module, StreamingModule)]
+    return [(state, name, each) for state in states for name, each in vars(state).items() if isinstance(each, Tensor)]
