@@ -168,11 +168,12 @@ def converse_all(
     try:
         while coming or rounds.seats:
             coming = yield from rounds.admit(coming)
+            seated = len(rounds.seats)
             heard = yield from rounds.hear()
             yield from rounds.answer(heard)
             # Prompts are read between rounds, so that nobody who talks waits for one who joins.
             read = yield from rounds.prefill()
-            if not heard and not read:
+            if not heard and not read and len(rounds.seats) == seated:
                 wakeup.wait()
     except Exception as error:  # the engine's own: nobody goes on
         for slot in list(rounds.seats):
