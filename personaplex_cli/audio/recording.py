@@ -3,14 +3,12 @@
 sphn decodes, soxr resamples, pyloudnorm measures loudness; what is ours is to refuse what would go wrong silently.
 """
 
-import os
 import shutil
 import sys
 import tempfile
 import wave
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from errno import EISDIR
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -120,42 +118,6 @@ def standard_input() -> Iterator[Path]:
         with path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
         yield path
-
-
-def check_place(path: Path) -> None:
-    """See that a file can be written there, without touching what is there. Raises AudioError if not."""
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(EISDIR, "it is a folder")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when the block ends well: written beside, then renamed.
-
-    Raises AudioError if it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                yield file
-            os.replace(partial, path)
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise AudioError(f"{path} cannot be written ({error.strerror}).", "Choose another place for it.") from error
 
 
 def write_wav(file: IO[bytes], *channels: Samples) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from personaplex_cli.engine.prompting import Layout
+from personaplex_cli.files import atomic_path, keep_newest
 
 IN_MEMORY = 4
 ON_DISK = 8  # 100 MB each, for a usual prompt of the 7B
@@ -70,16 +71,9 @@ class PromptCache:
             self._here.popitem(last=False)
 
     def _write(self, path: Path, snapshot: CachedPrompt) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".part")
-        try:
-            save_file({"remembered": snapshot.remembered, "hidden": snapshot.hidden}, beside)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-        kept = sorted(path.parent.glob("*.safetensors"), key=lambda each: each.stat().st_mtime)
-        for old in kept[:-ON_DISK]:
-            old.unlink(missing_ok=True)
+        with atomic_path(path) as partial:
+            save_file({"remembered": snapshot.remembered, "hidden": snapshot.hidden}, partial)
+        keep_newest(path.parent.glob("*.safetensors"), ON_DISK)
 
     def _key(self, layout: Layout) -> str:
         digest = hashlib.sha256(self._model.encode())

@@ -1,7 +1,7 @@
-"""The voices and personas there are: those shipped, and the user's own, which win by name.
+"""The voices and personas: those shipped, and the user's own, which replace them by name.
 
-Each is a small TOML file named after itself; a sound file or `.pt` file in the user's `voices` folder is a voice as it
-is. A file is only read when its name is asked for, so that one spoiled file spoils no other name.
+Each is a small TOML file named after itself; a sound file or `.pt` file in the user's `voices` folder is a voice
+itself. A file is only read when its name is asked for, so that one broken file breaks no other name.
 This module does not know what a voice sounds like: it opens neither sound nor `.pt` files, nor the model.
 """
 
@@ -15,7 +15,6 @@ from personaplex_cli.errors import UsageError, unknown_name
 from personaplex_cli.library.settings import config_folder, read_toml
 
 DEFAULT_VOICE = "NATF2"
-DEFAULT_PERSONA = "teacher"
 
 PACKAGE = Path(__file__).parents[1]
 VOICE_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".pt")
@@ -35,7 +34,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Persona:
-    """Who the agent is: the prompt (may be empty) and the voice that goes with it; `path` is where that is written."""
+    """Who the agent is: the prompt (may be empty) and the voice that goes with it; `path` is the file that says so."""
 
     name: str
     prompt: str
@@ -45,12 +44,12 @@ class Persona:
 
 
 def voices() -> list[Voice]:
-    """All voices, by name. Raises UsageError for the first file that is spoiled: a list would hide it."""
+    """All voices, by name. Raises UsageError for the first broken file, which a list would hide."""
     return [_read_voice(path) for path in _sorted(_voice_files())]
 
 
 def personas() -> list[Persona]:
-    """All personas, by name. Raises UsageError for the first file that is spoiled: a list would hide it."""
+    """All personas, by name. Raises UsageError for the first broken file, which a list would hide."""
     return [_read_persona(path) for path in _sorted(_persona_files())]
 
 
@@ -58,7 +57,7 @@ def find_voice(name_or_path: str) -> Voice:
     """The voice of that name, or a voice made of the file at that path.
 
     A path has a separator or the suffix of a voice; `NATF2.pt` also finds NATF2 if there is no such file here.
-    Raises UsageError for an unknown name, a path where no file is, and a spoiled TOML file.
+    Raises UsageError for an unknown name, a path without a file, and a broken TOML file.
     """
     path = Path(os.path.expanduser(name_or_path))  # unlike Path.expanduser, silent about unknown users
     has_separator = any(separator in name_or_path for separator in (os.sep, os.altsep) if separator)
@@ -75,9 +74,9 @@ def find_voice(name_or_path: str) -> Voice:
 
 
 def find_named_voice(name: str) -> Voice:
-    """The voice of that name, never a file at that path: for those who may not look around on this machine.
+    """The voice of that name, never a file at that path: for clients, which may not look around on this machine.
 
-    Raises UsageError for an unknown name and for a spoiled file.
+    Raises UsageError for an unknown name and for a broken file.
     """
     files = _voice_files()
     if _folded(name) not in files:
@@ -86,7 +85,7 @@ def find_named_voice(name: str) -> Voice:
 
 
 def find_persona(name: str) -> Persona:
-    """The persona of that name. Raises UsageError for an unknown name and for a spoiled file."""
+    """The persona of that name. Raises UsageError for an unknown name and for a broken file."""
     files = _persona_files()
     if _folded(name) not in files:
         raise unknown_name("persona", name, _names(files), "See `personaplex personas`.")
@@ -144,7 +143,7 @@ def _read_voice(path: Path) -> Voice:
     beside = path.parent / os.path.expanduser(voice.file)
     if os.path.isfile(beside):
         return replace(voice, file="", path=beside)
-    # What does not lie beside its TOML file can only come with the model, whose archive holds plain .pt names.
+    # What is not beside its TOML file can only come with the model, whose archive has plain .pt names.
     if voice.file != Path(voice.file).name or not voice.file.endswith(".pt"):
         raise UsageError(f"{path}: there is no file {voice.file!r}.", f"Put it into {path.parent}, or correct `file`.")
     return voice

@@ -10,7 +10,6 @@ huggingface_hub is imported inside the functions: it reads HF_HOME when imported
 import logging
 import os
 import re
-import shutil
 import threading
 import time
 import warnings
@@ -23,9 +22,10 @@ from pathlib import Path
 
 from personaplex_cli.errors import ModelError, UsageError
 from personaplex_cli.events import Downloading, Listener
+from personaplex_cli.files import GIGABYTE, free_bytes
 from personaplex_cli.library.hub_errors import OTHER_FOLDER, translated_errors
 
-TIMEOUT = 10.0  # seconds the hub may be silent at first
+TIMEOUT = 10.0  # seconds for the hub's first answer
 ATTEMPTS = 3  # cut connections in a row without a new byte, before giving up
 PAUSE = 1.0  # seconds before the next attempt
 POLL = 0.2  # seconds between two reports of progress
@@ -36,7 +36,7 @@ REVISION = re.compile(r"(?!.*\.\.)\w[\w./+@#=-]*")
 
 
 def find(repo: str, revision: str | None, needed: Sequence[str]) -> Path | None:
-    """The folder of the revision in the cache if all needed files are there; asks no network.
+    """The folder of the revision in the cache if all needed files are there, without asking the network.
 
     Its name is the commit. Raises UsageError for malformed names, ModelError if the cache may not be read.
     """
@@ -67,9 +67,9 @@ def fetch(
 ) -> Path:
     """Bring the files of the revision into the cache and return their folder, whose name is the commit.
 
-    The needed files come last, so that once they are here all are. `listen` hears `Downloading` some times a second,
-    from a thread of its own but never from two at once; if it raises, the reports end, and the error comes out here
-    after the download. Ctrl-C leaves at once. Whatever stopped one call, the next goes on from there.
+    The needed files come last, so that once they are here all are. `listen` gets `Downloading` several times a second,
+    from a thread of its own but never from two at once; if it raises, the reports end, and the error is raised here
+    after the download. Ctrl-C ends it at once, and the next call continues where this one stopped.
 
     Raises ModelError if the repo is gated, absent, lacks a needed file, or does not fit the disk, and NetworkError.
     """
@@ -87,7 +87,7 @@ def fetch(
             get = partial(hf_hub_download, repo, file.name, revision=commit, cache_dir=cache, endpoint=endpoint)
             _persist(get, file)
             if file.discard_if_damaged():
-                raise ModelError(f"{file.name} came with a wrong size.", "Run this again: it is fetched anew.")
+                raise ModelError(f"{file.name} came with a wrong size.", "Run this again: it is fetched again.")
         _remember(files[0].blob.parents[1], revision or "main", commit)
     listen(Downloading(total, total))
     return files[0].final.parent
@@ -111,7 +111,7 @@ class _RemoteFile:
         return 0
 
     def discard_if_damaged(self) -> bool:
-        """Remove it if its size cannot be right: huggingface_hub would keep it for ever. Says whether it did."""
+        """Remove it if its size cannot be right: huggingface_hub would keep it forever. Returns whether it was."""
         whole = [place.stat().st_size for place in (self.blob, self.final) if place.exists()]
         too_long = self.growing.exists() and self.growing.stat().st_size > self.size
         damaged = too_long or any(size != self.size for size in whole)
@@ -128,7 +128,7 @@ def _bytes_here(files: list[_RemoteFile]) -> int:
 def _remote_files(
     repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str], endpoint: str | None
 ) -> tuple[str, list[_RemoteFile]]:
-    """The commit of the revision and the files of it that we want. A gated repo's gate is passed here, or not."""
+    """The commit of the revision and the files of it that we want. Raises what a gated repo answers."""
     from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import FileMetadataError
     from huggingface_hub.file_download import repo_folder_name
@@ -141,7 +141,7 @@ def _remote_files(
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
     files = []
     for name in (name for name in (*optional, *needed) if name in there):
-        # Each is asked for on its own: the list above may mask the hashes of a gated repo, which name the blobs.
+        # One request each: the list above may mask the hashes of a gated repo, which name the blobs.
         about = get_hf_file_metadata(hf_hub_url(repo, name, revision=commit, endpoint=endpoint), endpoint=endpoint)
         if about.size is None or about.etag is None:
             raise FileMetadataError(name)
@@ -156,8 +156,8 @@ def _plain_http() -> Iterator[None]:
     """huggingface_hub silent and on plain HTTP, for as long as this lasts.
 
     Its faster ways (hf_xet, hf_transfer) begin again from zero after an interruption and write late or out of order:
-    neither resuming nor progress would hold. It read these settings from the environment when it was imported, perhaps
-    long ago; so they are set in its variables.
+    neither resuming nor progress would hold. It read these settings from the environment when it was imported, so they
+    are set in its variables.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -180,7 +180,7 @@ def _plain_http() -> Iterator[None]:
 
 @contextmanager
 def _progress(files: list[_RemoteFile], total: int, listen: Listener) -> Iterator[None]:
-    """Tell the listener how the files grow, from a thread: the download has the caller's, where Ctrl-C ends it."""
+    """Report how the files grow, from a thread: the download needs the caller's, where Ctrl-C ends it."""
     over = threading.Event()
 
     def watch() -> None:
@@ -219,11 +219,9 @@ def _persist(get: Callable[[], object], file: _RemoteFile) -> None:
 
 
 def _check_space(missing: int, folder: Path) -> None:
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(existing).free
-    if missing and free < missing + RESERVE:
-        need = f"{(missing + RESERVE) / 1e9:.1f} GB of disk space"
-        what = f"The model needs {need}, and {existing} has {free / 1e9:.1f} GB."
+    needed, free = missing + RESERVE, free_bytes(folder)
+    if missing and free < needed:
+        what = f"The model needs {needed / GIGABYTE:.1f} GB, and {folder} has {free / GIGABYTE:.1f} GB free."
         raise ModelError(what, f"Make room there, or {OTHER_FOLDER}.")
 
 

@@ -1,12 +1,12 @@
-"""What goes wrong between the Hugging Face hub, the network and the disk, in words: one sentence each, and one of help.
+"""Errors of the Hugging Face hub, the network and the disk as ours: what happened, and what to do.
 
-This module does not download; it knows the answers of the hub. As the hub gives them (read off it in 2026):
+This module downloads nothing; it knows the answers of the hub (observed in 2026):
 
     401 GatedRepo        a gated model, no token             401, a token was sent    a token it does not know
     403 GatedRepo        licence not accepted, or pending    403 "... fine-grained"   a token without gated models
     401 or 404           no such repo, or a private one      404                      no such revision, no such file
 
-A gated model's page and list of files are open to all; it is its files that answer so.
+The page and the list of files of a gated model are public; only its files are refused.
 """
 
 import errno
@@ -38,9 +38,9 @@ def translated_errors(model: str, revision: str | None, endpoint: str | None = N
         # They hold the header that could not be sent, and with it the token: end the chain here.
         raise _unknown_token() from None
     except OSError as error:  # which those of the other two are as well
-        # The hub's client wraps whatever stopped it; inside are different things to tell.
+        # The hub's client wraps whatever stopped it, and the different causes are inside.
         inner = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
-        raise _told(inner or error, model, revision, endpoint) from error
+        raise _translated(inner or error, model, revision, endpoint) from error
 
 
 def disk_error(error: BaseException, folder: Path, remedy: str) -> ModelError:
@@ -54,7 +54,7 @@ def disk_error(error: BaseException, folder: Path, remedy: str) -> ModelError:
     return ModelError(f"{folder} cannot be used ({error}).", f"Repair it, or {remedy}.")
 
 
-def _told(error: BaseException, model: str, revision: str | None, endpoint: str | None) -> PersonaplexError:
+def _translated(error: BaseException, model: str, revision: str | None, endpoint: str | None) -> PersonaplexError:
     import requests
     from huggingface_hub import constants
     from huggingface_hub.errors import FileMetadataError, OfflineModeIsEnabled
@@ -62,12 +62,12 @@ def _told(error: BaseException, model: str, revision: str | None, endpoint: str 
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return _refusal(error, error.response, model, revision)
     if isinstance(error, OfflineModeIsEnabled):
-        return NetworkError(f"{model} is not here, and HF_HUB_OFFLINE forbids to fetch it.", "Unset HF_HUB_OFFLINE.")
+        return NetworkError(f"{model} is not here, and HF_HUB_OFFLINE forbids downloads.", "Unset HF_HUB_OFFLINE.")
     if isinstance(error, requests.RequestException | FileMetadataError):
         host = urlsplit(endpoint or constants.ENDPOINT).hostname or "the hub"
         return NetworkError(
-            f"There is no good connection to {host} ({type(error).__name__}).",
-            "Check the network (behind a proxy: HTTPS_PROXY) and run this again: it goes on where it stopped.",
+            f"Cannot reach {host} ({type(error).__name__}).",
+            "Check the network (behind a proxy: HTTPS_PROXY) and run this again: it continues where it stopped.",
         )
     if isinstance(error, OSError) and error.errno is None:  # the client's own check of a file's size
         detail, *_ = str(error).split("\n")
@@ -82,7 +82,7 @@ def _refusal(
 
     page, status, message = f"{SITE}/{model}", answer.status_code, getattr(error, "server_message", None) or ""
     gated = isinstance(error, hub.GatedRepoError)  # a kind of RepositoryNotFoundError: look for it first
-    # We look whether a token was sent, not at it. A good token gets 404 for a missing repo, none gets 401.
+    # We check that a token was sent, and never read it. For a missing repo a good token gets 404, none gets 401.
     if status == 401 and "authorization" in answer.request.headers:
         return _unknown_token()
     if status == 401 and gated:
@@ -96,7 +96,7 @@ def _refusal(
             f'Edit it at {TOKENS}: tick "Read access to contents of all public gated repos you can access".',
         )
     if gated and "awaiting" in message:
-        return ModelError(f"The authors of {model} have not answered your request yet.", f"See {page}.")
+        return ModelError(f"The authors of {model} have not answered your request for access yet.", f"See {page}.")
     if gated:
         return ModelError(
             f"Your Hugging Face account has no access to {model}: accept its licence first.",
@@ -110,12 +110,12 @@ def _refusal(
             f"Check the name at {page}; for a private model run `hf auth login` or set HF_TOKEN.",
         )
     if isinstance(error, hub.EntryNotFoundError):
-        return ModelError(f"A file of {model} is not on Hugging Face any more.", f"See {page}/tree/main.")
+        return ModelError(f"A file of {model} is no longer on Hugging Face.", f"See {page}/tree/main.")
     if status in (403, 451):
-        return ModelError(f"Hugging Face does not give out {model}: {message or status}", f"See {page}.")
+        return ModelError(f"Hugging Face refuses access to {model}: {message or status}", f"See {page}.")
     return NetworkError(
         f"Hugging Face answers with error {status} {answer.reason}.",
-        "Try again later (https://status.huggingface.co): it goes on where it stopped.",
+        "Try again later (https://status.huggingface.co): it continues where it stopped.",
     )
 
 

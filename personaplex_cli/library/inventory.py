@@ -1,23 +1,32 @@
-"""What of a model is on this disk, and whether there is a token to fetch the rest. Asks no network, changes nothing."""
+"""Which files of a model are on this disk, and whether the rest can be fetched. Asks no network, changes nothing."""
 
 import json
 import os
-import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from personaplex_cli.library.weights import NEEDED, VOICES
+import platformdirs
 
+from personaplex_cli.errors import ModelError
+from personaplex_cli.files import GIGABYTE, free_bytes
+from personaplex_cli.findings import OK, WARNING, WRONG, Finding
+from personaplex_cli.library.spec import spec_of_folder, spec_of_repo
+from personaplex_cli.library.weights import files_needed, is_folder
+from personaplex_cli.options import DEFAULT_MODEL, DEMO, ModelFilesOptions
+
+MODEL_BYTES = 18 * GIGABYTE  # on the disk, with room to spare
+INT8_BYTES = 8.5 * GIGABYTE
 LENGTH = 8  # bytes of a safetensors file that hold the length of its header
-LONGEST_HEADER = 10**8  # bytes, says the format
+MAX_HEADER = 10**8  # bytes, says the format
 
 
 @dataclass(frozen=True)
 class Inventory:
     """The files of a model in a folder ("" if there is none), by name with their bytes; those that are missing, and
-    those that are empty or of another size than they say.
+    those that are empty or not as long as their header says.
 
-    `begun` is the bytes of files that have begun to come.
+    `begun` is the bytes of files whose download has begun.
     """
 
     folder: str
@@ -31,50 +40,46 @@ class Inventory:
         return not self.missing and not self.damaged
 
 
+def check(options: ModelFilesOptions) -> Iterator[Finding]:
+    """The model's files and, for one from the hub, the token and the room on the disk that a download needs."""
+    if options.model == DEMO:
+        yield Finding(OK, "model", "demo: made here when it is needed, nothing to download")
+    elif is_folder(options.model):
+        stock = inventory_of_folder(Path(options.model).expanduser())
+        yield _check_files(options.model_name, stock, "copy it there again", "Copy what is missing into the folder.")
+    else:
+        stock = inventory_of_repo(options.model, options.revision)
+        fetch = "run `personaplex download`"
+        yield _check_files(options.model_name, stock, fetch, f"{fetch.capitalize()}.")
+        yield _check_token(options.model, stock)
+        yield _check_disk(stock)
+
+
 def inventory_of_folder(folder: Path) -> Inventory:
-    """What there is of a model in a folder of one's own, where a folder `voices/` may stand for `voices.tgz`."""
-    unpacked = (folder / "voices").is_dir()
-    return _stock({name: folder / name for name in NEEDED if not (name == VOICES and unpacked)})
+    """The files of a model in a local folder, where a folder `voices/` may replace the archive of voices."""
+    return _inventory({name: folder / name for name in files_needed(folder, spec_of_folder(folder))})
 
 
 def inventory_of_repo(repo: str, revision: str | None) -> Inventory:
-    """What there is of the model ORG/NAME in the cache. Raises UsageError for a malformed name."""
+    """The files of the model ORG/NAME in the cache. Raises UsageError for a malformed name."""
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.file_download import repo_folder_name
 
     from personaplex_cli.library.hub import find
 
-    find(repo, revision, NEEDED)  # refuses malformed names, and a cache that may not be read
-    found = {name: try_to_load_from_cache(repo, name, constants.HF_HUB_CACHE, revision) for name in NEEDED}
+    needed = spec_of_repo(repo).needed_files
+    find(repo, revision, needed)  # refuses malformed names, and a cache that may not be read
+    found = {name: try_to_load_from_cache(repo, name, constants.HF_HUB_CACHE, revision) for name in needed}
     blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
     begun = sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
-    return _stock({name: Path(path) if isinstance(path, str) else None for name, path in found.items()}, begun)
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept. It may not exist."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
-
-
-def free_bytes(folder: Path) -> int:
-    """What is free on the disk where the folder is, or would be."""
-    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
-
-
-def has_token() -> bool:
-    """Whether there is a Hugging Face token, from HF_TOKEN or from `hf auth login`. We never look at it."""
-    from huggingface_hub import get_token
-
-    return get_token() is not None
+    return _inventory({name: Path(path) if isinstance(path, str) else None for name, path in found.items()}, begun)
 
 
 def safetensors_length(path: Path) -> int:
     """The bytes that a safetensors file must have by its own header. Raises ValueError if that makes no sense."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH), "little")
-        if length > LONGEST_HEADER:
+        if length > MAX_HEADER:
             raise ValueError("this is no safetensors file")
         header = json.loads(file.read(length))
     try:
@@ -84,7 +89,7 @@ def safetensors_length(path: Path) -> int:
         raise ValueError("this is no safetensors file") from error
 
 
-def _stock(paths: dict[str, Path | None], begun: int = 0) -> Inventory:
+def _inventory(paths: dict[str, Path | None], begun: int = 0) -> Inventory:
     files = {name: path for name, path in paths.items() if path and path.is_file()}
     return Inventory(
         folder=next((str(path.parent) for path in files.values()), ""),
@@ -102,3 +107,54 @@ def _is_whole(path: Path) -> bool:
         return size > 0 and (path.suffix != ".safetensors" or size == safetensors_length(path))
     except ValueError:
         return False
+
+
+def _check_files(name: str, stock: Inventory, again: str, advice: str) -> Finding:
+    """`again` is what to do once damaged files are deleted, `advice` what to do about missing ones."""
+    size, figures = sum(stock.here.values()), asdict(stock)
+    if stock.is_whole:
+        return Finding(OK, "model", f"{name} is here, {size / GIGABYTE:.1f} GB, every file whole", figures=figures)
+    if stock.damaged:
+        # They are deleted first, as the download only checks that there is something by this name.
+        damaged = " and ".join(str(Path(stock.folder) / each) for each in stock.damaged)
+        found = f"{name}: damaged, or cut short: {', '.join(stock.damaged)}"
+        advice = f"Delete {damaged}, then {again}."
+    else:
+        begun = f"; {(size + stock.begun) / GIGABYTE:.1f} GB of it are" if size + stock.begun else ""
+        found = f"{name} lacks {', '.join(stock.missing)}{begun}" if stock.here else f"{name} is not here{begun}"
+    return Finding(WRONG, "model", found, advice, figures, ModelError.exit_code)
+
+
+def _check_token(model: str, stock: Inventory) -> Finding:
+    """Whether there is a Hugging Face token, from HF_TOKEN or from `hf auth login`. It is not read."""
+    from huggingface_hub import get_token
+
+    figures = {"token": get_token() is not None}
+    if figures["token"]:
+        return Finding(OK, "token", "there is a Hugging Face token", figures=figures)
+    found = "there is no Hugging Face token"
+    if stock.is_whole:
+        return Finding(OK, "token", f"{found}, and none is needed any more", figures=figures)
+    advice = "Run `hf auth login`, or set HF_TOKEN."
+    if model == DEFAULT_MODEL:
+        advice = f"Accept the licence at https://huggingface.co/{model}, then run `hf auth login` or set HF_TOKEN."
+    return Finding(WARNING, "token", found, advice, figures)
+
+
+def _check_disk(stock: Inventory) -> Finding:
+    from huggingface_hub import constants
+
+    hub, own = Path(constants.HF_HUB_CACHE), platformdirs.user_cache_path("personaplex")
+    free, free_own = free_bytes(hub), free_bytes(own)
+    missing = 0 if stock.is_whole else MODEL_BYTES - sum(stock.here.values()) - stock.begun
+    figures = {"model": {"free": free, "needed": missing}, "int8": {"free": free_own, "needed": INT8_BYTES}}
+    found = f"{free / GIGABYTE:.1f} GB free at {hub}"
+    if free_own != free:
+        found += f", {free_own / GIGABYTE:.1f} GB at {own}"
+    if free < missing:
+        advice = f"The model needs {missing / GIGABYTE:.1f} GB there: make room, or set HF_HOME to another disk."
+        return Finding(WRONG, "disk", found, advice, figures, ModelError.exit_code)
+    if free_own < INT8_BYTES:
+        advice = f"int8 keeps {INT8_BYTES / GIGABYTE:.1f} GB; without that room it is made anew each time."
+        return Finding(WARNING, "disk", found, advice, figures)
+    return Finding(OK, "disk", found, figures=figures)

@@ -1,7 +1,7 @@
 """Where settings come from when no flag gives them: the environment, a `.env` file, `config.toml`.
 
 A flag wins over the environment, that over `.env`, that over `config.toml`, and that over the default. Typer keeps
-the order; this module fills its sources. It knows no option but those that go by an established variable as well.
+the order; this module fills its sources. It knows no options but those with an established variable of another name.
 """
 
 import os
@@ -42,7 +42,7 @@ def load_dotenv_file() -> None:
         path = find_dotenv(usecwd=True)
         found = dotenv_values(path, encoding="utf-8-sig") if path else {}
         families = {name: variable(option) for option in ESTABLISHED for name in variable(option)}
-        # A family has one voice: DEFAULT_VOICE in the environment wins over PERSONAPLEX_VOICE in the file.
+        # A family counts as one: DEFAULT_VOICE in the environment wins over PERSONAPLEX_VOICE in the file.
         taken = {name for name in found if any(os.environ.get(each) for each in families.get(name, [name]))}
         os.environ.update({name: value for name, value in found.items() if value and name not in taken})
         _name_moshi_server()
@@ -53,14 +53,14 @@ def load_dotenv_file() -> None:
 
 
 def _name_moshi_server() -> None:
-    """MOSHI_HOST and MOSHI_PORT are another way to write MOSHI_WS_URL, and the weaker one."""
+    """MOSHI_HOST and MOSHI_PORT are another way to write MOSHI_WS_URL, which wins over them."""
     host, port = os.environ.get("MOSHI_HOST"), os.environ.get("MOSHI_PORT")
     if host and not os.environ.get("MOSHI_WS_URL"):
         os.environ["MOSHI_WS_URL"] = f"{host}:{port}" if port else host
 
 
 def config_folder() -> Path:
-    """The user's own folder: `config.toml`, `voices` and `personas` lie in it. It may not exist."""
+    """The user's own folder, with `config.toml`, `voices` and `personas`. It may not exist."""
     return user_config_path("personaplex", appauthor=False)
 
 
@@ -71,7 +71,7 @@ def config_path() -> Path:
 
 
 def read_toml(path: Path, missing_ok: bool = False) -> dict[str, Any]:
-    """The contents of a TOML file; nothing for a missing one if that is all right.
+    """The contents of a TOML file; empty for a missing one if `missing_ok`.
 
     Raises UsageError, with the line, for a file that cannot be read or is not TOML.
     """
@@ -90,7 +90,7 @@ def default_map(path: Path, options: Mapping[str, Collection[str]]) -> dict[str,
 
     `options` gives the option names of each command, with underscores. A setting at the top of the file counts for
     every command with that option, one in a table such as [run] for that command alone, and wins there. Numbers
-    become text, as in the environment: some versions of Typer cut `seed = 1.5` to 1 and say nothing.
+    become text, as in the environment: some versions of Typer silently cut `seed = 1.5` to 1.
 
     Raises UsageError for an unknown command or setting, a value of a wrong kind, a file that cannot be read.
     """

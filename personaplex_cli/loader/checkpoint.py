@@ -1,13 +1,13 @@
 """From files to modules: reads what is needed of a checkpoint, straight to where it belongs, and nothing else.
 
 The modules are moshi's `LMModel` and `MimiModel`. They are built on `meta` (no memory, no random numbers), then each
-tensor is read from the safetensors file to its device and precision. Whatever does not fit is a ModelError that names
+tensor is read from the safetensors file to its device and precision. What does not fit is a ModelError that names
 the file. Knows the layout of the files; knows nothing of prompts, steps or sound.
 """
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,8 @@ from sentencepiece import SentencePieceProcessor
 from torch import nn
 
 from personaplex_cli.errors import ModelError
-from personaplex_cli.library.spec import CODEBOOKS
+from personaplex_cli.files import check_is_model_file, damaged_hint
+from personaplex_cli.library.spec import CODEBOOKS, ModelSpec
 from personaplex_cli.loader.precision import Precision, quantise
 from personaplex_cli.loader.quantised_cache import QuantisedCache
 
@@ -42,9 +43,9 @@ STACKED = re.compile(r"depformer\.layers\.\d+\.self_attn\.(in_proj_weight|out_pr
 
 
 def load_lm(
-    path: Path, sizes: dict[str, Any], precision: Precision, place: Place, cache: QuantisedCache | None = None
+    path: Path, sizes: Mapping[str, Any], precision: Precision, place: Place, cache: QuantisedCache | None = None
 ) -> LMModel:
-    """The language model from `model.safetensors`, in `precision`, each tensor where `place` wants it.
+    """The language model from `model.safetensors`, in `precision`, each tensor where `place` says.
 
     With a `cache` quantised weights are kept there, and taken from there the next time.
     Raises ModelError if the file is damaged or is not a model of these sizes.
@@ -55,7 +56,7 @@ def load_lm(
         quantise(lm, precision)
         try:
             return fill(lm, path, cache.read(place))
-        except ModelError:  # what was kept is spoiled, not the model: make it anew
+        except (ModelError, SafetensorError, OSError):  # the cache is damaged, not the model: make it anew
             cache.forget()
             return load_lm(path, sizes, precision, place, None if cache.exists else cache)
     shapes = file_shapes(lm)
@@ -65,10 +66,10 @@ def load_lm(
     return fill(lm, path, cache.keep(tensors) if cache else tensors)
 
 
-def load_mimi(path: Path, sizes: dict[str, Any], device: torch.device) -> MimiModel:
+def load_mimi(path: Path, spec: ModelSpec, device: torch.device) -> MimiModel:
     """The codec, always in float32: in less its codes flip. Raises ModelError like `load_lm`."""
     with no_random_init(), torch.device("meta"):
-        mimi = get_mimi(None, sizes, device="meta", num_codebooks=CODEBOOKS)
+        mimi = get_mimi(None, dict(spec.mimi), device="meta", num_codebooks=CODEBOOKS)
     return fill(mimi, path, read(path, file_shapes(mimi), torch.float32, lambda name: device))
 
 
@@ -78,7 +79,7 @@ def load_tokenizer(path: Path, text_card: int) -> SentencePieceProcessor:
     try:
         tokenizer = SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as error:
-        raise ModelError(f"{path} is not a SentencePiece tokenizer.", _remedy(path)) from error
+        raise ModelError(f"{path} is not a SentencePiece tokenizer.", damaged_hint(path)) from error
     if tokenizer.get_piece_size() > text_card:
         raise ModelError(
             f"{path} has {tokenizer.get_piece_size()} pieces, the model knows {text_card}.",
@@ -119,36 +120,36 @@ def file_shapes(module: nn.Module) -> Shapes:
 def fill(module: M, path: Path, tensors: Tensors) -> M:
     """Give a module on `meta` the tensors that came from the file at `path`, and make it ready for inference.
 
-    Raises ModelError for a damaged file, missing or unexpected tensors and wrong shapes.
+    Raises ModelError for missing tensors.
     """
-    try:
-        state = dict(tensors)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged or incomplete ({error}).", _remedy(path)) from error
-    module.load_state_dict(state, strict=False, assign=True)
+    module.load_state_dict(dict(tensors), strict=False, assign=True)
     left = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
     if left:
-        raise ModelError(f"{path} left {len(left)} tensors without values, such as {left[0]}.", _remedy(path))
+        raise ModelError(f"{path} left {len(left)} tensors without values, such as {left[0]}.", damaged_hint(path))
     return module.requires_grad_(False).eval()
 
 
 def read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place, mapped: bool = True) -> Tensors:
-    """The tensors of a file by the names they have in the modules, in `dtype`, each where `place` wants it.
+    """The tensors of a file by the names they have in the modules, in `dtype`, each where `place` says.
 
-    Nothing is read that is not wanted. Several are read at once, ahead of being taken: a disk is fastest so. With
-    `mapped`, what stays on the CPU as it is in the file is left there until somebody looks at it.
+    Nothing else is read. Several are read at once, ahead of being taken: a disk is fastest so. With `mapped`, what
+    stays on the CPU as it is in the file is left there until it is used.
+    Raises ModelError for a damaged file, missing or unexpected tensors and wrong shapes.
     """
     check_is_model_file(path)
-    with safe_open(path, framework="pt") as file, ThreadPoolExecutor(READERS) as readers:
-        _compare(path, shapes, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file, ThreadPoolExecutor(READERS) as readers:
+            _compare(path, shapes, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
 
-        def tensor(name: str) -> torch.Tensor:
-            stacked = STACKED.fullmatch(name)
-            whole: torch.Tensor = file.get_slice(name)[: shapes[name][0]] if stacked else file.get_tensor(name)
-            return whole.to(dtype, copy=not (mapped and place(name).type == "cpu"))
+            def tensor(name: str) -> torch.Tensor:
+                stacked = STACKED.fullmatch(name)
+                whole: torch.Tensor = file.get_slice(name)[: shapes[name][0]] if stacked else file.get_tensor(name)
+                return whole.to(dtype, copy=not (mapped and place(name).type == "cpu"))
 
-        for name, read_one in _ahead(readers, tensor, list(shapes)):
-            yield from _taken_apart(name, read_one.to(place(name)), shapes)
+            for name, read_one in _ahead(readers, tensor, list(shapes)):
+                yield from _taken_apart(name, read_one.to(place(name)), shapes)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged or incomplete ({error}).", damaged_hint(path)) from error
 
 
 def packed(tensors: Tensors, precision: Precision) -> Tensors:
@@ -203,23 +204,3 @@ def _compare(path: Path, wanted: Shapes, found: Shapes) -> None:
 
 
 _WRONG_MODEL = "This is not a PersonaPlex model of the expected size: check --model, or download it again."
-
-
-def _remedy(path: Path) -> str:
-    # In the hub's cache the name is a link: only without what it points to is the file fetched anew.
-    return f"Remove {path.resolve()} and run `personaplex download` again."
-
-
-def check_is_model_file(path: Path) -> None:
-    """Raise ModelError for a file that is missing, empty, a Git LFS pointer or a web page saved under its name."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}).", "Run `personaplex download`.") from error
-    if not start:
-        raise ModelError(f"{path} is empty.", _remedy(path))
-    if start.startswith(b"version https://git-lfs"):
-        raise ModelError(f"{path} is a Git LFS pointer, not the file itself.", "Run `git lfs pull` in that folder.")
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise ModelError(f"{path} is a web page, not model data.", _remedy(path))

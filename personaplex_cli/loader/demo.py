@@ -1,15 +1,14 @@
 """The demo model: a tiny random checkpoint of the same classes under the same file names as the 7B.
 
 It goes through the real loader, the real prompt and the real loop, on any machine, faster than real time. What it says
-is noise and syllables: it shows the machinery, not the mind. Made on first use in a fraction of a second.
+is noise and syllables: it proves that everything works, not how the 7B talks. Made on first use in a fraction of a
+second.
 """
 
 import io
 import json
-import os
-import shutil
 import tarfile
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -21,12 +20,13 @@ from moshi.models.loaders import get_mimi
 from platformdirs import user_cache_path
 from safetensors.torch import save_file
 
-from personaplex_cli.engine.prompting import PAD, Rows, lay_out
-from personaplex_cli.engine.text import SPACE
+from personaplex_cli.engine.prompting import lay_out
 from personaplex_cli.events import Listener, Note
-from personaplex_cli.library.spec import sizes_with
-from personaplex_cli.library.weights import DEMO, MIMI, SIZES, TOKENIZER, VOICES, WEIGHTS, ModelFiles
+from personaplex_cli.files import atomic_folder
+from personaplex_cli.library.spec import CODEBOOKS, MOSHI, PERSONAPLEX, SPEC_FILE, ModelSpec, spec_of_folder, spec_with
+from personaplex_cli.library.weights import ModelFiles
 from personaplex_cli.loader.checkpoint import file_shapes, no_random_init
+from personaplex_cli.options import DEMO
 
 RECIPE = "1"  # changes with anything below that changes the files
 
@@ -55,8 +55,9 @@ DIFFERING: dict[str, Any] = {
         },
     },
 }
-STEPS_IN_FILE = 16
+STEPS_IN_FILE = {PERSONAPLEX.name: 2 * CODEBOOKS, MOSHI.name: CODEBOOKS}  # of the depformer
 VOICE_FRAMES = 12
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's mark of a word's beginning
 VOICE_NAMES = [
     f"{kind}{number}"
     for kind, last in (("NAT", 4), ("VAR", 5))
@@ -67,40 +68,37 @@ VOICE_NAMES = [
 
 def demo_files(listen: Listener) -> ModelFiles:
     """The demo model's files, made now if they are not there yet."""
-    listen(Note("This is the demo model: it shows the machinery, and its answer is noise."))
+    listen(Note("This is the demo model: its answer is noise."))
     folder = user_cache_path("personaplex") / f"demo-{RECIPE}"
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix="demo-", dir=folder.parent))
-        try:
-            build_demo(beside)
-            os.rename(beside, folder)
-        except OSError:
-            if not folder.exists():  # else another process was first, with the same files
-                raise
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    return ModelFiles(DEMO, folder, f"demo-{RECIPE}")
+        with atomic_folder(folder) as partial:
+            build_demo(partial)
+    return ModelFiles(DEMO, folder, folder.name, spec_of_folder(folder))
 
 
-def build_demo(folder: Path, differing: dict[str, Any] = DIFFERING) -> None:
-    """Write a whole model folder with random weights of the given sizes; the same bytes every time."""
-    sizes = sizes_with(differing)
+def build_demo(folder: Path, differing: Mapping[str, Any] = DIFFERING, spec: ModelSpec = PERSONAPLEX) -> None:
+    """Write a whole model folder in the layout of `spec`, with random weights of the given sizes.
+
+    The files are the same every time.
+    """
+    described = dict(differing) if spec is PERSONAPLEX else {"spec": spec.name, **differing}
+    spec = spec_with(described)
     random = torch.Generator().manual_seed(7)
     with no_random_init():
-        lm = LMModel(device="meta", **{**sizes.lm, "dep_q": STEPS_IN_FILE})
-        mimi = get_mimi(None, sizes.mimi, device="cpu")
-    tokenizer = toy_tokenizer(sizes.lm["text_card"])
+        lm = LMModel(device="meta", **{**spec.lm, "dep_q": STEPS_IN_FILE[spec.name]})
+        mimi = get_mimi(None, dict(spec.mimi), device="cpu")
+    tokenizer = toy_tokenizer(spec.lm["text_card"])
     weights = {name: _lm_tensor(name, shape, random) for name, shape in file_shapes(lm).items()}
-    weights["text_linear.weight"][:, 0] = _liking(tokenizer, sizes.lm["text_card"])
-    save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, folder / WEIGHTS)
-    save_file({name: _mimi_tensor(name, shape, random) for name, shape in file_shapes(mimi).items()}, folder / MIMI)
-    (folder / TOKENIZER).write_bytes(tokenizer)
-    (folder / SIZES).write_text(json.dumps(differing, indent=1))
-    rows = Rows(sizes.lm["delays"], [sizes.lm["text_card"]] + [sizes.lm["card"]] * sizes.lm["n_q"])
-    with tarfile.open(folder / VOICES, "w:gz", compresslevel=1) as archive:
-        for name in VOICE_NAMES:
-            _add(archive, f"voices/{name}.pt", _saved_voice(name, weights, rows))
+    weights["text_linear.weight"][:, 0] = _liking(tokenizer, spec)
+    save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, folder / spec.weights_file)
+    mimi_weights = {name: _mimi_tensor(name, shape, random) for name, shape in file_shapes(mimi).items()}
+    save_file(mimi_weights, folder / spec.mimi_file)
+    (folder / spec.tokenizer_file).write_bytes(tokenizer)
+    (folder / SPEC_FILE).write_text(json.dumps(described, indent=1))
+    if spec.voices_file:
+        with tarfile.open(folder / spec.voices_file, "w:gz", compresslevel=1) as archive:
+            for name in VOICE_NAMES:
+                _add(archive, f"voices/{name}.pt", _saved_voice(name, weights, spec))
 
 
 def _lm_tensor(name: str, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
@@ -114,17 +112,17 @@ def _lm_tensor(name: str, shape: tuple[int, ...], random: torch.Generator) -> to
     return tensor
 
 
-def _liking(tokenizer: bytes, text_card: int) -> torch.Tensor:
+def _liking(tokenizer: bytes, spec: ModelSpec) -> torch.Tensor:
     """How much the text head likes each token [text_card], on the axis along which every frame leans.
 
     Like the real model this one mostly keeps quiet, and when it speaks, prefers words to fragments of them.
     """
     pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
-    liking = torch.full((text_card,), -3.0)  # bytes and fragments
+    liking = torch.full((spec.lm["text_card"],), -3.0)  # bytes and fragments
     for token in range(pieces.get_piece_size()):
         if pieces.id_to_piece(token).startswith(SPACE) and len(pieces.id_to_piece(token)) > 4:
             liking[token] = 0.0
-    liking[PAD] = 1.1
+    liking[spec.padding] = 1.1
     return liking
 
 
@@ -136,20 +134,20 @@ def _mimi_tensor(name: str, shape: tuple[int, ...], random: torch.Generator) -> 
     if name.endswith("scale"):
         return torch.full(shape, 0.1)
     fan_in = max(1, torch.Size(shape[1:]).numel())
-    quiet = 0.3 if name.startswith("decoder.model.14.") else 1.0  # the last layer: noise should not hurt anyone's ears
+    quiet = 0.3 if name.startswith("decoder.model.14.") else 1.0  # the last layer: noise should not hurt
     return torch.randn(shape, generator=random) * (1.0 if "codebook" in name else quiet * fan_in**-0.5)
 
 
-def _saved_voice(name: str, weights: dict[str, torch.Tensor], rows: Rows) -> bytes:
+def _saved_voice(name: str, weights: Mapping[str, torch.Tensor], spec: ModelSpec) -> bytes:
     """A voice of its own random codes, as the reference saves voices."""
     random = torch.Generator().manual_seed(crc32(name.encode()))
-    codes = torch.randint(2048, (8, VOICE_FRAMES), generator=random)
-    columns = lay_out(codes, [], rows).columns
+    codes = torch.randint(spec.lm["card"], (CODEBOOKS, VOICE_FRAMES), generator=random)
+    columns = lay_out(codes, [], spec).columns
     seen = columns[:, : VOICE_FRAMES - 1]
     embedded = weights["text_emb.weight"][seen[0]]
     for row in range(1, len(seen)):
         embedded = embedded + weights[f"emb.{row - 1}.weight"][seen[row]]
-    cache = torch.zeros(1, len(rows.delays), max(rows.delays) + 3, dtype=torch.long)
+    cache = torch.zeros(1, len(spec.delays), max(spec.delays) + 3, dtype=torch.long)
     for position in range(VOICE_FRAMES - 2, VOICE_FRAMES + 1):
         cache[0, :, position % cache.shape[-1]] = columns[:, position]
     file = io.BytesIO()

@@ -1,8 +1,6 @@
-"""Where the model runs: chosen once, with the reason said."""
+"""Where the model runs: chosen once, with the reason."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -24,7 +22,7 @@ def choose_device(name: str) -> tuple[torch.device, str]:
         return _cuda(int(match[1] or 0), "as asked")
     if name == "mps":
         if not torch.backends.mps.is_available():
-            raise DeviceError("This machine has no GPU that PyTorch reaches by MPS.", "Use --device auto.")
+            raise DeviceError("This machine has no GPU that PyTorch reaches through MPS.", "Use --device auto.")
         return torch.device("mps"), "Running on mps, as asked."
     if name == "cpu":
         return torch.device("cpu"), "Running on cpu, as asked."
@@ -57,23 +55,7 @@ def _check_architecture(index: int) -> None:
     )
     if not same_family and not compiles:
         raise DeviceError(
-            f"{torch.cuda.get_device_name(index)} (sm_{major}{minor}) is not among the GPUs that this PyTorch "
+            f"{torch.cuda.get_device_name(index)} (sm_{major}{minor}) is not one of the GPUs that this PyTorch "
             f"{torch.__version__} was built for ({', '.join(built_for)}).",
             "Install a PyTorch build that lists it: see https://pytorch.org/get-started/locally/.",
         )
-
-
-@contextmanager
-def out_of_memory_explained() -> Iterator[None]:
-    """Turn torch's ways of saying that memory ran out into a DeviceError."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise DeviceError("The memory of this device is too small for the model.", _SMALLER) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise DeviceError("This machine's memory is too small for the model.", _SMALLER) from error
-
-
-_SMALLER = "Close other programs that use it, try --precision int8, or --cpu-offload for recorded files."

@@ -1,0 +1,110 @@
+"""Files and folders that are whole or absent, what a disk has room for, and files that are not what their names say."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from errno import EISDIR
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO
+
+from personaplex_cli.errors import AudioError, ModelError
+
+GIGABYTE = 10**9
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path beside, whose file gets the name `path` when the block ends well and is removed when it does not.
+
+    For what writes files by itself. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when the block ends well. Raises AudioError if it cannot be written."""
+    with _writing(path), atomic_path(path) as partial, partial.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside, which becomes `folder` when the block ends well and is removed when it does not.
+
+    If another process was first, its folder stays: do not put two different things under one name. Raises OSError.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".", dir=folder.parent, ignore_cleanup_errors=True) as scratch:
+        partial = Path(scratch) / folder.name
+        partial.mkdir()
+        yield partial
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
+def keep_newest(paths: Iterable[Path], count: int) -> None:
+    """Remove these files and folders but for the `count` last modified, as far as the system allows it."""
+    with suppress(OSError):  # another process may clean up at the same time
+        for old in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[count:]:
+            if old.is_dir():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                old.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written there, without touching what is there. Raises AudioError if not."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, "it is a folder")
+        with TemporaryFile(dir=path.parent):
+            pass
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk where the folder is, or would be. Raises OSError."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+
+
+def check_is_model_file(path: Path) -> None:
+    """Raise ModelError for a file that is missing, empty, a Git LFS pointer or a web page saved under its name."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}).", "Run `personaplex download`.") from error
+    if not start:
+        raise ModelError(f"{path} is empty.", damaged_hint(path))
+    if start.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{path} is a Git LFS pointer, not the file itself.", "Run `git lfs pull` in that folder.")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise ModelError(f"{path} is a web page, not model data.", damaged_hint(path))
+
+
+def damaged_hint(path: Path) -> str:
+    """What to do about a damaged file of a model."""
+    # In the hub's cache the name is a link: only without what it points to is the file fetched anew.
+    return f"Remove {path.resolve()} and run `personaplex download` again."
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AudioError(f"{path} cannot be written ({error.strerror}).", "Choose another place for it.") from error
