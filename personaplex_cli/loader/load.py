@@ -72,7 +72,7 @@ def load_cold(options: ModelOptions, listen: Listener = ignore) -> LocalEngine:
     with out_of_memory_explained():
         plan = choose_plan(options, device, spec, listen)
         tokenizer = load_tokenizer(files.tokenizer, spec.lm["text_card"])
-        mimi = load_mimi(files.mimi, spec.mimi, device)
+        mimi = load_mimi(files.mimi, spec, device)
         cache, prompts = _caches(files.weights, plan.precision, device)
         lm = load_lm(files.weights, plan.lm_sizes(spec), plan.precision, _places(plan, device, spec), cache)
         model = LoadedModel(

@@ -72,7 +72,7 @@ class Chat:
     @property
     def error(self) -> BaseException | None:
         """What ended the conversation, if it was not the user."""
-        error = self._failure or (self._worker and self._worker.error)
+        error = self._failure or (self._worker.error if self._worker else None)
         return None if isinstance(error, Disconnected) and self._stop.is_set() else error
 
     # The caller's thread.
