@@ -25,7 +25,7 @@ class Sampling:
     """
 
     panel: ClassVar[str] = "Sampling"
-    seed: int | None = chosen(None, "Makes the answer repeatable.", default_shown="random")
+    seed: int | None = chosen(None, "Makes the answer repeatable.", "random")
     greedy: bool = chosen(False, "Always take the most likely token.")
     audio_temperature: float = chosen(0.8, "0 to 5.")
     audio_top_k: int = chosen(250, "1 to 2048.")

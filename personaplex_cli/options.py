@@ -16,14 +16,13 @@ PORT = 8998  # of Moshi's servers
 MAX_TAIL = 600  # seconds; more is a mistake
 
 
-def chosen(default: Any, help: str, **more: Any) -> Any:
-    """A field that is an option. `more` says what `cli/binding` must know beyond name, type, default and help:
+def chosen(default: Any, help: str, shown: str | None = None, **more: Any) -> Any:
+    """A field that is an option. `shown` is what help gives as the default, instead of None. `more` may have:
 
-    `default_shown` is what help shows for None or (); `min` and `max` are limits; `paired` gives a flag its --no-;
-    `panel` is the part of the help, else that of the class; `variable` names the environment variable where the field's
-    name does not, None if there is none.
+    `min` and `max`; `paired`, for a flag that also has a --no-; `panel`, the part of the help, else that of the class;
+    `variable`, which names the environment variable if the field does not; None if there is none.
     """
-    return field(default=default, metadata={"help": help, **more})
+    return field(default=default, metadata={"help": help, "shown": shown, **more})
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class ModelFilesOptions:
 
     panel: ClassVar[str] = "Machine"
     model: str = chosen(DEFAULT_MODEL, "demo, a folder, or a Hugging Face ORG/REPO.")
-    revision: str | None = chosen(None, "Branch, tag or commit of the repository.", default_shown="main")
+    revision: str | None = chosen(None, "Branch, tag or commit of the repository.", "main")
 
     @property
     def model_name(self) -> str:
@@ -78,9 +77,7 @@ class LiveModelOptions(ModelOptions):
 class VoiceOptions:
     """Who speaks, by names; without a voice it is the persona's."""
 
-    voice: str | None = chosen(
-        None, "A name from `personaplex voices`, or a sample of speech.", default_shown="the persona's"
-    )
+    voice: str | None = chosen(None, "A name from `personaplex voices`, or a sample of speech.", "the persona's")
     persona: str = chosen(DEFAULT_PERSONA, "A name from `personaplex personas`.")
 
 
@@ -88,9 +85,7 @@ class VoiceOptions:
 class CharacterOptions(VoiceOptions):
     """Who speaks, by names. `prompt` replaces the persona's text."""
 
-    prompt: str | None = chosen(
-        None, "Text that replaces the persona's; @FILE reads it.", default_shown="the persona's"
-    )
+    prompt: str | None = chosen(None, "Text that replaces the persona's; @FILE reads it.", "the persona's")
 
 
 @dataclass(frozen=True)
@@ -98,11 +93,9 @@ class SoundCardOptions:
     """Which devices (an index or a part of the name; None for the system's), which rate (None: 24 kHz if possible)."""
 
     panel: ClassVar[str] = "Sound"
-    input_device: int | str | None = chosen(
-        None, "Microphone: an index or a part of its name.", default_shown="system's"
-    )
-    output_device: int | str | None = chosen(None, "Speaker: an index or a part of its name.", default_shown="system's")
-    device_rate: int | None = chosen(None, "Sample rate of the sound card in hertz.", default_shown="24000 if it can")
+    input_device: int | str | None = chosen(None, "Microphone: an index or a part of its name.", "system's")
+    output_device: int | str | None = chosen(None, "Speaker: an index or a part of its name.", "system's")
+    device_rate: int | None = chosen(None, "Sample rate of the sound card in hertz.", "24000 if it can")
 
 
 @dataclass(frozen=True)
@@ -118,12 +111,9 @@ class RemoteOptions:
 
     panel: ClassVar[str] = "A GPU elsewhere"
     server: str | None = chosen(
-        None,
-        "Talk with a server: HOST, HOST:PORT, ws://... or wss://...",
-        variable="server_url",
-        default_shown="the model runs here",
+        None, "Talk with a server: HOST, HOST:PORT, ws://... or wss://...", "the model runs here", variable="server_url"
     )
-    token: str | None = chosen(None, "The server's access token.", default_shown="none")
+    token: str | None = chosen(None, "The server's access token.", "none")
     insecure: bool = chosen(False, "Trust any certificate, such as a self-signed one.")
 
     def __post_init__(self) -> None:
@@ -151,9 +141,7 @@ class OutputOptions:
 class RecordOptions:
     """Where a conversation is recorded, if anywhere."""
 
-    record: Path | None = chosen(
-        None, "Folder in which to keep both voices and the words.", default_shown="nothing is kept"
-    )
+    record: Path | None = chosen(None, "Folder in which to keep both voices and the words.", "nothing is kept")
 
 
 @dataclass(frozen=True)
@@ -163,7 +151,7 @@ class ScreenOptions:
     panel: ClassVar[str] = "Screen"
     theme: str = chosen("auto", "auto, light, dark or none.")
     verbose: bool = chosen(False, "Show more log lines.", variable=None)
-    log_file: Path | None = chosen(None, "File for states, notes, losses and turns, one a line.", default_shown="none")
+    log_file: Path | None = chosen(None, "File for states, notes, losses and turns, one a line.", "none")
     json: bool = chosen(False, "One JSON line per event on stdout, no panel.", variable=None)
 
 
@@ -172,8 +160,8 @@ class ServeOptions(VoiceOptions):
     """Who talks where a client asks for no one, how many may wait, how long one may talk, where talks are recorded."""
 
     queue: int = chosen(0, "How many clients may wait while one talks.", min=0, max=1000)
-    max_minutes: float | None = chosen(None, "How long one may talk.", min=0.01, default_shown="no limit")
-    record: Path | None = chosen(None, "Folder in which to keep every conversation.", default_shown="nothing is kept")
+    max_minutes: float | None = chosen(None, "How long one may talk.", "no limit", min=0.01)
+    record: Path | None = chosen(None, "Folder in which to keep every conversation.", "nothing is kept")
 
 
 @dataclass(frozen=True)
@@ -183,16 +171,13 @@ class AccessOptions:
     panel: ClassVar[str] = "Who gets in"
     host: str = chosen("127.0.0.1", "The address to listen on; 0.0.0.0 for every network.", panel=None)
     port: int = chosen(PORT, "0 takes any free port.", panel=None, min=0, max=65535)
-    token: str | None = chosen(None, "The token that clients must send.", default_shown="none")
-    ssl_cert: Path | None = chosen(None, "Certificate, for https and wss.", default_shown="none")
-    ssl_key: Path | None = chosen(None, "The certificate's key.", default_shown="none")
+    token: str | None = chosen(None, "The token that clients must send.", "none")
+    ssl_cert: Path | None = chosen(None, "Certificate, for https and wss.", "none")
+    ssl_key: Path | None = chosen(None, "The certificate's key.", "none")
     origin: tuple[str, ...] = chosen(
-        (),
-        "Another web page that may connect, as https://HOST; several times.",
-        default_shown="only our own",
-        variable=None,
+        (), "Another web page that may connect, as https://HOST; several times.", "only our own", variable=None
     )
-    static: Path | None = chosen(None, "Folder of another web client.", default_shown="our own page")
+    static: Path | None = chosen(None, "Folder of another web client.", "our own page")
 
     def __post_init__(self) -> None:
         if self.token == "":

@@ -9,14 +9,14 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from personaplex_cli.cli.completion import COMPLETERS
+from personaplex_cli.cli.completion import completer
 from personaplex_cli.library.settings import variable
 
 
 def bound(command: Callable[..., None]) -> Callable[..., None]:
     """The command as Typer wants it. Each parameter whose type is a dataclass of `options.py` becomes its fields."""
     parameters = inspect.signature(command).parameters.values()
-    groups = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
+    groups: dict[str, Any] = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
 
     @wraps(command)
     def build_and_call(**values: Any) -> None:
@@ -49,14 +49,14 @@ def _options(group: type) -> Iterator[Parameter]:
             envvar=variable(known["variable"]) if known["variable"] else None,
             show_envvar=False,
             rich_help_panel=known["panel"],
-            show_default=known.get("default_shown", True),
+            show_default=known["shown"] or True,
             min=known.get("min"),
             max=known.get("max"),
-            autocompletion=COMPLETERS.get(each.name),
+            autocompletion=completer(each.name),
         )
         default = None if each.default == () else each.default
-        annotation = Annotated[_plain(types[each.name]), option]
-        yield Parameter(each.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        kind = _plain(types[each.name])
+        yield Parameter(each.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
 def _plain(kind: Any) -> Any:

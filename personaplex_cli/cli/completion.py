@@ -51,25 +51,24 @@ def _words(text: str) -> Offers:
     return [(word, "") for word in text.split()]
 
 
-def _never_failing(offers: Callable[[], Offers]) -> Callable[[], Offers]:
+OFFERS: Mapping[str, Callable[[], Offers]] = {
+    "voice": _voices,
+    "persona": _personas,
+    "model": _models,
+    "input_device": partial(_sound_devices, "inputs"),
+    "output_device": partial(_sound_devices, "outputs"),
+    "device": partial(_words, "auto cuda mps cpu"),
+    "precision": partial(_words, "auto bf16 fp16 fp32 int8 int4"),
+    "theme": partial(_words, "auto light dark none"),
+}
+
+
+def completer(option: str) -> Callable[[], Offers] | None:
+    """What Typer calls for the option of that name, and filters by what is typed; None for one without offers."""
+
     def complete() -> Offers:
         with suppress(Exception):
-            return offers()
+            return OFFERS[option]()
         return []
 
-    return complete
-
-
-COMPLETERS: Mapping[str, Callable[[], Offers]] = {
-    name: _never_failing(offers)
-    for name, offers in {
-        "voice": _voices,
-        "persona": _personas,
-        "model": _models,
-        "input_device": partial(_sound_devices, "inputs"),
-        "output_device": partial(_sound_devices, "outputs"),
-        "device": partial(_words, "auto cuda mps cpu"),
-        "precision": partial(_words, "auto bf16 fp16 fp32 int8 int4"),
-        "theme": partial(_words, "auto light dark none"),
-    }.items()
-}
+    return complete if option in OFFERS else None

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from personaplex_cli.cli.completion import COMPLETERS
+from personaplex_cli.cli.completion import completer
 from personaplex_cli.cli.terminal import show_list
 from personaplex_cli.library import catalog
 
@@ -29,7 +29,7 @@ def personas(context: typer.Context, as_json: AsJson = False) -> None:
 @personas_app.command("show")
 def show_persona(
     name: Annotated[
-        str, typer.Argument(help="A name from `personaplex personas`.", autocompletion=COMPLETERS["persona"])
+        str, typer.Argument(help="A name from `personaplex personas`.", autocompletion=completer("persona"))
     ],
 ) -> None:
     """Show one persona: its voice and its whole prompt."""

@@ -57,7 +57,9 @@ class ProgramStack(ExitStack):
     def _end(self, end: Callable[[], bool]) -> None:
         self._ended = end()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> bool | None:
         try:
             return super().__exit__(kind, error, at)
         finally:
