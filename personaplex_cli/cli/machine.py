@@ -49,8 +49,7 @@ def bench(
         from personaplex_cli.loader.load import NOISE_VOICE, load, load_random
 
         if work.random_weights:
-            character = replace(character, voice="noise", sound=NOISE_VOICE)
-            start = partial(load_random, model, screen.show)
+            character, start = replace(character, sound=NOISE_VOICE), partial(load_random, model, screen.show)
         else:
             start = partial(load, model, screen.show, character)
         report = program.measure(start, character, sound, work, screen.show)

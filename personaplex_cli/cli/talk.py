@@ -1,4 +1,4 @@
-"""The commands that hold a conversation: with recordings, with a microphone, with whoever connects."""
+"""The commands that hold a conversation: with recordings, with a microphone, over the network."""
 
 import sys
 from contextlib import closing
@@ -111,7 +111,7 @@ def serve(*, access: AccessOptions, terms: ServeOptions, model: LiveModelOptions
 def start(
     remote: RemoteOptions, model: ModelOptions, character: Character, listen: Listener, paced: bool = False
 ) -> "Engine":
-    """The engine that answers: on a server, or here. It may take minutes, and raises what it fails of."""
+    """The engine that answers: on a server, or here, where loading may take minutes. Raises what stopped it."""
     if remote.server:
         from personaplex_cli.client.engine import connect
 
@@ -122,7 +122,7 @@ def start(
 
 
 def check_address(remote: RemoteOptions) -> None:
-    """Refuse the address of a server that is none, before anything opens. Raises UsageError."""
+    """Raises UsageError for what is no address of a server: better before anything opens."""
     if remote.server:
         from personaplex_cli.client.address import server_url
 
