@@ -7,6 +7,7 @@ import math
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from personaplex_cli.errors import UsageError
 from personaplex_cli.options import chosen
@@ -23,8 +24,9 @@ class Sampling:
     The defaults are the reference's. Raises UsageError for values out of range.
     """
 
-    seed: int | None = chosen(None, "Makes the answer repeatable.", default_shown="random")
-    greedy: bool = chosen(False, "Always take the likeliest token.")
+    panel: ClassVar[str] = "Sampling"
+    seed: int | None = chosen(None, "Makes the answer repeatable.", "random")
+    greedy: bool = chosen(False, "Always take the most likely token.")
     audio_temperature: float = chosen(0.8, "0 to 5.")
     audio_top_k: int = chosen(250, "1 to 2048.")
     text_temperature: float = chosen(0.7, "0 to 5.")

@@ -9,7 +9,7 @@ Each error says in one sentence what happened and in another what to do; `exit_c
     ├── DeviceError               5   the GPU is missing, unfit or out of memory
     └── NetworkError              6   the network or a server
 
-This module knows nothing of terminals: `cli.py` turns errors into text and exit codes.
+This module knows nothing of terminals: `cli/main.py` turns errors into text and exit codes.
 """
 
 from collections.abc import Iterable

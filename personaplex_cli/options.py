@@ -5,25 +5,33 @@ Knows no command line: any program or test may build these by hand.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from personaplex_cli.errors import UsageError
 
 DEFAULT_MODEL = "nvidia/personaplex-7b-v1"
 DEMO = "demo"  # the name of the model that is made here and needs no download
 DEFAULT_PERSONA = "teacher"
 PORT = 8998  # of Moshi's servers
+MAX_TAIL = 600  # seconds; more is a mistake
 
 
-def chosen(default: Any, help: str, **more: Any) -> Any:
-    """A field that is an option. `more` says what `cli/binding` must know beyond name, type, default and help."""
-    return field(default=default, metadata={"help": help, **more})
+def chosen(default: Any, help: str, shown: str | None = None, **more: Any) -> Any:
+    """A field that is an option. `shown` is what help gives as the default, instead of None. `more` may have:
+
+    `min` and `max`; `paired`, for a flag that also has a --no-; `panel`, the part of the help, else that of the class;
+    `variable`, which names the environment variable if the field does not; None if there is none.
+    """
+    return field(default=default, metadata={"help": help, "shown": shown, **more})
 
 
 @dataclass(frozen=True)
 class ModelFilesOptions:
     """Which model."""
 
+    panel: ClassVar[str] = "Machine"
     model: str = chosen(DEFAULT_MODEL, "demo, a folder, or a Hugging Face ORG/REPO.")
-    revision: str | None = chosen(None, "Branch, tag or commit of the repository.", default_shown="main")
+    revision: str | None = chosen(None, "Branch, tag or commit of the repository.", "main")
 
     @property
     def model_name(self) -> str:
@@ -45,7 +53,7 @@ class ModelOptions(DeviceOptions):
     """How a model shall run."""
 
     cpu_offload: bool = chosen(
-        False, "Keep layers that do not fit in main memory: for files; mostly too slow for talking."
+        False, "Keep layers that do not fit on the GPU in main memory: for files; mostly too slow to talk.", paired=True
     )
 
     @property
@@ -58,7 +66,7 @@ class ModelOptions(DeviceOptions):
 class LiveModelOptions(ModelOptions):
     """How a model shall run that someone talks with."""
 
-    force: bool = chosen(False, "Talk even if this is bound to be too slow for it.", environment=False)
+    force: bool = chosen(False, "Talk even if this machine is bound to be too slow.", variable=None)
 
     @property
     def live(self) -> bool:
@@ -66,87 +74,124 @@ class LiveModelOptions(ModelOptions):
 
 
 @dataclass(frozen=True)
-class CharacterOptions:
+class VoiceOptions:
+    """Who speaks, by names; without a voice it is the persona's."""
+
+    voice: str | None = chosen(None, "A name from `personaplex voices`, or a sample of speech.", "the persona's")
+    persona: str = chosen(DEFAULT_PERSONA, "A name from `personaplex personas`.")
+
+
+@dataclass(frozen=True)
+class CharacterOptions(VoiceOptions):
     """Who speaks, by names. `prompt` replaces the persona's text."""
 
-    voice: str | None = chosen(None, "A name from `personaplex voices`, or a sample of speech.")
-    persona: str = chosen(DEFAULT_PERSONA, "A name from `personaplex personas`.")
-    prompt: str | None = chosen(None, "Text that replaces the persona's; @FILE reads it.")
+    prompt: str | None = chosen(None, "Text that replaces the persona's; @FILE reads it.", "the persona's")
 
 
 @dataclass(frozen=True)
 class SoundCardOptions:
     """Which devices (an index or a part of the name; None for the system's), which rate (None: 24 kHz if possible)."""
 
-    input_device: int | str | None = chosen(None, "Microphone: an index or a part of its name.")
-    output_device: int | str | None = chosen(None, "Speaker: an index or a part of its name.")
-    device_rate: int | None = chosen(None, "Hertz of the sound card.")
+    panel: ClassVar[str] = "Sound"
+    input_device: int | str | None = chosen(None, "Microphone: an index or a part of its name.", "system's")
+    output_device: int | str | None = chosen(None, "Speaker: an index or a part of its name.", "system's")
+    device_rate: int | None = chosen(None, "Sample rate of the sound card in hertz.", "24000 if it can")
 
 
 @dataclass(frozen=True)
 class LiveSoundCardOptions(SoundCardOptions):
     """The same, and whether the agent's voice is removed from the microphone."""
 
-    echo_cancel: bool = chosen(False, "For loudspeakers: take the agent's voice out of the microphone.")
+    echo_cancel: bool = chosen(False, "For loudspeakers: remove the agent's voice from the microphone.", paired=True)
 
 
 @dataclass(frozen=True)
 class RemoteOptions:
     """A server elsewhere, and how to get in; `server` as people write it, None for a model here."""
 
-    server: str | None = chosen(None, "Talk with a server: HOST, HOST:PORT, ws://... or wss://...")
-    token: str | None = chosen(None, "What the server wants to see.")
+    panel: ClassVar[str] = "A GPU elsewhere"
+    server: str | None = chosen(
+        None, "Talk with a server: HOST, HOST:PORT, ws://... or wss://...", "the model runs here", variable="server_url"
+    )
+    token: str | None = chosen(None, "The server's access token.", "none")
     insecure: bool = chosen(False, "Trust any certificate, such as a self-signed one.")
+
+    def __post_init__(self) -> None:
+        if self.server and self.token and not (self.token.isascii() and self.token.isprintable()):
+            raise UsageError("The token has characters that cannot be sent.", "Copy it again.")
 
 
 @dataclass(frozen=True)
 class OutputOptions:
     """What is written of each answer beside the agent's voice."""
 
-    stereo: bool = chosen(False, "Write you on the left, the agent on the right.")
-    transcript: bool = chosen(True, "Write the words with their times beside the wav (.json).")
-    srt: bool = chosen(False, "Write subtitles beside the wav (.srt).")
-    tail: float = chosen(0.0, "Seconds of silence to listen to after the recording.")
+    stereo: bool = chosen(False, "Write you on the left, the agent on the right.", variable=None)
+    transcript: bool = chosen(
+        True, "Write the words with their times beside the wav (.json).", paired=True, variable=None
+    )
+    srt: bool = chosen(False, "Write subtitles beside the wav (.srt).", variable=None)
+    tail: float = chosen(0.0, "Seconds of silence to add after the recording.")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tail <= MAX_TAIL:
+            raise UsageError(f"The tail is {self.tail} s.", f"Give a number of seconds from 0 to {MAX_TAIL}.")
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """Where a conversation is recorded, if anywhere."""
+
+    record: Path | None = chosen(None, "Folder in which to keep both voices and the words.", "nothing is kept")
 
 
 @dataclass(frozen=True)
 class ScreenOptions:
     """How a conversation is shown."""
 
+    panel: ClassVar[str] = "Screen"
     theme: str = chosen("auto", "auto, light, dark or none.")
-    verbose: bool = chosen(False, "Show more log lines.", environment=False)
-    log_file: Path | None = chosen(None, "File that gets states, notes, losses and turns as lines.")
-    json: bool = chosen(False, "One JSON line per event on stdout, no panel.", environment=False)
+    verbose: bool = chosen(False, "Show more log lines.", variable=None)
+    log_file: Path | None = chosen(None, "File for states, notes, losses and turns, one a line.", "none")
+    json: bool = chosen(False, "One JSON line per event on stdout, no panel.", variable=None)
 
 
 @dataclass(frozen=True)
-class ServeOptions:
+class ServeOptions(VoiceOptions):
     """Who talks where a client asks for no one, how many may wait, how long one may talk, where talks are recorded."""
 
-    voice: str | None = chosen(None, "A name from `personaplex voices`, or a sample of speech.")
-    persona: str = chosen(DEFAULT_PERSONA, "A name from `personaplex personas`.")
-    queue: int = chosen(0, "How many may wait while one talks.")
-    max_minutes: float | None = chosen(None, "How long one may talk.")
-    record: Path | None = chosen(None, "Folder in which to keep every conversation.")
+    queue: int = chosen(0, "How many clients may wait while one talks.", min=0, max=1000)
+    max_minutes: float | None = chosen(None, "How long one may talk.", "no limit", min=0.01)
+    record: Path | None = chosen(None, "Folder in which to keep every conversation.", "nothing is kept")
 
 
 @dataclass(frozen=True)
 class AccessOptions:
-    """How a server is reached, and by whom."""
+    """How a server is reached, and by whom. Raises UsageError for what cannot be."""
 
-    host: str = chosen("127.0.0.1", "The address to listen at; 0.0.0.0 for every network.")
-    port: int = chosen(PORT, "0 takes any that is free.")
-    token: str | None = chosen(None, "What clients must know to get in.")
-    ssl_cert: Path | None = chosen(None, "Certificate, for https and wss.")
-    ssl_key: Path | None = chosen(None, "The certificate's key.")
-    origin: tuple[str, ...] = chosen((), "Another web page that may connect, as https://HOST; several times.")
-    static: Path | None = chosen(None, "Folder of another web client.")
+    panel: ClassVar[str] = "Who gets in"
+    host: str = chosen("127.0.0.1", "The address to listen on; 0.0.0.0 for every network.", panel=None)
+    port: int = chosen(PORT, "0 takes any free port.", panel=None, min=0, max=65535)
+    token: str | None = chosen(None, "The token that clients must send.", "none")
+    ssl_cert: Path | None = chosen(None, "Certificate, for https and wss.", "none")
+    ssl_key: Path | None = chosen(None, "The certificate's key.", "none")
+    origin: tuple[str, ...] = chosen(
+        (), "Another web page that may connect, as https://HOST; several times.", "only our own", variable=None
+    )
+    static: Path | None = chosen(None, "Folder of another web client.", "our own page")
+
+    def __post_init__(self) -> None:
+        if self.token == "":
+            raise UsageError("The token is empty.", "Give a long one that is hard to guess, or none.")
+        if (self.ssl_cert is None) != (self.ssl_key is None):
+            raise UsageError("A certificate and its key belong together.", "Give both --ssl-cert and --ssl-key.")
+        if self.static is not None and not (self.static / "index.html").is_file():
+            raise UsageError(f"{self.static} has no index.html.", "Give the folder of a built web client to --static.")
 
 
 @dataclass(frozen=True)
 class BenchOptions:
     """What is measured: `frames`, after so many positions of context."""
 
-    frames: int = chosen(250, "Frames of 80 ms to measure.")
-    context_fill: int = chosen(0, "Positions of context that are filled before measuring.")
-    random_weights: bool = chosen(False, "The real sizes without any download: speed only.")
+    frames: int = chosen(250, "Frames of 80 ms to measure.", variable=None, min=1, max=100_000)
+    context_fill: int = chosen(0, "Positions of context to fill before measuring.", variable=None, min=0, max=100_000)
+    random_weights: bool = chosen(False, "Random weights of the real sizes: no download, speed only.", variable=None)

@@ -1,85 +1,70 @@
-"""Options that several commands share, each declared once. All may be set by environment variables too."""
+"""From dataclasses to a command line: Typer sees an option for each field, a command gets the built objects."""
 
-from typing import Annotated, Any
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import Field, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from personaplex_cli.cli.completion import completer
 from personaplex_cli.library.settings import variable
 
 
-def option(name: str, *flags: str, group: str | None = None, **more: Any) -> Any:
-    """A Typer option that may also be set by its environment variables (see `library/settings.py`)."""
-    flags = flags or (f"--{name.replace('_', '-')}",)
-    return typer.Option(*flags, envvar=variable(name), rich_help_panel=group, show_envvar=False, **more)
+def bound(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer wants it. Each parameter whose type is a dataclass of `options.py` becomes its fields."""
+    parameters = inspect.signature(command).parameters.values()
+    groups: dict[str, Any] = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
+
+    @wraps(command)
+    def build_and_call(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{each.name: _value(each, values.pop(each.name)) for each in fields(group)})
+        command(**values)
+
+    plain = [option for each in parameters for option in (_options(each.annotation) if each.name in groups else [each])]
+    build_and_call.__signature__ = inspect.Signature(plain)  # type: ignore[attr-defined]
+    build_and_call.__annotations__ = {each.name: each.annotation for each in plain}
+    return build_and_call
 
 
-SAMPLING = "Sampling"
-MACHINE = "Machine"
-SERVER = "A GPU elsewhere"
-ACCESS = "Who gets in"
-SOUND = "Sound"
-SCREEN = "Screen"
+def settable(group: Any) -> dict[str, dict[str, list[str]]]:
+    """The options of each command that config.toml may set, with their environment variables: those that have any."""
+    return {
+        name: {each.name: each.envvar for each in command.params if getattr(each, "envvar", None)}
+        for name, command in group.commands.items()
+    }
 
-Model = Annotated[str, option("model", group=MACHINE, help="demo, a folder, or a Hugging Face ORG/REPO.")]
-Revision = Annotated[
-    str | None, option("revision", group=MACHINE, help="Branch, tag or commit of the repository.", show_default="main")
-]
-Device = Annotated[str, option("device", group=MACHINE, help="auto, cuda, cuda:N, mps or cpu.")]
-Precision = Annotated[
-    str, option("precision", group=MACHINE, help="auto, bf16, fp16, fp32, int8, or int4 (experimental).")
-]
-Offload = Annotated[
-    bool,
-    option(
-        "cpu_offload",
-        "--cpu-offload/--no-cpu-offload",
-        group=MACHINE,
-        help="Keep layers that do not fit in main memory: for files; mostly too slow for talking.",
-    ),
-]
-ServerUrl = Annotated[
-    str | None,
-    option(
-        "server_url",
-        "--server",
-        group=SERVER,
-        help="TokenGenerator with a server: HOST, HOST:PORT, ws://... or wss://...",
-        show_default="the model runs here",
-    ),
-]
-Token = Annotated[str | None, option("token", group=SERVER, help="What the server wants to see.", show_default="none")]
-Insecure = Annotated[
-    bool, option("insecure", "--insecure", group=SERVER, help="Trust any certificate, such as a self-signed one.")
-]
-Force = Annotated[
-    bool,
-    typer.Option(
-        "--force", rich_help_panel=MACHINE, help="TokenGenerator even if this is bound to be too slow for it."
-    ),
-]
-VoiceName = Annotated[
-    str | None,
-    option("voice", help="A name from `personaplex voices`, or a sample of speech.", show_default="the persona's"),
-]
-PersonaName = Annotated[str, option("persona", help="A name from `personaplex personas`.")]
-PromptText = Annotated[
-    str | None, option("prompt", help="Text that replaces the persona's; @FILE reads it.", show_default="the persona's")
-]
-Seed = Annotated[int | None, option("seed", group=SAMPLING, help="Makes the answer repeatable.", show_default="random")]
-Greedy = Annotated[bool, option("greedy", "--greedy", group=SAMPLING, help="Always take the likeliest token.")]
-AudioTemperature = Annotated[float, option("audio_temperature", group=SAMPLING, help="0 to 5.")]
-AudioTopK = Annotated[int, option("audio_top_k", group=SAMPLING, help="1 to 2048.")]
-TextTemperature = Annotated[float, option("text_temperature", group=SAMPLING, help="0 to 5.")]
-TextTopK = Annotated[int, option("text_top_k", group=SAMPLING, help="1 to 2048.")]
-InputDevice = Annotated[
-    str | None,
-    option("input_device", group=SOUND, help="Microphone: an index or a part of its name.", show_default="system's"),
-]
-OutputDevice = Annotated[
-    str | None,
-    option("output_device", group=SOUND, help="Speaker: an index or a part of its name.", show_default="system's"),
-]
-DeviceRate = Annotated[
-    int | None, option("device_rate", group=SOUND, help="Hertz of the sound card.", show_default="24000 if it can")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+
+def _options(group: type) -> Iterator[Parameter]:
+    types = get_type_hints(group)
+    for each in fields(group):
+        known = {"panel": getattr(group, "panel", None), "variable": each.name, **each.metadata}
+        flag = each.name.replace("_", "-")
+        option = typer.Option(
+            f"--{flag}/--no-{flag}" if known.get("paired") else f"--{flag}",
+            help=known["help"],
+            envvar=variable(known["variable"]) if known["variable"] else None,
+            show_envvar=False,
+            rich_help_panel=known["panel"],
+            show_default=known["shown"] or True,
+            min=known.get("min"),
+            max=known.get("max"),
+            autocompletion=completer(each.name),
+        )
+        default = None if each.default == () else each.default
+        kind = _plain(types[each.name])
+        yield Parameter(each.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def _plain(kind: Any) -> Any:
+    """A type that Typer knows: a text where an index will do as well, a list for a tuple."""
+    if get_origin(kind) is tuple:
+        return list[str] | None
+    return str | None if {int, str} <= set(get_args(kind)) else kind
+
+
+def _value(each: Field[Any], value: Any) -> Any:
+    return tuple(value or ()) if isinstance(each.default, tuple) else value

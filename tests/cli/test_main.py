@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from personaplex_cli import __version__, cli
+from personaplex_cli import __version__
+from personaplex_cli.cli.main import program
 
 
 @pytest.fixture(autouse=True)
@@ -17,22 +18,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_voices_are_lines_on_a_pipe_and_objects_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.program(["voices"]) == 0
+    assert program(["voices"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 18 and all(line.count("\t") == 2 for line in lines)
-    assert cli.program(["voices", "--json"]) == 0
+    assert program(["voices", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [voice["name"] for voice in listed] == [line.split("\t")[0] for line in lines]
 
 
 def test_personas_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.program(["personas", "--json"]) == 0
+    assert program(["personas", "--json"]) == 0
     names = [persona["name"] for persona in json.loads(capsys.readouterr().out)]
     assert names == ["assistant", "astronaut", "chef", "customer_service", "teacher"]
     for name in names:
-        assert cli.program(["personas", "show", name]) == 0
+        assert program(["personas", "show", name]) == 0
         assert capsys.readouterr().out.splitlines()[0].startswith(name)
-    assert cli.program(["personas", "show", "cheff"]) == 2
+    assert program(["personas", "show", "cheff"]) == 2
     assert "Did you mean chef?" in capsys.readouterr().err
 
 
@@ -40,7 +41,7 @@ def test_the_users_own_files_are_listed(user_folders: Path, capsys: pytest.Captu
     own = Path(os.environ["XDG_CONFIG_HOME"]) / "personaplex/personas"
     own.mkdir(parents=True)
     (own / "pirate.toml").write_text('prompt = "You enjoy having a good conversation."\ndescription = "Ahoy"')
-    assert cli.program(["personas"]) == 0
+    assert program(["personas"]) == 0
     assert "pirate\tAhoy\tNATF2" in capsys.readouterr().out
 
 
@@ -51,20 +52,20 @@ def test_settings_of_the_config_file_reach_the_command(
     folder.mkdir(parents=True)
     Path("a.wav").touch()
     (folder / "config.toml").write_text('persona = "nobody"')
-    assert cli.program(["run", "a.wav"]) == 2
+    assert program(["run", "a.wav"]) == 2
     assert "no persona named 'nobody'" in capsys.readouterr().err
     monkeypatch.setenv("DEFAULT_PERSONA", "noone")
-    assert cli.program(["run", "a.wav"]) == 2
+    assert program(["run", "a.wav"]) == 2
     assert "no persona named 'noone'" in capsys.readouterr().err
-    assert cli.program(["run", "a.wav", "--persona", "nemo"]) == 2
+    assert program(["run", "a.wav", "--persona", "nemo"]) == 2
     assert "no persona named 'nemo'" in capsys.readouterr().err
     (folder / "config.toml").write_text('personna = "teacher"')
-    assert cli.program(["run", "a.wav"]) == 2
+    assert program(["run", "a.wav"]) == 2
     assert "persona" in capsys.readouterr().err
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.program(["--version"]) == 0
+    assert program(["--version"]) == 0
     assert capsys.readouterr().out == f"personaplex {__version__}\n"
 
 

@@ -1,0 +1,58 @@
+"""The way out of a program whose thread may be busy."""
+
+import os
+
+import pytest
+
+from personaplex_cli.cli.terminal import INTERRUPTED, ProgramStack
+
+
+class Exit(BaseException):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(code: int) -> None:
+        raise Exit(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+
+
+def hold(end: object, error: BaseException | None = None) -> list[str]:
+    """Open a screen and a program that ends so, perhaps with an error; returns what was closed, in order."""
+    closed: list[str] = []
+
+    def ends() -> bool:
+        closed.append("program")
+        if isinstance(end, BaseException):
+            raise end
+        return bool(end)
+
+    try:
+        with ProgramStack() as stack:
+            stack.callback(closed.append, "screen")
+            stack.ends(ends)
+            if error:
+                raise error
+    except Exit as left:
+        closed.append(str(left))
+    return closed
+
+
+def test_the_program_ends_before_its_screen_closes() -> None:
+    assert hold(True) == ["program", "screen"]
+    with pytest.raises(KeyError):
+        hold(True, KeyError())
+
+
+def test_a_thread_that_goes_on_ends_with_the_process(capsys: pytest.CaptureFixture[str]) -> None:
+    assert hold(False) == ["program", "screen", "0"]
+    assert hold(False, KeyboardInterrupt()) == ["program", "screen", str(INTERRUPTED)]
+    assert hold(KeyboardInterrupt(), KeyboardInterrupt()) == ["program", "screen", str(INTERRUPTED)]
+    assert capsys.readouterr().err == "Stopped.\n" * 3
+
+
+def test_what_never_started_need_not_end() -> None:
+    with pytest.raises(KeyError), ProgramStack():
+        raise KeyError
