@@ -1,6 +1,7 @@
-"""Checkpoints whose weights follow a formula, so that golden tokens need no stored weights."""
+"""Checkpoints whose weights follow a formula, so that golden tokens need no stored weights; and talks in tokens."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,81 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from moshi.models import LMModel
 from safetensors.torch import save_file
 
+from personaplex_cli.character import Sampling
 from personaplex_cli.engine.generator import TokenGenerator
-from personaplex_cli.library.spec import sizes_with
+from personaplex_cli.engine.pipeline import FramePipeline
+from personaplex_cli.engine.prefill import read_prompt
+from personaplex_cli.engine.prompt_cache import PromptCache
+from personaplex_cli.engine.prompting import Layout
+from personaplex_cli.engine.slot import Slot
+from personaplex_cli.engine.staging import StagingBuffer
+from personaplex_cli.engine.transformer import Layer
+from personaplex_cli.library.spec import CODEBOOKS, PERSONAPLEX, ModelSpec, spec_with
 from personaplex_cli.loader.checkpoint import load_lm
 from personaplex_cli.loader.precision import Precision
+from personaplex_cli.samples import FRAME
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", torch.float32)
+
+
+class CodesCodec:
+    """In place of Mimi: a frame of sound is codes, written into its first samples; what is decoded is silence."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sound = StagingBuffer(device, heard=((1, 1, FRAME), torch.float32))
+        self._silence = torch.zeros(1, FRAME, device=device)
+
+    def encode(self) -> torch.Tensor:
+        return self.sound.device["heard"][:, 0, :CODEBOOKS].long()
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return self._silence
+
+
+class NoWords:
+    """In place of a tokenizer: all tokens are silent."""
+
+    def get_piece_size(self) -> int:
+        return 0
+
+
+class TokenTalk:
+    """A conversation in tokens: the real pipeline, without sound and words."""
+
+    def __init__(
+        self,
+        lm: LMModel,
+        spec: ModelSpec = PERSONAPLEX,
+        layers: Iterable[Layer] | None = None,
+        prompts: PromptCache | None = None,
+    ) -> None:
+        self.lm = lm
+        self.spec = spec
+        self.generator = TokenGenerator(lm, layers)
+        self.slot = Slot(self.generator.embeddings, NoWords(), spec)
+        self.pipeline = FramePipeline(self.generator, CodesCodec(self.generator.device), [self.slot])
+        self.prompts = prompts or PromptCache()
+
+    @torch.inference_mode()
+    def begin(self, layout: Layout, sampling: Sampling) -> None:
+        read_prompt(self.generator, self.prompts, 0, self.slot, layout, sampling, sampling.seed or 0)
+
+    def step(self, user: torch.Tensor, silent: bool = False) -> tuple[int, list[int]]:
+        """The user's codes [8] of one frame -> the agent's text token and codes (8) of the same frame."""
+        heard = np.zeros(FRAME, dtype=np.float32)
+        heard[:CODEBOOKS] = user.numpy()
+        text, *codes = self.pipeline.run({0: heard}, [0] if silent else []).pop(0).tokens
+        return text, codes
+
+    @torch.inference_mode()
+    def read(self, columns: torch.Tensor, first: int) -> torch.Tensor:
+        """The output of the last of some positions [17, t], which begin at `first`."""
+        span = self.generator.cache.upto(self.generator.cache.context)
+        return self.generator.read(self.generator.embed(columns), torch.tensor([first]), span)
 
 
 @dataclass(frozen=True)
@@ -27,9 +94,13 @@ class Golden:
     data: dict[str, Any]
 
     @property
-    def sizes(self) -> dict[str, Any]:
+    def spec(self) -> ModelSpec:
         # The file's 16 depformer steps are cut to 8 on loading.
-        return sizes_with({"lm": {**self.data["lm"], "dep_q": 8}}).lm
+        return spec_with({"lm": {**self.data["lm"], "dep_q": 8}})
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return dict(self.spec.lm)
 
     @property
     def saved_voice(self) -> Path:
@@ -42,10 +113,11 @@ class Golden:
         save_file({name: self._tensor(name, shape) for name, shape in self.data["tensors"].items()}, path)
         return path
 
-    def talk(self, folder: Path, **sizes: Any) -> TokenGenerator:
+    def talk(self, folder: Path, prompts: PromptCache | None = None, **sizes: Any) -> TokenTalk:
         """The model in fp32 on the CPU, through the real loader."""
-        weights = self.write_weights(folder / "model.safetensors")
-        return TokenGenerator(load_lm(weights, {**self.sizes, **sizes}, FP32, lambda name: CPU))
+        weights = self.write_weights(folder / self.spec.weights_file)
+        lm = load_lm(weights, {**self.sizes, **sizes}, FP32, lambda name: CPU)
+        return TokenTalk(lm, self.spec, prompts=prompts)
 
     def _tensor(self, name: str, shape: list[int]) -> torch.Tensor:
         if name.endswith("alpha"):

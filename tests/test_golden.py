@@ -18,8 +18,8 @@ def test_tokens_are_the_references(golden_path: Path, voice_as: str, tmp_path: P
     if voice_as == "saved":
         if not golden.saved_voice.exists():
             pytest.skip("this golden file has no saved voice")
-        voice = load_saved_voice(golden.saved_voice, talk.lm.dim, talk.rows)
-    talk.begin(lay_out(voice, golden.data["text_prompt"], talk.rows), Sampling(greedy=True))
+        voice = load_saved_voice(golden.saved_voice, talk.spec)
+    talk.begin(lay_out(voice, golden.data["text_prompt"], talk.spec), Sampling(greedy=True))
 
     # The last frame's answer has no column in the golden file: the reference would give it a call later.
     answers = [talk.step(user) for user in golden.codes("user").T[:-1]]

@@ -46,12 +46,12 @@ def bench(
     character = find_character(CharacterOptions(who.voice, who.persona), Sampling(seed=0))
     sound = read_recording(recording) if recording else SILENT_FRAME
     with ProgressScreen(stderr()) as screen:
-        from personaplex_cli.loader.load import NOISE_VOICE, load, load_random
+        from personaplex_cli.loader.load import NOISE_VOICE, load_cold, load_random
 
         if work.random_weights:
             character, start = replace(character, sound=NOISE_VOICE), partial(load_random, model, screen.show)
         else:
-            start = partial(load, model, screen.show, character)
+            start = partial(load_cold, model, screen.show)
         report = program.measure(start, character, sound, work, screen.show)
     report["model"] = "random weights of the 7B's sizes" if work.random_weights else model.model
     show_table(stderr(), ["ms", "p50", "p95", "p99.9", "max"], program.rows(report))

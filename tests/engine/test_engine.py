@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,30 @@ import pytest
 import torch
 
 from personaplex_cli.audio.recording import Recording
-from personaplex_cli.character import Prompt, Sampling
-from personaplex_cli.conversation import converse
-from personaplex_cli.engine.engine import Engine
+from personaplex_cli.character import Character, Sampling
+from personaplex_cli.conversation import Conversation, Reply, converse, converse_all
+from personaplex_cli.engine import engine as engine_room
+from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.errors import DeviceError, ModelError, UsageError
-from personaplex_cli.events import Event, Note
-from personaplex_cli.library.weights import VOICES, ModelFiles, open_folder, voice_file
-from personaplex_cli.loader.device import choose_device, out_of_memory_explained
-from personaplex_cli.loader.load import Demand, load_engine
-from personaplex_cli.loader.precision import precision_for
-from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
+from personaplex_cli.events import Began, Ended, Event, Note, Phase, State
+from personaplex_cli.library.spec import PERSONAPLEX
+from personaplex_cli.library.weights import open_folder, voice_file
+from personaplex_cli.loader.load import load, load_cold
+from personaplex_cli.options import ModelOptions
+from personaplex_cli.samples import FRAME, SAMPLE_RATE, SILENT_FRAME, Samples
+
+KIND = Character("kind", "You are kind.", "NATF2", "NATF2.pt", Sampling(seed=3))
+BARE = replace(KIND, prompt="")
+
+
+def loaded(folder: Path, precision: str = "auto", cpu_offload: bool = False) -> tuple[LocalEngine, list[Event]]:
+    heard: list[Event] = []
+    return load_cold(ModelOptions(str(folder), None, "cpu", precision, cpu_offload), heard.append), heard
 
 
 @pytest.fixture
-def files(demo_folder: Path) -> ModelFiles:
-    return open_folder(demo_folder)
-
-
-def load(files: ModelFiles, precision: str = "auto", cpu_offload: bool = False) -> tuple[Engine, list[Event]]:
-    heard: list[Event] = []
-    return load_engine(files, Demand("cpu", precision, cpu_offload), heard.append), heard
+def engine(demo_folder: Path) -> LocalEngine:
+    return loaded(demo_folder)[0]
 
 
 def speech(seconds: float, seed: int = 0) -> Samples:
@@ -37,36 +42,51 @@ def speech(seconds: float, seed: int = 0) -> Samples:
     return (random.standard_normal(round(seconds * SAMPLE_RATE)) * 0.1).astype(np.float32)
 
 
-def held(engine: Engine, prompt: Prompt, recording: Samples) -> tuple[Samples, list[str]]:
-    engine.begin(prompt)
+def held(engine: LocalEngine, character: Character, recording: Samples) -> tuple[Samples, list[str]]:
     audio = Recording(recording)
-    texts = [step.text for step in converse(engine, audio)]
+    texts = [step.text for step in converse(engine, audio, character)]
     return audio.answer, texts
 
 
-def saved_voice(files: ModelFiles, name: str = "NATF2") -> Path:
-    return voice_file(files, f"{name}.pt")
+def begun(engine: LocalEngine, character: Character) -> list[Event | Exception]:
+    """What happens while the prompt of a character is read."""
+    engine.begin(0, character)
+    return [event for _, event in engine.prefill() or ()]
 
 
-def test_same_prompt_and_seed_same_talk_also_the_second_time(files: ModelFiles) -> None:
-    engine, _ = load(files)
-    prompt = Prompt("You are kind.", saved_voice(files), Sampling(seed=3))
-    first, text = held(engine, prompt, speech(1))
-    held(engine, Prompt("", speech(0.5, seed=9), Sampling(seed=4)), speech(1, seed=5))
-    second, same_text = held(engine, prompt, speech(1))
+def prompt_frames(engine: LocalEngine, character: Character) -> int:
+    began = begun(engine, character)[-1]
+    assert isinstance(began, Began), began
+    return began.prompt_frames
+
+
+def test_same_prompt_and_seed_same_talk_also_the_second_time(engine: LocalEngine) -> None:
+    first, text = held(engine, KIND, speech(1))
+    held(engine, replace(BARE, sound=speech(0.5, seed=9), sampling=Sampling(seed=4)), speech(1, seed=5))
+    second, same_text = held(engine, KIND, speech(1))
     assert np.array_equal(first, second) and text == same_text
     assert len(first) == SAMPLE_RATE and np.abs(first).max() > 0
 
 
+def test_without_a_seed_each_talk_draws_its_own_and_says_which(engine: LocalEngine) -> None:
+    free = replace(KIND, sampling=Sampling())
+    conversations = [Conversation(free, Recording(speech(0.2))) for _ in range(2)]
+    seeds = [event.seed for _, event in converse_all(engine, conversations) if isinstance(event, Began)]
+    assert len(set(seeds)) == 2
+    again = replace(KIND, sampling=Sampling(seed=seeds[0]))
+    repeated = Recording(speech(0.2))
+    list(converse(engine, repeated, again))
+    assert np.array_equal(repeated.answer, conversations[0].audio.answer)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("change", ["voice", "text", "seed", "sound"])
-def test_everything_that_is_asked_for_makes_a_difference(files: ModelFiles, change: str) -> None:
-    engine, _ = load(files)
+def test_everything_that_is_asked_for_makes_a_difference(engine: LocalEngine, change: str) -> None:
     usual: dict[str, Any] = {"voice": "NATF2", "text": "You are kind.", "seed": 1, "sound": 1}
     other = {**usual, change: {"voice": "VARM3", "text": "You are rude.", "seed": 2, "sound": 2}[change]}
     answers = [
         held(
             engine,
-            Prompt(each["text"], saved_voice(files, each["voice"]), Sampling(seed=each["seed"])),
+            Character("someone", each["text"], each["voice"], f"{each['voice']}.pt", Sampling(seed=each["seed"])),
             speech(1, each["sound"]),
         )
         for each in (usual, other)
@@ -74,190 +94,157 @@ def test_everything_that_is_asked_for_makes_a_difference(files: ModelFiles, chan
     assert not np.array_equal(answers[0][0], answers[1][0])
 
 
-def test_what_the_user_says_is_heard_at_once_and_never_before(files: ModelFiles) -> None:
-    engine, _ = load(files)
-    prompt = Prompt("", saved_voice(files), Sampling(greedy=True))
+def test_what_the_user_says_is_heard_at_once_and_never_before(engine: LocalEngine) -> None:
+    greedy = replace(BARE, sampling=Sampling(greedy=True))
     recording = speech(1)
     for frame in (0, 5):
         louder = recording.copy()
         louder[frame * FRAME : (frame + 1) * FRAME] *= -3
-        (before, _), (after, _) = held(engine, prompt, recording), held(engine, prompt, louder)
+        (before, _), (after, _) = held(engine, greedy, recording), held(engine, greedy, louder)
         assert np.array_equal(before[: frame * FRAME], after[: frame * FRAME])
         differs = np.flatnonzero(before != after)
         # Code 1 is read in call k, the other seven one position later; each alone can be enough.
         assert len(differs) and frame * FRAME <= differs[0] < (frame + 2) * FRAME
 
 
-def test_the_prompt_costs_what_it_says(files: ModelFiles) -> None:
-    engine, _ = load(files)
-    assert engine.begin(Prompt("", saved_voice(files))) == 12 + 6 + 6
-    assert engine.begin(Prompt("", speech(1.0))) == 13 + 6 + 6  # the last frame of the sample is filled up
-    assert engine.begin(Prompt("the", saved_voice(files))) > 12 + 6 + 6
+def test_the_prompt_costs_what_it_says(engine: LocalEngine) -> None:
+    assert prompt_frames(engine, BARE) == 12 + 6 + 6
+    assert prompt_frames(engine, replace(BARE, sound=speech(1.0))) == 13 + 6 + 6  # the sample's last frame is filled up
+    assert prompt_frames(engine, replace(BARE, prompt="the")) > 12 + 6 + 6
 
 
-def test_a_prompt_longer_than_the_context_is_refused_and_the_engine_stays_usable(files: ModelFiles) -> None:
-    engine, _ = load(files)
+def test_began_tells_what_is_needed_to_hold_the_talk_again(engine: LocalEngine, demo_folder: Path) -> None:
+    priming, began = begun(engine, KIND)
+    assert priming == State(Phase.PRIMING) and isinstance(began, Began)
+    assert (began.persona, began.voice, began.device, began.seed) == ("kind", "NATF2", "cpu", 3)
+    assert began.settings["model"] == str(demo_folder) and began.settings["prompt"] == "You are kind."
+    assert began.settings["sampling"]["seed"] == 3 and began.settings["revision"] == "local"
+
+
+def test_a_prompt_that_fills_the_memory_gets_a_note(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_room, "LONG_PROMPT_FRAMES", 20)
+    notes = [event.text for event in begun(engine, KIND) if isinstance(event, Note)]
+    assert len(notes) == 1 and "of the 240 s" in notes[0]
+
+
+def test_a_prompt_longer_than_the_context_is_refused_and_the_engine_stays_usable(engine: LocalEngine) -> None:
     with pytest.raises(UsageError, match="remembers 3000"):
-        engine.begin(Prompt("word " * 3000, saved_voice(files)))
-    assert len(held(engine, Prompt("", saved_voice(files)), speech(0.2))[1]) == 3
+        held(engine, replace(KIND, prompt="word " * 3000), speech(0.2))
+    assert len(held(engine, BARE, speech(0.2))[1]) == 3
 
 
-def test_on_the_cpu_offload_is_said_to_change_nothing(files: ModelFiles) -> None:
-    _, heard = load(files, cpu_offload=True)
+def test_on_the_cpu_offload_is_said_to_change_nothing(demo_folder: Path) -> None:
+    _, heard = loaded(demo_folder, cpu_offload=True)
     assert any("changes nothing" in event.text for event in heard if isinstance(event, Note))
 
 
-def test_on_the_cpu_fewer_bits_are_said_to_cost_time(files: ModelFiles) -> None:
-    _, heard = load(files, "int8")
+def test_on_the_cpu_fewer_bits_are_said_to_cost_time(demo_folder: Path) -> None:
+    _, heard = loaded(demo_folder, "int8")
     assert any("more time" in event.text for event in heard if isinstance(event, Note))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32", "int8", "int4"])
-def test_precisions_run(files: ModelFiles, precision: str) -> None:
-    engine, _ = load(files, precision)
-    assert engine.precision == precision
-    answer, _ = held(engine, Prompt("", saved_voice(files)), speech(0.5))
+def test_precisions_run(demo_folder: Path, precision: str) -> None:
+    engine, _ = loaded(demo_folder, precision)
+    assert engine.model.precision == precision
+    answer, _ = held(engine, BARE, speech(0.5))
     assert np.isfinite(answer).all()
 
 
-def test_a_voice_file_that_fits_another_model_is_refused(files: ModelFiles, tmp_path: Path) -> None:
-    engine, _ = load(files)
+def test_a_voice_that_does_not_fit_is_refused(engine: LocalEngine, tmp_path: Path) -> None:
     golden_voice = Path(__file__).parents[1] / "data/golden/golden-b.voice.pt"
-    with pytest.raises(ModelError, match="another model"):
-        engine.begin(Prompt("", golden_voice))
     page = tmp_path / "voice.pt"
     page.write_text("<html></html>")
-    with pytest.raises(ModelError, match="web page"):
-        engine.begin(Prompt("", page))
+    for sound, kind, message in (
+        (golden_voice, ModelError, "another model"),
+        (page, ModelError, "web page"),
+        ("NATF9.pt", UsageError, "no voice named 'NATF9'"),
+    ):
+        with pytest.raises(kind, match=message):
+            held(engine, replace(BARE, sound=sound), speech(0.1))
 
 
-def test_no_event_and_no_reply_holds_a_tensor(files: ModelFiles) -> None:
-    engine, heard = load(files)
-    engine.begin(Prompt("", saved_voice(files)))
-    reply = engine.step(np.zeros(FRAME, dtype=np.float32))
+def test_a_voice_that_is_not_there_is_refused_while_loading(demo_folder: Path) -> None:
+    with pytest.raises(UsageError, match="no voice named"):
+        load(ModelOptions(str(demo_folder), device="cpu"), rehearsal=replace(BARE, sound="NATF9.pt"))
+
+
+def test_no_event_and_no_reply_holds_a_tensor(demo_folder: Path) -> None:
+    engine, heard = loaded(demo_folder)
+    happened = [*heard, *begun(engine, BARE)]
+    reply = engine.step({0: SILENT_FRAME})[0]
+    assert isinstance(reply, Reply) and reply.timings
     assert type(reply.pcm) is np.ndarray and reply.pcm.dtype == np.float32 and reply.pcm.shape == (FRAME,)
-    values: Sequence[Any] = [reply.text, *vars(reply.timings).values(), *(vars(event) for event in heard)]
+    assert len(reply.tokens) == 9 and all(type(token) is int for token in reply.tokens)
+    values: Sequence[Any] = [reply.text, *vars(reply.timings).values(), *(vars(event).values() for event in happened)]
     assert not any(isinstance(value, torch.Tensor) for value in values)
     assert min(vars(reply.timings).values()) >= 0
 
 
-def test_a_model_folder_needs_no_archive_if_its_voices_are_unpacked(files: ModelFiles, tmp_path: Path) -> None:
-    shutil.copytree(files.folder, tmp_path / "model")
+def test_a_model_folder_needs_no_archive_if_its_voices_are_unpacked(demo_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(demo_folder, tmp_path / "model")
     (tmp_path / "model/voices").mkdir()
-    shutil.copy(saved_voice(files), tmp_path / "model/voices/MINE.pt")
-    (tmp_path / "model" / VOICES).unlink()
+    shutil.copy(voice_file(open_folder(demo_folder), "NATF2.pt"), tmp_path / "model/voices/MINE.pt")
+    assert PERSONAPLEX.voices_file
+    (tmp_path / "model" / PERSONAPLEX.voices_file).unlink()
     assert voice_file(open_folder(tmp_path / "model"), "MINE.pt").parent == tmp_path / "model/voices"
 
 
-class TestDevice:
-    def test_auto_is_the_cpu_where_there_is_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-        device, why = choose_device("auto")
-        assert device.type == "cpu" and "no GPU" in why
-
-    @pytest.mark.parametrize(("name", "message"), [("cuda", "no CUDA device"), ("cuda:3", "no CUDA"), ("mps", "MPS")])
-    def test_a_gpu_that_is_not_there(self, name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-        with pytest.raises(DeviceError, match=message):
-            choose_device(name)
-
-    @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "", "CPU "])
-    def test_no_such_device(self, name: str) -> None:
-        with pytest.raises(UsageError, match="no device"):
-            choose_device(name)
-
-    @pytest.mark.parametrize(
-        ("capability", "architectures", "fits"),
-        [
-            ((8, 9), ["sm_80", "sm_86", "sm_90"], True),
-            ((12, 0), ["sm_80", "sm_90", "compute_90"], True),  # compiled on first use
-            ((12, 0), ["sm_80", "sm_90"], False),
-            ((6, 1), ["sm_70", "sm_90", "compute_90"], False),
-            ((9, 0), ["sm_90a"], True),
-        ],
-    )
-    def test_a_gpu_this_torch_was_not_built_for(
-        self, capability: tuple[int, int], architectures: list[str], fits: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        for name, value in {
-            "is_available": True,
-            "device_count": 2,
-            "get_device_capability": capability,
-            "get_arch_list": architectures,
-            "get_device_name": "Some GPU",
-        }.items():
-            monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-        with pytest.raises(DeviceError, match="cuda:2"):
-            choose_device("cuda:2")
-        if fits:
-            assert choose_device("cuda:1")[0] == torch.device("cuda", 1)
-        else:
-            with pytest.raises(DeviceError, match="not among the GPUs"):
-                choose_device("cuda:1")
-
-    def test_precision_follows_the_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert precision_for("auto", torch.device("cpu")).dtype == torch.float32
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
-        assert precision_for("auto", torch.device("cuda", 0)).name == "fp16"
-        assert precision_for("int8", torch.device("cuda", 0)).dtype == torch.float16
-        with pytest.raises(UsageError, match="Old GPU cannot"):
-            precision_for("bf16", torch.device("cuda", 0))
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-        assert precision_for("auto", torch.device("cuda", 0)).name == "bf16"
-        with pytest.raises(UsageError, match="no precision"):
-            precision_for("int3", torch.device("cpu"))
-
-    @pytest.mark.parametrize(
-        "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: x")]
-    )
-    def test_memory_that_ran_out_is_explained(self, error: Exception) -> None:
-        with pytest.raises(DeviceError, match="too small"), out_of_memory_explained():
-            raise error
+def test_nothing_is_said_while_the_agent_is_made_silent(engine: LocalEngine) -> None:
+    began = prompt_frames(engine, BARE)
+    silent = [engine.step({0: SILENT_FRAME}, [0])[0] for _ in range(100)]
+    assert "".join(reply.text for reply in silent if isinstance(reply, Reply)) == ""
+    for _ in range(60):
+        engine.step({0: SILENT_FRAME})
+    assert engine._slots[0].position == began + 160
 
 
-class TestHush:
-    def test_a_new_talk_is_not_hushed(self, files: ModelFiles) -> None:
-        engine, _ = load(files)
-        prompt = Prompt("", saved_voice(files), Sampling(seed=1))
-        first, _ = held(engine, prompt, speech(1))
-        engine.hush()
-        assert np.array_equal(held(engine, prompt, speech(1))[0], first)
-
-    def test_nothing_is_said_meanwhile(self, files: ModelFiles) -> None:
-        engine, _ = load(files)
-        engine.begin(Prompt("", saved_voice(files), Sampling(seed=1)))
-        engine.hush()
-        assert "".join(engine.step(np.zeros(FRAME, dtype=np.float32)).text for _ in range(100)) == ""
-        for _ in range(60):
-            engine.step(np.zeros(FRAME, dtype=np.float32))
-        assert engine.talk.position == 24 + 160
-
-
-def test_a_sample_is_encoded_once_and_gives_the_same_talk_again(files: ModelFiles, monkeypatch: Any) -> None:
-    engine, _ = load(files)
-    prompt, other = Prompt("", speech(0.5, seed=9)), Prompt("", speech(0.5, seed=8))
-    first, _ = held(engine, prompt, speech(0.5))
-    again, _ = held(engine, prompt, speech(0.5))
+def test_a_sample_is_encoded_once_and_gives_the_same_talk_again(engine: LocalEngine) -> None:
+    mine, other = replace(BARE, sound=speech(0.5, seed=9)), replace(BARE, sound=speech(0.5, seed=8))
+    first, _ = held(engine, mine, speech(0.5))
+    again, _ = held(engine, mine, speech(0.5))
     different, _ = held(engine, other, speech(0.5))
     assert np.array_equal(first, again) and not np.array_equal(first, different)
 
 
-def test_memory_that_runs_out_in_the_middle_is_explained_too(files: ModelFiles, monkeypatch: Any) -> None:
-    def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    engine, _ = load(files)
-    monkeypatch.setattr(engine.mimi, "encode", full)
-    with pytest.raises(DeviceError, match="too small"):
-        engine.step(np.zeros(FRAME, dtype=np.float32))
+def full(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_warming_up_leaves_no_trace(files: ModelFiles) -> None:
-    engine, _ = load(files)
-    prompt = Prompt("You are kind.", saved_voice(files), Sampling(seed=3))
-    cold, _ = held(engine, prompt, speech(0.5))
-    assert engine.warm_up(prompt) > 0
-    assert np.array_equal(held(engine, prompt, speech(0.5))[0], cold)
+def test_memory_that_runs_out_in_the_middle_is_explained_too(engine: LocalEngine, monkeypatch: Any) -> None:
+    begun(engine, BARE)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.model.codec.mimi, "encode", full)
+        error = engine.step({0: SILENT_FRAME})[0]
+    assert isinstance(error, DeviceError) and "too small" in str(error)
+
+
+def test_an_engine_that_recovers_answers_with_the_error_and_one_that_does_not_raises(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.warm_up(KIND)
+    conversations = [Conversation(KIND, Recording(speech(0.5))) for _ in range(2)]
+    run, runs = engine.pipeline.run, iter([False, False, True])
+
+    def fails_once(*rest: Any) -> Any:
+        return 1 / 0 if next(runs, False) else run(*rest)
+
+    monkeypatch.setattr(engine.pipeline, "run", fails_once)
+    ends = [event.error for _, event in converse_all(engine, conversations) if isinstance(event, Ended)]
+    assert [type(error) for error in ends] == [ZeroDivisionError, type(None)]
+    monkeypatch.setattr(engine.pipeline, "run", lambda *rest: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        held(engine, KIND, speech(0.5))
+
+
+def test_warming_up_leaves_no_trace(engine: LocalEngine) -> None:
+    cold, _ = held(engine, KIND, speech(0.5))
+    assert engine.warm_up(KIND) > 0
+    assert np.array_equal(held(engine, KIND, speech(0.5))[0], cold)
+
+
+def test_a_machine_too_slow_to_talk_gets_a_note(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalEngine, "warm_up", lambda *_: 120.0)
+    heard: list[Event] = []
+    load(ModelOptions(str(demo_folder), device="cpu"), heard.append)
+    assert any("120 ms" in event.text for event in heard if isinstance(event, Note))

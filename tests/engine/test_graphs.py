@@ -1,5 +1,6 @@
 """A frame that is recorded once and replayed answers like one that is run: nothing in it is decided by Python."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,35 +10,33 @@ import torch
 from golden import CPU
 from tape import record
 
-from personaplex_cli.character import Prompt, Sampling
-from personaplex_cli.engine.engine import Engine
+from personaplex_cli.character import Character, Sampling
+from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.engine.generator import TokenGenerator
-from personaplex_cli.engine.graphs import Part, Recorder, Recording
+from personaplex_cli.engine.graphs import CapturedGraph, GraphRecorder, Part
+from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Note
-from personaplex_cli.library.spec import sizes_of
-from personaplex_cli.library.weights import open_folder, voice_file
+from personaplex_cli.library.spec import spec_of_folder
+from personaplex_cli.library.weights import open_folder
 from personaplex_cli.loader.checkpoint import load_mimi
-from personaplex_cli.loader.load import Demand, load_engine
+from personaplex_cli.loader.load import load_cold
 from personaplex_cli.loader.offload import StreamedLayers
+from personaplex_cli.options import ModelOptions
 from personaplex_cli.samples import FRAME, Samples
 
-
-@pytest.fixture
-def prompt(demo_folder: Path) -> Prompt:
-    return Prompt("You are kind.", voice_file(open_folder(demo_folder), "NATF2.pt"), Sampling(seed=3))
+CHARACTER = Character("kind", "You are kind.", "NATF2", "NATF2.pt", Sampling(seed=3))
 
 
-def engine_with(folder: Path, recorder: Recorder | None) -> Engine:
-    engine = load_engine(open_folder(folder), Demand("cpu"), lambda event: None)
-    engine._recorder = recorder
-    return engine
+def engine_with(folder: Path, recorder: GraphRecorder | None, notes: list[Any] | None = None) -> LocalEngine:
+    model = load_cold(ModelOptions(str(folder), device="cpu")).model
+    return LocalEngine(model, recorder, (notes if notes is not None else []).append)
 
 
-def warmed_up(folder: Path, recorder: Recorder | None, prompt: Prompt) -> tuple[Engine, list[str]]:
-    engine = engine_with(folder, recorder)
+def warmed_up(folder: Path, recorder: GraphRecorder | None) -> tuple[LocalEngine, list[str]]:
     notes: list[Any] = []
-    engine.warm_up(prompt, notes.append)
+    engine = engine_with(folder, recorder, notes)
+    engine.warm_up(CHARACTER)
     return engine, [note.text for note in notes if isinstance(note, Note)]
 
 
@@ -45,51 +44,49 @@ def speech(frames: int) -> list[Samples]:
     return list(np.random.default_rng(1).normal(0.0, 0.1, (frames, FRAME)).astype(np.float32))
 
 
-def held(engine: Engine, prompt: Prompt, frames: int, hushed_at: int = -1) -> list[tuple[bytes, str]]:
-    engine.begin(prompt)
+def held(engine: LocalEngine, character: Character, frames: int, silent: range = range(0)) -> list[tuple[bytes, str]]:
+    engine._begin(0, character)
     said = []
     for index, frame in enumerate(speech(frames)):
-        if index == hushed_at:
-            engine.hush()
-        reply = engine.step(frame)
+        reply = engine.pipeline.run({0: frame}, [0] if index in silent else [])[0]
         said.append((reply.pcm.tobytes(), reply.text))
     return said
 
 
-def test_recorded_frames_answer_like_plain_ones_also_past_the_first_span(demo_folder: Path, prompt: Prompt) -> None:
-    plain, _ = warmed_up(demo_folder, None, prompt)
-    recorded, notes = warmed_up(demo_folder, record, prompt)
-    assert recorded.recorded == 1 + 5 + 1 + 1 and plain.recorded == 0  # five lengths of the ring
+def test_recorded_frames_answer_like_plain_ones_also_past_the_first_span(demo_folder: Path) -> None:
+    plain, _ = warmed_up(demo_folder, None)
+    recorded, notes = warmed_up(demo_folder, record)
+    assert recorded.pipeline.recorded == 1 + 5 + 1 + 1 and plain.pipeline.recorded == 0  # five lengths of the ring
     assert len(notes) == 1 and "equal to the plain way" in notes[0]
     # 24 positions of prompt: the ring is read further from frame 232 on.
-    assert held(recorded, prompt, 250, hushed_at=5) == held(plain, prompt, 250, hushed_at=5)
+    assert held(recorded, CHARACTER, 250, range(5, 9)) == held(plain, CHARACTER, 250, range(5, 9))
 
 
 @pytest.mark.parametrize(
     "sampling", [Sampling(greedy=True), Sampling(audio_top_k=1000, seed=2), Sampling(audio_temperature=2, seed=2)]
 )
-def test_other_sampling_needs_no_other_engine(demo_folder: Path, prompt: Prompt, sampling: Sampling) -> None:
-    plain, _ = warmed_up(demo_folder, None, prompt)
-    recorded, _ = warmed_up(demo_folder, record, prompt)
-    other = Prompt("", prompt.voice, sampling)
+def test_other_sampling_needs_no_other_engine(demo_folder: Path, sampling: Sampling) -> None:
+    plain, _ = warmed_up(demo_folder, None)
+    recorded, _ = warmed_up(demo_folder, record)
+    other = replace(CHARACTER, prompt="", sampling=sampling)
     assert held(recorded, other, 12) == held(plain, other, 12)
-    assert held(recorded, prompt, 12) == held(plain, prompt, 12)
+    assert held(recorded, CHARACTER, 12) == held(plain, CHARACTER, 12)
 
 
-def test_layers_that_come_over_the_bus_are_left_out(demo_folder: Path, prompt: Prompt) -> None:
-    plain, _ = warmed_up(demo_folder, None, prompt)
-    engine = engine_with(demo_folder, record)
-    lm = engine.talk.lm
-    mimi = load_mimi(open_folder(demo_folder).mimi, sizes_of(demo_folder).mimi, CPU)
+def test_layers_that_come_over_the_bus_are_left_out(demo_folder: Path) -> None:
+    plain, _ = warmed_up(demo_folder, None)
+    model = engine_with(demo_folder, None).model
+    lm = model.generator.lm
     streaming = TokenGenerator(lm, StreamedLayers(lm.transformer.layers, 1, CPU))
-    streamed = Engine(streaming, mimi, engine._tokenizer, "fp32", record)
+    mimi = load_mimi(open_folder(demo_folder).mimi, spec_of_folder(demo_folder), CPU)
     notes: list[Any] = []
-    streamed.warm_up(prompt, notes.append)
-    assert streamed.recorded == 3 and "equal to the plain way" in notes[0].text
-    assert held(streamed, prompt, 12) == held(plain, prompt, 12)
+    streamed = LocalEngine(replace(model, generator=streaming, codec=MimiCodec(mimi, CPU)), record, notes.append)
+    streamed.warm_up(CHARACTER)
+    assert streamed.pipeline.recorded == 3 and "equal to the plain way" in notes[0].text
+    assert held(streamed, CHARACTER, 12) == held(plain, CHARACTER, 12)
 
 
-class Broken(Recording):
+class Broken(CapturedGraph):
     def replay(self) -> None:
         pass
 
@@ -98,20 +95,20 @@ class Broken(Recording):
     ("recorder", "why"),
     [(lambda part: Broken(), "differently"), (lambda part: fail(RuntimeError("operation not permitted")), "permitted")],
 )
-def test_what_cannot_be_recorded_is_run(demo_folder: Path, prompt: Prompt, recorder: Recorder, why: str) -> None:
-    plain, _ = warmed_up(demo_folder, None, prompt)
-    engine, notes = warmed_up(demo_folder, recorder, prompt)
-    assert engine.recorded == 0
+def test_what_cannot_be_recorded_is_run(demo_folder: Path, recorder: GraphRecorder, why: str) -> None:
+    plain, _ = warmed_up(demo_folder, None)
+    engine, notes = warmed_up(demo_folder, recorder)
+    assert engine.pipeline.recorded == 0
     assert len(notes) == 1 and "No CUDA graphs" in notes[0] and why in notes[0] and "several times" in notes[0]
-    assert held(engine, prompt, 12) == held(plain, prompt, 12)
+    assert held(engine, CHARACTER, 12) == held(plain, CHARACTER, 12)
 
 
-def test_a_mistake_in_the_frame_is_not_taken_for_a_failed_recording(demo_folder: Path, prompt: Prompt) -> None:
+def test_a_mistake_in_the_frame_is_not_taken_for_a_failed_recording(demo_folder: Path) -> None:
     with pytest.raises((ValueError, PersonaplexError)):
-        warmed_up(demo_folder, lambda part: fail(ValueError("wrong")), prompt)
+        warmed_up(demo_folder, lambda part: fail(ValueError("wrong")))
 
 
-def fail(error: Exception) -> Recording:
+def fail(error: Exception) -> CapturedGraph:
     raise error
 
 

@@ -8,32 +8,34 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden import NoWords
 from moshi.models import LMModel
 from tape import ASKING
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from personaplex_cli.character import Prompt, Sampling
-from personaplex_cli.engine.engine import Engine
+from personaplex_cli.character import Character, Sampling
+from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.engine.generator import TokenGenerator
+from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.engine.pipeline import FramePipeline
 from personaplex_cli.engine.quantised import Int4Linear, Int8Linear
-from personaplex_cli.library.spec import LM, sizes_with
-from personaplex_cli.library.weights import open_folder, voice_file
+from personaplex_cli.engine.slot import Slot
+from personaplex_cli.library.spec import LM, PERSONAPLEX
 from personaplex_cli.loader.checkpoint import no_random_init
-from personaplex_cli.loader.load import Demand, load_engine
+from personaplex_cli.loader.load import load_cold
 from personaplex_cli.loader.precision import Precision, quantise
 from personaplex_cli.loader.random_weights import unfilled
+from personaplex_cli.options import ModelOptions
 from personaplex_cli.samples import FRAME
 
 FRAMES = 1000
 
 
 @pytest.fixture(scope="module")
-def engine(demo_folder: Path) -> Engine:
-    files = open_folder(demo_folder)
-    engine = load_engine(files, Demand("cpu"), lambda event: None)
-    engine.begin(Prompt("You are kind.", voice_file(files, "NATF2.pt"), Sampling(seed=3)))
+def engine(demo_folder: Path) -> LocalEngine:
+    engine = load_cold(ModelOptions(str(demo_folder), device="cpu"))
+    engine._begin(0, Character("kind", "You are kind.", "NATF2", "NATF2.pt", Sampling(seed=3)))
     return engine
 
 
@@ -55,16 +57,16 @@ def live_tensors() -> Counter[tuple[Any, ...]]:
     return Counter(tuple(each.shape) for each in gc.get_objects() if issubclass(type(each), torch.Tensor))
 
 
-def test_a_thousand_frames_move_nothing_and_pile_up_nothing(engine: Engine) -> None:
+def test_a_thousand_frames_move_nothing_and_pile_up_nothing(engine: LocalEngine) -> None:
     frame = np.random.default_rng(0).normal(0.0, 0.1, FRAME).astype(np.float32)
     for _ in range(3):
-        engine.step(frame)
+        engine.step({0: frame})
     fixed = tensors_of(engine, set())
     where = {key: tensor.data_ptr() for key, tensor in fixed.items()}
     before = live_tensors()
     assert len(where) > 300
     for _ in range(FRAMES):
-        engine.step(frame)
+        engine.step({0: frame})
     assert live_tensors() == before
     assert {key: tensor.data_ptr() for key, tensor in tensors_of(engine, set()).items()} == where
 
@@ -79,12 +81,12 @@ class Questions(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_the_device_is_asked_for_its_answer_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_is_asked_for_its_answer_only(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = []
-    fetch = engine._frame._fetch
-    monkeypatch.setattr(engine._frame, "_fetch", lambda: fetched.append(1) or fetch())
+    fetch = engine.pipeline._fetch
+    monkeypatch.setattr(engine.pipeline, "_fetch", lambda: fetched.append(1) or fetch())
     with Questions() as questions:
-        engine.step(np.zeros(FRAME, dtype=np.float32))
+        engine.step({0: np.zeros(FRAME, dtype=np.float32)})
     assert questions.asked == 0 and len(fetched) == 1
 
 
@@ -111,11 +113,11 @@ def test_at_the_real_size_a_frame_multiplies_with_each_weight_once(
     with no_random_init():
         lm = LMModel(device="meta", dtype=torch.bfloat16, **LM).requires_grad_(False).eval()
     quantise(lm, Precision(precision, torch.bfloat16))
-    talk = TokenGenerator(lm)
+    generator = TokenGenerator(lm)
     linears = [each for each in lm.modules() if isinstance(each, torch.nn.Linear | Int8Linear | Int4Linear)]
     with torch.no_grad(), Reads({each.weight.untyped_storage()._cdata for each in linears}) as reads:
-        talk.transform(3000)
-        talk.depform()
+        generator.transform(3000, 256)
+        generator.depform(256)
     layers = 32 * (205_529_088 - 2 * 4096)
     head = 32_000 * 4096
     steps = 8 * (6 * (4 * 1024 * 1024 + 3 * 2816 * 1024) + 4096 * 1024)
@@ -141,14 +143,15 @@ class Strangers(TorchDispatchMode):
 
 
 def test_at_the_real_size_no_part_of_a_frame_leaves_the_device() -> None:
-    lm, mimi = unfilled(sizes_with({}), torch.bfloat16)
+    lm, mimi = unfilled(PERSONAPLEX, torch.bfloat16)
     with torch.no_grad():
-        talk = TokenGenerator(lm.eval())
-        frame = FramePipeline(talk, mimi.eval())
+        generator = TokenGenerator(lm.eval())
+        slot = Slot(generator.embeddings, NoWords(), PERSONAPLEX)
+        frame = FramePipeline(generator, MimiCodec(mimi.eval(), torch.device("meta")), [slot])
         with Strangers() as strangers:
             frame._encode()
-            talk.transform(256)
-            talk.depform()
+            generator.transform(256, 256)
+            generator.depform(256)
             frame._decode()
         assert not strangers.seen
         with Strangers() as strangers:  # it does notice

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from golden import Golden, load_golden
+from golden import Golden, TokenTalk, load_golden
 
 from personaplex_cli.character import Sampling
-from personaplex_cli.engine import prompt_cache as snapshots
-from personaplex_cli.engine.generator import TokenGenerator
+from personaplex_cli.engine import prompt_cache
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import Layout, lay_out, load_saved_voice
 
@@ -19,16 +18,15 @@ def golden() -> Golden:
     return load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
 
 
-def talk_with(golden: Golden, folder: Path, kept: PromptCache) -> TokenGenerator:
-    lm = golden.talk(folder).lm
-    return TokenGenerator(lm, snapshots=kept)
+def talk_with(golden: Golden, folder: Path, kept: PromptCache) -> TokenTalk:
+    return golden.talk(folder, kept)
 
 
-def layout(golden: Golden, talk: TokenGenerator, text: list[int]) -> Layout:
-    return lay_out(golden.codes("voice"), text, talk.rows)
+def layout(golden: Golden, talk: TokenTalk, text: list[int]) -> Layout:
+    return lay_out(golden.codes("voice"), text, talk.spec)
 
 
-def held(talk: TokenGenerator, prompt: Layout, golden: Golden) -> list[Any]:
+def held(talk: TokenTalk, prompt: Layout, golden: Golden) -> list[Any]:
     talk.begin(prompt, Sampling(seed=5))
     return [talk.step(user) for user in golden.codes("user").T]
 
@@ -37,14 +35,14 @@ class Unread(Exception):
     pass
 
 
-def refuse_to_read(talk: TokenGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+def refuse_to_read(talk: TokenTalk, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise Unread
 
-    monkeypatch.setattr(talk, "_embed", refuse)
+    monkeypatch.setattr(talk.generator, "embed", refuse)
 
 
-def test_from_a_snapshot_the_talk_is_the_same(golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_the_cache_the_talk_is_the_same(golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "prompts"
     first = talk_with(golden, tmp_path, PromptCache(folder, "model"))
     said = held(first, layout(golden, first, [5, 6]), golden)
@@ -57,7 +55,7 @@ def test_from_a_snapshot_the_talk_is_the_same(golden: Golden, tmp_path: Path, mo
         assert held(talk, layout(golden, talk, [5, 7]), golden) == other
         with pytest.raises(Unread):
             talk.begin(layout(golden, talk, [5]), Sampling())
-    assert not list(folder.glob("*.part"))
+    assert not list(folder.glob(".*"))
 
 
 def test_another_model_or_voice_is_another_prompt(golden: Golden, tmp_path: Path, monkeypatch: Any) -> None:
@@ -65,10 +63,10 @@ def test_another_model_or_voice_is_another_prompt(golden: Golden, tmp_path: Path
     first = talk_with(golden, tmp_path, PromptCache(folder, "model"))
     prompt = layout(golden, first, [5])
     first.begin(prompt, Sampling())
-    saved = load_saved_voice(golden.saved_voice, first.lm.dim, first.rows)
+    saved = load_saved_voice(golden.saved_voice, first.spec)
     refuse_to_read(first, monkeypatch)
     with pytest.raises(Unread):
-        first.begin(lay_out(saved, [5], first.rows), Sampling())
+        first.begin(lay_out(saved, [5], first.spec), Sampling())
     second = talk_with(golden, tmp_path, PromptCache(folder, "model in int8"))
     refuse_to_read(second, monkeypatch)
     with pytest.raises(Unread):
@@ -86,8 +84,8 @@ def test_a_spoiled_file_is_as_good_as_none(golden: Golden, tmp_path: Path) -> No
 
 
 def test_only_the_last_used_are_kept(golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "IN_MEMORY", 2)
-    monkeypatch.setattr(snapshots, "ON_DISK", 3)
+    monkeypatch.setattr(prompt_cache, "IN_MEMORY", 2)
+    monkeypatch.setattr(prompt_cache, "ON_DISK", 3)
     kept = PromptCache(tmp_path / "prompts", "model")
     talk = talk_with(golden, tmp_path, kept)
     for token in range(5, 10):
@@ -107,4 +105,4 @@ def test_without_a_folder_nothing_is_written(golden: Golden, tmp_path: Path, mon
     assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
     refuse_to_read(talk, monkeypatch)
     assert held(talk, layout(golden, talk, [5]), golden) == said
-    assert torch.is_tensor(talk.hidden)
+    assert torch.is_tensor(talk.generator.hidden)

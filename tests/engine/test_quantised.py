@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from golden import CPU, FP32, load_golden
+from golden import CPU, FP32, TokenTalk, load_golden
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from personaplex_cli.character import Sampling
-from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.prompting import lay_out
 from personaplex_cli.engine.quantised import Int4Linear, Int8Linear, Quantised, filled
-from personaplex_cli.library.weights import WEIGHTS
+from personaplex_cli.library.spec import PERSONAPLEX
 from personaplex_cli.loader import quantised_cache
 from personaplex_cli.loader.checkpoint import load_lm
 from personaplex_cli.loader.precision import Precision
@@ -105,7 +104,7 @@ def test_the_kernels_agree_with_the_plain_way() -> None:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return GOLDEN.write_weights(tmp_path_factory.mktemp("golden") / WEIGHTS)
+    return GOLDEN.write_weights(tmp_path_factory.mktemp("golden") / PERSONAPLEX.weights_file)
 
 
 def load(weights: Path, precision: Precision, cache: QuantisedCache | None = None) -> Any:
@@ -123,25 +122,25 @@ def test_only_the_linears_that_frames_read_most_are_packed(weights: Path) -> Non
         assert all(type(each) is torch.nn.Linear for each in plain)
 
 
-def teacher_forced(talk: TokenGenerator, spoken: list[tuple[int, list[int]]] | None) -> tuple[Any, list[torch.Tensor]]:
-    """TokenGenerator; if `spoken` is given, keep saying that instead of one's own. Returns what was chosen, and the outputs."""
-    talk.begin(lay_out(GOLDEN.codes("voice"), GOLDEN.data["text_prompt"], talk.rows), Sampling(greedy=True))
+def teacher_forced(talk: TokenTalk, spoken: list[tuple[int, list[int]]] | None) -> tuple[Any, list[torch.Tensor]]:
+    """Talk; if `spoken` is given, keep saying that instead of one's own. Returns what was chosen, and the outputs."""
+    talk.begin(lay_out(GOLDEN.codes("voice"), GOLDEN.data["text_prompt"], talk.spec), Sampling(greedy=True))
     chosen, outputs = [], []
     for index, user in enumerate(GOLDEN.codes("user").T):
         if spoken:
-            talk._column[0], talk._column[1:9] = spoken[index][0], spoken[index][1]
+            talk.slot._column[0], talk.slot._column[1:9] = spoken[index][0], spoken[index][1]
         talk.step(user)
-        chosen.append((talk._column[0], talk._column[1:9]))
-        outputs.append(talk.hidden.flatten().clone())
+        chosen.append((talk.slot._column[0], talk.slot._column[1:9]))
+        outputs.append(talk.generator.hidden.flatten().clone())
     return chosen, outputs
 
 
 def test_outputs_stay_close_to_the_plain_ones(weights: Path) -> None:
-    plain, outputs = teacher_forced(TokenGenerator(load(weights, FP32)), None)
+    plain, outputs = teacher_forced(TokenTalk(load(weights, FP32), GOLDEN.spec), None)
     said = [(0, [0] * 8), *plain[:-1]]
-    plain, outputs = teacher_forced(TokenGenerator(load(weights, FP32)), said)
+    plain, outputs = teacher_forced(TokenTalk(load(weights, FP32), GOLDEN.spec), said)
     for precision, usual, least in ((INT8, 0.999, 0.99), (INT4, 0.75, 0.5)):
-        _, others = teacher_forced(TokenGenerator(load(weights, precision)), said)
+        _, others = teacher_forced(TokenTalk(load(weights, precision), GOLDEN.spec), said)
         similar = F.cosine_similarity(torch.stack(outputs), torch.stack(others), dim=-1)
         assert similar.median() > usual and similar.min() > least, (precision.name, similar)
 

@@ -6,17 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from golden import CPU, load_golden
+from golden import CPU, TokenTalk, load_golden
 from moshi.models import LMModel
 from reference import ModuleDepformer, ModuleTransformer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from personaplex_cli.character import Sampling
-from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.prompting import lay_out
-from personaplex_cli.engine.transformer import Depformer, Transformer, layer_of, span_for
-from personaplex_cli.library.spec import LM
-from personaplex_cli.library.weights import WEIGHTS
+from personaplex_cli.engine.transformer import Depformer, KVCache, Transformer, layer_of
+from personaplex_cli.library.spec import LM, PERSONAPLEX, spec_with
 from personaplex_cli.loader.checkpoint import load_lm
 from personaplex_cli.loader.precision import PLAIN, Precision
 
@@ -25,7 +23,7 @@ GOLDEN = load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return GOLDEN.write_weights(tmp_path_factory.mktemp("golden") / WEIGHTS)
+    return GOLDEN.write_weights(tmp_path_factory.mktemp("golden") / PERSONAPLEX.weights_file)
 
 
 def load(weights: Path, precision: str = "fp32", **sizes: Any) -> LMModel:
@@ -40,13 +38,13 @@ def lean_of(lm: LMModel) -> Transformer:
 @torch.inference_mode()
 def test_over_time_it_equals_the_modules_also_round_the_ring(weights: Path, context: int) -> None:
     lm = load(weights, context=context)
-    lean, modules = lean_of(lm), ModuleTransformer(lm)
+    lean, modules, cache = lean_of(lm), ModuleTransformer(lm), KVCache(lm, 1)
     random = torch.Generator().manual_seed(1)
 
     def compare(position: int, count: int) -> None:
-        x, first = torch.randn(1, count, lm.dim, generator=random), torch.tensor(position)
-        span = span_for(position + count, context)
-        torch.testing.assert_close(lean(x, first, span), modules(x, first, span), rtol=1e-4, atol=1e-4)
+        x, first = torch.randn(1, count, lm.dim, generator=random), torch.tensor([position])
+        kv = cache.upto(cache.span_for(position + count))
+        torch.testing.assert_close(lean(x, first, kv), modules(x, first, kv), rtol=1e-4, atol=1e-4)
 
     for prompt in (30, 29):  # the second begins clean
         modules.reset()
@@ -58,12 +56,12 @@ def test_over_time_it_equals_the_modules_also_round_the_ring(weights: Path, cont
 @torch.inference_mode()
 def test_over_codebooks_it_equals_the_modules(weights: Path) -> None:
     lm = load(weights)
-    lean, modules = Depformer(lm), ModuleDepformer(lm)
+    lean, modules = Depformer(lm, 1), ModuleDepformer(lm)
     random = torch.Generator().manual_seed(2)
     for _ in range(5):
         hidden = torch.randn(1, 1, lm.dim, generator=random)
         for step in range(8):
-            token = torch.randint(400, (), generator=random)
+            token = torch.randint(400, (1,), generator=random)
             torch.testing.assert_close(lean(step, token, hidden), modules(step, token, hidden), rtol=1e-4, atol=1e-4)
 
 
@@ -75,11 +73,11 @@ def test_greedy_tokens_are_equal(weights: Path, context: int) -> None:
     spoken = []
     for by_modules in (False, True):
         lm = load(weights, context=context)
-        talk = TokenGenerator(lm)
+        talk = TokenTalk(lm, GOLDEN.spec)
         if by_modules:
-            talk._transformer, talk._depformer = ModuleTransformer(lm), ModuleDepformer(lm)  # type: ignore[assignment]
-            talk._transformer.kv = torch.zeros(1, lm.context, 1)
-        talk.begin(lay_out(voice, [5, 6], talk.rows), Sampling(greedy=True))
+            talk.generator._transformer = ModuleTransformer(lm)  # type: ignore[assignment]
+            talk.generator._depformer = ModuleDepformer(lm)  # type: ignore[assignment]
+        talk.begin(lay_out(voice, [5, 6], talk.spec), Sampling(greedy=True))
         spoken.append([talk.step(each) for each in user.T])
     assert spoken[0] == spoken[1]
 
@@ -89,7 +87,7 @@ def test_in_bf16_it_stays_as_close_as_rounding_allows(weights: Path) -> None:
     lm = load(weights, "bf16")
     lean, modules = lean_of(lm), ModuleTransformer(lm)
     x = torch.randn(1, 20, lm.dim, generator=torch.Generator().manual_seed(4)).bfloat16()
-    where = torch.tensor(0), lm.context
+    where = torch.tensor([0]), KVCache(lm, 1).kv
     similarity = torch.nn.functional.cosine_similarity(lean(x, *where).float(), modules(x, *where).float(), dim=-1)
     assert similarity.min() > 0.999
 
@@ -115,7 +113,7 @@ class Kernels(TorchDispatchMode):
 
 
 @pytest.fixture(scope="module")
-def deep() -> TokenGenerator:
+def deep() -> TokenTalk:
     """The real depth at a tiny width, with weights of no meaning."""
     narrow = {
         "dim": 64,
@@ -125,14 +123,17 @@ def deep() -> TokenGenerator:
         "depformer_dim_feedforward": 132,
     }
     with torch.no_grad():
-        talk = TokenGenerator(LMModel(**{**LM, **narrow, "text_card": 400, "context": 64}).requires_grad_(False).eval())
-    talk.begin(lay_out(torch.zeros(8, 3, dtype=torch.long), [], talk.rows), Sampling())
+        sizes = {**LM, **narrow, "text_card": 400, "context": 64}
+        talk = TokenTalk(LMModel(**sizes).requires_grad_(False).eval(), spec_with({"lm": sizes}))
+    talk.begin(lay_out(torch.zeros(8, 3, dtype=torch.long), [], talk.spec), Sampling())
     return talk
 
 
-def test_a_step_of_real_depth_takes_at_most_2000_kernels(deep: TokenGenerator) -> None:
+def test_a_step_of_real_depth_takes_at_most_2000_kernels(deep: TokenTalk) -> None:
     # Not in inference mode, which would hide what composite operators are made of.
-    step = TokenGenerator.step.__wrapped__  # type: ignore[attr-defined]
+    generator, width = deep.generator, deep.slot.sampler.width
     with torch.no_grad(), Kernels() as kernels:
-        step(deep, torch.zeros(8, dtype=torch.long))
+        deep.slot.prepare({name: each[0] for name, each in generator.inputs.host.items()})
+        generator.transform(64, width)
+        generator.depform(width)
     assert sum(kernels.counted.values()) <= 2000, kernels.counted.most_common(20)

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli.errors import DeviceError
-from personaplex_cli.library.spec import sizes_with
-from personaplex_cli.loader.memory_plan import MemoryPlan, Needs, fit, needs
+from personaplex_cli.library.spec import PERSONAPLEX
+from personaplex_cli.loader.memory_plan import MemoryPlan, Needs, needs, plan_memory
 from personaplex_cli.loader.precision import Precision
 from personaplex_cli.loader.random_weights import unfilled
 
 GB = 10**9
 BF16, INT8, INT4 = (Precision(name, torch.bfloat16) for name in ("bf16", "int8", "int4"))
-MODULES = unfilled(sizes_with({}), torch.bfloat16)
+MODULES = unfilled(PERSONAPLEX, torch.bfloat16)
 NEEDS = {precision: needs(*MODULES, precision) for precision in (BF16, INT8, INT4)}
 WANTED = list(NEEDS.items())
 
@@ -37,7 +37,7 @@ def test_the_7b_needs_what_its_shapes_say() -> None:
     ],
 )
 def test_auto_takes_the_best_that_fits(free: float, expected: MemoryPlan) -> None:
-    chosen = fit(int(free * GB), WANTED, 3000)
+    chosen = plan_memory(int(free * GB), WANTED, 3000)
     assert (chosen.precision, chosen.streamed) == (expected.precision, 0)
     assert abs(chosen.context - expected.context) <= 250
 
@@ -46,7 +46,7 @@ def test_auto_takes_the_best_that_fits(free: float, expected: MemoryPlan) -> Non
 def test_what_is_chosen_fits_and_is_never_more_than_asked(free: float, context: int, offload: bool, first: int) -> None:
     memory = int(free * GB)
     try:
-        chosen = fit(memory, WANTED[first:], context, offload)
+        chosen = plan_memory(memory, WANTED[first:], context, offload)
     except DeviceError as error:
         assert "GB" in str(error) and error.hint
         return
@@ -64,7 +64,7 @@ def test_more_memory_is_never_worse(free: float, more: float) -> None:
 
     def rank(memory: float) -> tuple[int, int]:
         try:
-            chosen = fit(int(memory * GB), WANTED, 3000)
+            chosen = plan_memory(int(memory * GB), WANTED, 3000)
         except DeviceError:
             return (-1, 0)
         return order.index(chosen.precision), chosen.context
@@ -74,8 +74,8 @@ def test_more_memory_is_never_worse(free: float, more: float) -> None:
 
 def test_a_precision_that_was_asked_for_is_not_changed() -> None:
     with pytest.raises(DeviceError, match=r"bf16 needs 16\.\d GB .* 12\.0 GB are free"):
-        fit(12 * GB, WANTED[:1], 3000)
-    assert fit(12 * GB, WANTED[:1], 3000, offload=True).streamed > 10
+        plan_memory(12 * GB, WANTED[:1], 3000)
+    assert plan_memory(12 * GB, WANTED[:1], 3000, offload=True).streamed > 10
 
 
 def test_streaming_needs_two_places_at_most() -> None:

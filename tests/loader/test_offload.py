@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from golden import CPU, FP32, load_golden
+from golden import CPU, FP32, TokenTalk, load_golden
 
 from personaplex_cli.character import Sampling
-from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.prompting import lay_out
-from personaplex_cli.library.weights import WEIGHTS
+from personaplex_cli.library.spec import PERSONAPLEX
 from personaplex_cli.loader.checkpoint import load_lm
 from personaplex_cli.loader.offload import StreamedLayers, is_streamed, waits_in_main_memory
 from personaplex_cli.loader.precision import Precision
@@ -20,11 +19,11 @@ GOLDEN = load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return GOLDEN.write_weights(tmp_path_factory.mktemp("golden") / WEIGHTS)
+    return GOLDEN.write_weights(tmp_path_factory.mktemp("golden") / PERSONAPLEX.weights_file)
 
 
-def held(talk: TokenGenerator) -> list[Any]:
-    talk.begin(lay_out(GOLDEN.codes("voice"), GOLDEN.data["text_prompt"], talk.rows), Sampling(greedy=True))
+def held(talk: TokenTalk) -> list[Any]:
+    talk.begin(lay_out(GOLDEN.codes("voice"), GOLDEN.data["text_prompt"], talk.spec), Sampling(greedy=True))
     return [talk.step(user) for user in GOLDEN.codes("user").T]
 
 
@@ -33,7 +32,7 @@ def test_streamed_layers_answer_like_resident_ones(weights: Path, precision: Pre
     def load() -> Any:
         return load_lm(weights, GOLDEN.sizes, precision, lambda name: CPU)
 
-    expected = held(TokenGenerator(load()))
+    expected = held(TokenTalk(load(), GOLDEN.spec))
     layers = len(load().transformer.layers)
     for streamed in range(1, layers + 1):
         lm = load()
@@ -42,7 +41,7 @@ def test_streamed_layers_answer_like_resident_ones(weights: Path, precision: Pre
         assert 0 < moving.bytes_per_frame <= whole
         absent = [each.is_meta for each in lm.transformer.layers.state_dict().values()]
         assert 0 < sum(absent) < len(absent)
-        talk = TokenGenerator(lm, moving)
+        talk = TokenTalk(lm, GOLDEN.spec, moving)
         assert held(talk) == expected
         assert held(talk) == expected
 

@@ -1,0 +1,82 @@
+"""Where the model runs, and in which precision, by what the machine has."""
+
+import pytest
+import torch
+
+from personaplex_cli.engine.memory import out_of_memory_explained
+from personaplex_cli.errors import DeviceError, UsageError
+from personaplex_cli.loader.device import choose_device
+from personaplex_cli.loader.precision import precision_for
+
+
+def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    device, why = choose_device("auto")
+    assert device.type == "cpu" and "no GPU" in why
+
+
+@pytest.mark.parametrize(("name", "message"), [("cuda", "no CUDA device"), ("cuda:3", "no CUDA"), ("mps", "MPS")])
+def test_a_gpu_that_is_not_there(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match=message):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "", "CPU "])
+def test_no_such_device(name: str) -> None:
+    with pytest.raises(UsageError, match="no device"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "fits"),
+    [
+        ((8, 9), ["sm_80", "sm_86", "sm_90"], True),
+        ((12, 0), ["sm_80", "sm_90", "compute_90"], True),  # compiled on first use
+        ((12, 0), ["sm_80", "sm_90"], False),
+        ((6, 1), ["sm_70", "sm_90", "compute_90"], False),
+        ((9, 0), ["sm_90a"], True),
+    ],
+)
+def test_a_gpu_this_torch_was_not_built_for(
+    capability: tuple[int, int], architectures: list[str], fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "is_available": True,
+        "device_count": 2,
+        "get_device_capability": capability,
+        "get_arch_list": architectures,
+        "get_device_name": "Some GPU",
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    with pytest.raises(DeviceError, match="cuda:2"):
+        choose_device("cuda:2")
+    if fits:
+        assert choose_device("cuda:1")[0] == torch.device("cuda", 1)
+    else:
+        with pytest.raises(DeviceError, match="not among the GPUs"):
+            choose_device("cuda:1")
+
+
+def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert precision_for("auto", torch.device("cpu")).dtype == torch.float32
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    assert precision_for("auto", torch.device("cuda", 0)).name == "fp16"
+    assert precision_for("int8", torch.device("cuda", 0)).dtype == torch.float16
+    with pytest.raises(UsageError, match="Old GPU cannot"):
+        precision_for("bf16", torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert precision_for("auto", torch.device("cuda", 0)).name == "bf16"
+    with pytest.raises(UsageError, match="no precision"):
+        precision_for("int3", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: x")]
+)
+def test_memory_that_ran_out_is_explained(error: Exception) -> None:
+    with pytest.raises(DeviceError, match="too small"), out_of_memory_explained():
+        raise error
