@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from personaplex_cli.audio.soundcard import WATCHDOG_SECONDS, SoundCard
+from personaplex_cli.audio.soundcard import DEFAULT_DEVICES, WATCHDOG_SECONDS, SoundCard
+from personaplex_cli.events import Event, Glitch, Note, Phase, State
+from personaplex_cli.options import SoundCardOptions
 from personaplex_cli.samples import SAMPLE_RATE, Samples
 
 FLAGS = ("input_underflow", "input_overflow", "output_underflow", "output_overflow", "priming_output")
@@ -193,3 +195,39 @@ def plug_in(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> FakeCard:
     monkeypatch.setitem(sys.modules, "sounddevice", card)
     monkeypatch.setattr(SoundCard, "clock", staticmethod(card.clock))
     return card
+
+
+def speech(seconds: float, rate: int = SAMPLE_RATE) -> Samples:
+    """A tone that swells and fades, never quite silent."""
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.3 * (1.1 + np.sin(2 * np.pi * time)) / 2.1 * np.sin(2 * np.pi * 300 * time)).astype(np.float32)
+
+
+def talk(
+    fake: FakeCard,
+    answer: Callable[[Samples], Samples | None] = lambda heard: heard,
+    options: SoundCardOptions = DEFAULT_DEVICES,
+) -> tuple[list[Samples], list[Event]]:
+    """A whole conversation, until the microphone's sound has ended: the frames that were heard, what was told."""
+    heard: list[Samples] = []
+    told: list[Event] = []
+    with SoundCard(options, told.append) as card:
+        fake.at_end = card.close
+        for frame in frames(card):
+            heard.append(frame)
+            reply = answer(frame)
+            if reply is not None:
+                card.play(reply)
+    return heard, told
+
+
+def glitches(told: list[Event], kind: str) -> int:
+    return max((event.total for event in told if isinstance(event, Glitch) and event.kind == kind), default=0)
+
+
+def notes(told: list[Event]) -> str:
+    return "\n".join(event.text for event in told if isinstance(event, Note))
+
+
+def states(told: list[Event]) -> list[Phase]:
+    return [event.name for event in told if isinstance(event, State)]
