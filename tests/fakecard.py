@@ -1,7 +1,7 @@
 """A sound card made of numbers, in place of the module sounddevice: it drives the real callback, without sleeping.
 
-Time passes when the sound card looks at its clock, which it does when the next frame is not there yet: then the callback
-is called with the next block of the microphone's sound. So a test runs in one thread, as fast as it can, always the same.
+Time passes when the sound card looks at its clock, which it does when the next frame is not there yet: that calls the
+callback with the next block of the microphone's sound. So tests run in one thread, deterministic, without waiting.
 """
 
 import os

@@ -1,7 +1,6 @@
 """Recorded sound: any file in, 24 kHz mono inside, wav out. And a recording as the `Audio` of a conversation.
 
-sphn decodes, soxr resamples, pyloudnorm measures loudness; here stands what they leave out: refusing what would go wrong
-silently.
+sphn decodes, soxr resamples, pyloudnorm measures loudness; what they would get wrong silently is refused here.
 """
 
 import os
@@ -77,7 +76,7 @@ class Recording:
 
     @property
     def answer(self) -> Samples:
-        """What the agent has said so far, [n]; at most as long as what it heard: the rest of a last frame is cut off."""
+        """What the agent has said so far, [n], at most as long as what it heard: the rest of a frame is cut off."""
         said: Samples = np.concatenate([np.empty(0, dtype=np.float32), *self._said])
         return said[: len(self.heard)]
 

@@ -117,6 +117,50 @@ class SoundCard:
             device_out=1000 * self._device_out,
         )
 
+    # Opening and closing.
+
+    def _open(self) -> None:
+        with self._opening:
+            if self._closed:
+                return
+            if not self._opened:
+                self._quiet.enter_context(quiet_portaudio())
+            self._card = card = open_card(self._options, self._portaudio_latency, self._call_back)
+            self._microphone_rate, self._speaker_rate = card.microphone.rate, card.speaker.rate
+            self._begin()
+            self._opened = True
+            card.start()
+        self._note(card.description)
+
+    def _begin(self) -> None:
+        """Nothing heard, nothing to play: how a conversation begins, and goes on with a card that was reopened."""
+        while not self._arrived.empty():
+            self._arrived.get()
+        self._outward = Resampler(SAMPLE_RATE, self._speaker_rate)
+        self._jitter_buffer = JitterBuffer(self._speaker_rate)
+        canceller = echo_canceller(self._options)
+        self._capture = Capture(self._microphone_rate, self._speaker_rate, canceller, self._note)
+        self._health = StreamHealth(self._microphone_rate, self._speaker_rate)
+        self._quiet_since: float | None = None  # when `frames()` first found nothing new, on the clock
+        self._device_in = self._device_out = 0.0
+        self._late = 0  # samples that had come after the last frame when it was taken
+        self._ignored = 0
+        self._reported: Counter[str] = Counter()
+
+    def _reopen(self) -> None:
+        self._quiet_since = None
+        with self._opening:
+            self._release()
+            if not self._hung:  # else looking for devices anew would hang as well
+                rescan()
+        with suppress(PersonaplexError):  # it may come back later; the watchdog goes on
+            self._open()
+
+    def _release(self) -> None:
+        card, self._card = self._card, None
+        if card is not None and not card.close():
+            self._hung = True
+
     # The callback.
 
     def _call_back(self, heard: Any, to_play: Any, count: int, time: Any, flags: Any) -> None:
@@ -228,50 +272,6 @@ class SoundCard:
         if text not in self._notes:
             self._notes.add(text)
             self._listen(Note(text))
-
-    # Opening and closing.
-
-    def _open(self) -> None:
-        with self._opening:
-            if self._closed:
-                return
-            if not self._opened:
-                self._quiet.enter_context(quiet_portaudio())
-            self._card = card = open_card(self._options, self._portaudio_latency, self._call_back)
-            self._microphone_rate, self._speaker_rate = card.microphone.rate, card.speaker.rate
-            self._begin()
-            self._opened = True
-            card.start()
-        self._note(card.description)
-
-    def _begin(self) -> None:
-        """Nothing heard, nothing to play: how a conversation begins, and goes on with a card that was reopened."""
-        while not self._arrived.empty():
-            self._arrived.get()
-        self._outward = Resampler(SAMPLE_RATE, self._speaker_rate)
-        self._jitter_buffer = JitterBuffer(self._speaker_rate)
-        canceller = echo_canceller(self._options)
-        self._capture = Capture(self._microphone_rate, self._speaker_rate, canceller, self._note)
-        self._health = StreamHealth(self._microphone_rate, self._speaker_rate)
-        self._quiet_since: float | None = None  # when `frames()` first found nothing new, on the clock
-        self._device_in = self._device_out = 0.0
-        self._late = 0  # samples that had come after the last frame when it was taken
-        self._ignored = 0
-        self._reported: Counter[str] = Counter()
-
-    def _reopen(self) -> None:
-        self._quiet_since = None
-        with self._opening:
-            self._release()
-            if not self._hung:  # else looking for devices anew would hang as well
-                rescan()
-        with suppress(PersonaplexError):  # it may come back later; the watchdog goes on
-            self._open()
-
-    def _release(self) -> None:
-        card, self._card = self._card, None
-        if card is not None and not card.close():
-            self._hung = True
 
 
 class StreamHealth:

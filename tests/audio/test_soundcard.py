@@ -10,7 +10,6 @@ from fakecard import FakeCard, Flags, device, frames, glitches, notes, speech, s
 from personaplex_cli.audio import soundcard
 from personaplex_cli.audio.recording import Recording
 from personaplex_cli.audio.soundcard import SoundCard
-from personaplex_cli.errors import AudioError
 from personaplex_cli.events import Event, Glitch
 from personaplex_cli.options import LiveSoundCardOptions, SoundCardOptions
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, level
