@@ -17,13 +17,13 @@ from hypothesis.extra import numpy as some
 from personaplex_cli.audio.recording import (
     MAX_LATE_FRAMES,
     Recording,
-    atomic_file,
     read_recording,
     read_voice_sample,
     standard_input,
     write_wav,
 )
 from personaplex_cli.errors import AudioError, UsageError
+from personaplex_cli.files import atomic_file
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, frame_at, frames_for, level
 
 TONE = 440.0

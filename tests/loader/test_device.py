@@ -56,7 +56,7 @@ def test_a_gpu_this_torch_was_not_built_for(
     if fits:
         assert choose_device("cuda:1")[0] == torch.device("cuda", 1)
     else:
-        with pytest.raises(DeviceError, match="not among the GPUs"):
+        with pytest.raises(DeviceError, match="not one of the GPUs"):
             choose_device("cuda:1")
 
 
