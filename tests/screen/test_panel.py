@@ -22,6 +22,7 @@ from scenes import SCENES, talking
 from personaplex_cli.events import (
     Began,
     Downloading,
+    Ended,
     Event,
     Finished,
     Glitch,
@@ -154,6 +155,7 @@ events = st.one_of(
     st.builds(Finished, words, st.tuples(words), figures, figures, words),
     st.builds(Muted, st.booleans()),
     st.builds(Hushed, st.booleans()),
+    st.builds(Ended),
 )
 
 

@@ -1,3 +1,8 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +23,7 @@ from personaplex_cli.events import (
 from personaplex_cli.screen.state import MINUTE, PanelState, Remark, StepTimes, clock, download_speed
 from personaplex_cli.transcript import Turn
 
+TURNS = json.loads((Path(__file__).parents[1] / "data" / "turns.json").read_text(encoding="utf-8"))
 BEGAN = Began("teacher", "NATF2", "demo", "cpu", "fp32", 7, 100, 3000)
 
 
@@ -32,10 +38,19 @@ def talk(*pieces: str) -> PanelState:
     return state
 
 
-def test_turns_begin_and_end_by_the_frames_of_the_conversation() -> None:
-    state = talk("", " Hel", "lo", *[""] * 17, " there.", *[""] * 19, " And", " now")
-    assert list(state.history) == [Turn(0.08, "Hello there.")]
-    assert state.turns.text == " And now"
+def test_a_turn_joins_the_history_while_the_agent_is_silent() -> None:
+    state = talk("", " Hel", "lo", *[""] * 17, " there.", *[""] * 18)
+    assert (list(state.history), state.turns.text) == ([], " Hello there.")
+    state.apply(step(40), 0.0)
+    assert (list(state.history), state.turns.text) == ([Turn(0.08, "Hello there.")], "")
+
+
+@pytest.mark.parametrize("case", TURNS, ids=lambda case: case["name"])
+def test_turns_follow_the_one_rule(case: dict[str, Any]) -> None:
+    pieces = dict(case["pieces"])
+    state = talk(*(pieces.get(frame, "") for frame in range(max(pieces) + 1)))
+    state.finish()
+    assert [entry for entry in state.history if isinstance(entry, Turn)] == [Turn(*turn) for turn in case["turns"]]
 
 
 def test_a_new_conversation_says_how_the_last_one_went_and_starts_from_nothing() -> None:
