@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, Group
 from rich.terminal_theme import TerminalTheme
 
-from personaplex_cli.events import Began, Event, Glitch, Latency, Note, State, Step, Timings
+from personaplex_cli.events import Began, Event, Glitch, Latency, Note, Phase, State, Step, Timings
 from personaplex_cli.samples import FRAME_SECONDS
-from personaplex_cli.screen.drawing import View
-from personaplex_cli.screen.lines import told
-from personaplex_cli.screen.panel import render
+from personaplex_cli.screen.drawing import View, draw
+from personaplex_cli.screen.lines import history_lines
 from personaplex_cli.screen.state import PanelState
 from personaplex_cli.screen.theme import theme_for
 
@@ -43,12 +42,12 @@ END = 29.2  # seconds
 
 def script() -> Iterator[tuple[float, Event]]:
     """A believable conversation: events and when they come, in seconds."""
-    yield 0.0, State("loading", "personaplex-7b-v1")
-    yield 9.0, State("warming up")
+    yield 0.0, State(Phase.LOADING, "personaplex-7b-v1")
+    yield 9.0, State(Phase.WARMING_UP)
     yield 13.0, Note("On loudspeakers the agent hears itself: headphones are best.")
-    yield 14.0, State("priming")
+    yield 14.0, State(Phase.PRIMING)
     yield 15.0, Began("teacher", "NATF2", "personaplex-7b-v1", "cuda:0", "bf16", 42, 142, 3000)
-    yield 15.0, State("live")
+    yield 15.0, State(Phase.LIVE)
     words = dict(_words())
     for index in range(round(END / FRAME_SECONDS)):
         at = index * FRAME_SECONDS
@@ -84,10 +83,10 @@ def picture() -> str:
     theme, state, now = theme_for(console, "dark"), PanelState(), 0.0
     for now, event in script():
         state.apply(event, now)
-    while state.told:
-        console.print(*told(state.told.popleft(), WIDTH, theme), sep="\n")
+    while state.history:
+        console.print(*history_lines(state.history.popleft(), WIDTH, theme), sep="\n")
     console.print()
-    console.print(render(state, WIDTH, HEIGHT, theme, now, View()))
+    console.print(Group(*draw(state, WIDTH, HEIGHT, theme, now, View())))
     return TEXT.sub(_without_margins, console.export_svg(title=TITLE, theme=SKY))
 
 

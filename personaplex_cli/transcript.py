@@ -1,17 +1,22 @@
-"""What the agent said: as words with times, as turns, as subtitles.
+"""What is said: as words with times, as turns, as subtitles.
 
 A text token belongs to the frame it came with, so words are placed within 80 ms.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from personaplex_cli.samples import FRAME_SECONDS
 
-TURN_PAUSE = 1.5  # seconds without text that end a turn; within one, words come closer together
+AGENT = "agent"  # a speaker
+TURN_PAUSE = 1.5  # seconds without text that end a turn
+TURN_LENGTH = 400  # characters; after so many, the next end of a sentence ends the turn too
+TURN_LIMIT = 2_000  # characters; no turn is longer
 SUBTITLE_LENGTH = 42  # characters on a line of subtitles
 SUBTITLE_PAUSE = 0.8  # seconds of silence that begin a new subtitle
 SUBTITLE_LINGER = 1.0  # seconds that a subtitle stays after its last word, unless the next one comes
 SENTENCE_END = (".", "!", "?", "…")
+_PAUSE_FRAMES = math.ceil(TURN_PAUSE / FRAME_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -21,12 +26,55 @@ class Word:
     word: str
     start: float
     end: float
+    speaker: str = AGENT
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one speaker said without a pause; `start` in seconds from the beginning of the answer."""
+
+    start: float
+    text: str
+    speaker: str = AGENT
+
+
+class Turns:
+    """The one rule of turns, frame by frame; server/page/transcript.js follows it too.
+
+    A turn ends after TURN_PAUSE without text, at the first end of a sentence after TURN_LENGTH characters, and before
+    a piece that would make it longer than TURN_LIMIT. A pause in the middle of a word ends it as well: by then the
+    turn is on the screen and cannot be changed, so the rest of the word begins the next one.
+    """
+
+    def __init__(self, speaker: str = AGENT) -> None:
+        self.text = ""  # of the turn that is going on
+        self.start = 0.0  # seconds
+        self._speaker = speaker
+        self._newest = 0  # the frame of its last piece
+
+    def add(self, frame: int, piece: str) -> list[Turn]:
+        """The turns that end here. A frame without text has an empty piece; such frames may also be left out."""
+        pause = frame - self._newest - bool(piece)  # frames without text
+        ended = self.end() if pause >= _PAUSE_FRAMES or len(self.text) + len(piece) > TURN_LIMIT else []
+        if piece:
+            self.start = self.start if self.text else round(frame * FRAME_SECONDS, 2)
+            self.text = (self.text + piece)[:TURN_LIMIT]
+            self._newest = frame
+            if len(self.text) >= TURN_LENGTH and self.text.endswith(SENTENCE_END):
+                ended += self.end()
+        return ended
+
+    def end(self) -> list[Turn]:
+        """The turn that is going on, which is over now; none if it has no words."""
+        text, self.text = " ".join(self.text.split()), ""
+        return [Turn(self.start, text, self._speaker)] if text else []
 
 
 class Transcript:
-    """Collects text pieces frame by frame. A piece that begins with a space begins a new word."""
+    """Collects one speaker's text pieces frame by frame. A piece that begins with a space begins a new word."""
 
-    def __init__(self) -> None:
+    def __init__(self, speaker: str = AGENT) -> None:
+        self._speaker = speaker
         self._pieces: list[tuple[int, str]] = []
 
     def add(self, frame: int, piece: str) -> None:
@@ -45,26 +93,21 @@ class Transcript:
             # A piece may hold several words: all of them begin with it.
             first, *others = piece.split(" ")
             if first and words:
-                words[-1] = Word(words[-1].word + first, words[-1].start, end)
+                words[-1] = replace(words[-1], word=words[-1].word + first, end=end)
             elif first:
-                words.append(Word(first, start, end))
-            words += [Word(other, start, end) for other in others]
+                words.append(Word(first, start, end, self._speaker))
+            words += [Word(other, start, end, self._speaker) for other in others]
         return [word for word in words if word.word]
 
-    def turns(self) -> list[list[Word]]:
-        """The words, grouped in turns."""
-        turns: list[list[Word]] = []
-        for word in self.words():
-            if not turns or word.start - turns[-1][-1].end >= TURN_PAUSE:
-                turns.append([])
-            turns[-1].append(word)
-        return turns
+    def turns(self) -> list[Turn]:
+        """All turns so far, in order; the last one may be going on."""
+        rule = Turns(self._speaker)
+        return [turn for frame, piece in self._pieces for turn in rule.add(frame, piece)] + rule.end()
 
     def markdown(self) -> str:
         """One paragraph per turn, each with the time at which it began."""
         return "\n\n".join(
-            f"**{int(turn[0].start) // 60}:{int(turn[0].start) % 60:02}** {' '.join(word.word for word in turn)}"
-            for turn in self.turns()
+            f"**{int(turn.start) // 60}:{int(turn.start) % 60:02}** {turn.text}" for turn in self.turns()
         )
 
     def srt(self) -> str:

@@ -1,12 +1,18 @@
-"""Words and subtitles from pieces of text."""
+"""Words, turns and subtitles from pieces of text."""
 
+import json
 import re
+from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli.samples import FRAME_SECONDS
-from personaplex_cli.transcript import SUBTITLE_LENGTH, Transcript, Word
+from personaplex_cli.transcript import SUBTITLE_LENGTH, TURN_LIMIT, Transcript, Turn, Turns, Word
+
+TURNS = json.loads((Path(__file__).parent / "data" / "turns.json").read_text(encoding="utf-8"))
 
 pieces = st.lists(
     st.tuples(st.integers(0, 20), st.text(alphabet=" abé.?", max_size=5)),
@@ -39,6 +45,50 @@ def test_words_are_the_text_in_order(steps: list[tuple[int, str]]) -> None:
     assert all(word.start < word.end for word in words)
     assert [word.start for word in words] == sorted(word.start for word in words)
     assert all(abs(time / FRAME_SECONDS - round(time / FRAME_SECONDS)) < 1e-6 for time in times)
+
+
+@pytest.mark.parametrize("case", TURNS, ids=lambda case: case["name"])
+def test_the_rule_of_turns_as_the_panel_and_the_page_follow_it(case: dict[str, Any]) -> None:
+    transcript = Transcript()
+    for frame, piece in case["pieces"]:
+        transcript.add(frame, piece)
+    assert transcript.turns() == [Turn(*turn) for turn in case["turns"]]
+
+
+@given(pieces)
+def test_turns_hold_every_word_and_do_not_need_the_frames_without_text(steps: list[tuple[int, str]]) -> None:
+    transcript, rule, turns, frame = spoken(steps), Turns(), list[Turn](), 0
+    for pause, piece in steps:
+        for silence in range(pause):
+            turns += rule.add(frame + silence, "")
+        frame += pause + 1
+        turns += rule.add(frame - 1, piece)
+    turns += rule.end()
+    assert turns == transcript.turns()
+    assert "".join("".join(turn.text.split()) for turn in turns) == "".join(transcript.text.split())
+    assert [turn.start for turn in turns] == sorted(turn.start for turn in turns)
+
+
+@given(st.lists(st.text(max_size=1500), max_size=20))
+def test_no_turn_is_longer_than_the_limit(texts: list[str]) -> None:
+    rule = Turns()
+    turns = [turn for frame, piece in enumerate(texts) for turn in rule.add(frame, piece)]
+    assert all(len(turn.text) <= TURN_LIMIT for turn in turns)
+    assert len(rule.text) <= TURN_LIMIT
+
+
+def test_words_and_turns_have_a_speaker() -> None:
+    transcript = Transcript("user")
+    transcript.add(0, " Good bye")
+    transcript.add(1, "!")
+    assert {word.speaker for word in transcript.words()} == {turn.speaker for turn in transcript.turns()} == {"user"}
+    assert spoken([(0, " Hello")]).words()[0].speaker == "agent"
+
+
+def test_markdown_has_a_paragraph_for_each_turn() -> None:
+    assert spoken([(0, " Good"), (0, " day."), (1000, " Well,"), (3, " bye.")]).markdown() == (
+        "**0:00** Good day.\n\n**1:20** Well, bye."
+    )
 
 
 @given(pieces)

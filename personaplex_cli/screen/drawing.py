@@ -1,4 +1,4 @@
-"""The panel: who is there, what is said, what is heard, how quickly. Draws a PanelState and changes nothing.
+"""The panel: who speaks, what is said, what is heard, how quickly. Draws a PanelState and changes nothing.
 
 Every line has a name on the left and its content on the right. What does not fit in height is left out, the least
 important part first.
@@ -10,19 +10,30 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
-from personaplex_cli.samples import FRAME_SECONDS
-from personaplex_cli.screen.gauges import bar, lane, loudness, ruler, sparkline
-from personaplex_cli.screen.lines import content_width, named, paragraph, text_width, wrap
-from personaplex_cli.screen.stages import chain, waterfall
-from personaplex_cli.screen.state import BUDGET, PanelState, clock, counted, download_speed
+from personaplex_cli.events import Phase
+from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
+from personaplex_cli.screen.lines import (
+    bar,
+    chain,
+    content_width,
+    lane,
+    loudness,
+    named,
+    paragraph,
+    ruler,
+    sparkline,
+    text_width,
+    waterfall,
+    wrap,
+)
+from personaplex_cli.screen.state import PanelState, clock, counted, download_speed, downloaded
 from personaplex_cli.screen.theme import Theme
 
-PHASES = ("downloading", "loading", "warming up", "priming", "live")
-PHASES_ELSEWHERE = ("connecting", "warming up", "live")
+PHASES = (Phase.DOWNLOADING, Phase.LOADING, Phase.WARMING_UP, Phase.PRIMING, Phase.LIVE)
+PHASES_ELSEWHERE = (Phase.CONNECTING, Phase.WARMING_UP, Phase.LIVE)
 DETAILS_HEIGHT = 19  # lines; on a lower panel the stages stay on one line
 NARROW = 72  # cells; below it bars and words are shorter
 FADING = 30  # seconds before the persona is lost that the panel begins to warn
-GIGA = 1e9
 
 KEYS = (
     ("m", "mute", "the agent hears silence instead of you"),
@@ -85,13 +96,15 @@ class Pen:
         self.state = state
         self.width = width
         self.room = content_width(width)
+        self.meter_cells = 10 if width >= NARROW else 6
+        self.lane_cells = self.room - self.meter_cells - 2
         self.theme = theme
         self.now = now
         self.view = view
         self.dot = f" {theme.glyphs.dot} "
 
     def beginning(self) -> list[Part]:
-        """What is seen until somebody can talk."""
+        """What is seen until the conversation begins."""
         return [
             Part(0, [self.head()[0]]),
             GAP,
@@ -106,9 +119,9 @@ class Pen:
     def conversation(self, height: int) -> list[Part]:
         """What is seen from then on."""
         head, rest = self.head()
-        stages = waterfall if self.view.details and height >= DETAILS_HEIGHT else chain
+        stages, delays = waterfall if self.view.details and height >= DETAILS_HEIGHT else chain, self.state.delays
         figures = [
-            Part(4, stages(self.state.delays, self.width, self.theme)),
+            Part(4, stages(delays, self.width, self.theme) if delays else []),
             Part(5, [self.steps()]),
             Part(7, [self.sound()]),
             Part(6, self.context()),
@@ -129,7 +142,7 @@ class Pen:
         ]
 
     def head(self) -> tuple[Text, str]:
-        """A rule with the state on the left and who is there on the right; and what of that did not fit."""
+        """A rule with the state on the left and who speaks on the right; and what of that did not fit."""
         line, who = self.status(), self.who()
         space = self.width - line.cell_len - 4
         count = max(n for n in range(len(who) + 1) if n == 0 or cell_len(self.dot.join(who[:n])) <= space)
@@ -141,13 +154,15 @@ class Pen:
 
     def status(self) -> Text:
         state, theme, glyphs = self.state, self.theme, self.theme.glyphs
-        marks = {"live": glyphs.live, "ended": glyphs.ended, "reconnecting": glyphs.lost, "disconnected": glyphs.lost}
-        name = theme.readable(state.name.capitalize()) or "Starting"
-        live = state.name == "live"
+        marks: dict[Phase | None, str] = {Phase.LIVE: glyphs.live, Phase.ENDED: glyphs.ended}
+        marks |= {Phase.RECONNECTING: glyphs.lost, Phase.DISCONNECTED: glyphs.lost}
+        name = state.phase.capitalize() if state.phase else "Starting"
+        live = state.phase == Phase.LIVE
+        seconds = state.seconds if live else self.now - state.since if state.phase else 0.0
         return Text.assemble(
             (f"{glyphs.rule} ", theme.quiet),
-            (f"{marks.get(state.name, glyphs.working)} {name}", theme.good if live else theme.strong),
-            f" {clock(state.seconds if live else self.now - state.since if state.name else 0.0)} ",
+            (f"{marks.get(state.phase, glyphs.working)} {name}", theme.good if live else theme.strong),
+            f" {clock(seconds)} ",
             (f"{theme.readable(state.detail)} " if state.detail else "", theme.quiet),
         )
 
@@ -159,26 +174,23 @@ class Pen:
     def phases(self) -> list[Text]:
         """The way to live: what is done and how long it took, what goes on, what is still to come."""
         state, theme, glyphs = self.state, self.theme, self.theme.glyphs
-        phases = PHASES_ELSEWHERE if "connecting" in (state.name, *state.passed) else PHASES
-        if state.name not in phases:
+        phases = PHASES_ELSEWHERE if Phase.CONNECTING in (state.phase, *state.passed) else PHASES
+        if state.phase not in phases:
             return []
-        ahead = phases.index(state.name)
+        ahead = phases[phases.index(state.phase) + 1 :]
         words = [(f"{glyphs.done} {name} {seconds:.0f} s", theme.quiet) for name, seconds in state.passed.items()]
-        words += [
-            (f"{glyphs.working} {state.name}", theme.strong),
-            *((name, theme.quiet) for name in phases[ahead + 1 :]),
-        ]
+        words += [(f"{glyphs.working} {state.phase}", theme.strong), *((name, theme.quiet) for name in ahead)]
         while sum(len(word) + 2 for word, _ in words) - 2 > self.room:
             del words[0]  # the oldest is missed least
-        return [named("", Text("  ").join(Text(theme.readable(word), style) for word, style in words), theme)]
+        return [named("", Text("  ").join(Text(word, style) for word, style in words), theme)]
 
     def download(self) -> list[Text]:
         state, theme = self.state, self.theme
-        if state.name != "downloading" or not state.arrivals:
+        if state.phase != Phase.DOWNLOADING or not state.arrivals:
             return []
         newest = state.arrivals[-1][1]
         share = newest.done / newest.total if newest.total > 0 else 0.0
-        figures = f"{newest.done / GIGA:.1f} of {newest.total / GIGA:.1f} GB"
+        figures = downloaded(newest)
         if speed := download_speed(state.arrivals):
             figures += f"{self.dot}{speed / 1e6:.0f} MB/s{self.dot}{clock((newest.total - newest.done) / speed)} left"
         line = bar(share, max(4, self.room - len(figures) - 2), theme.good, theme)
@@ -186,25 +198,17 @@ class Pen:
 
     def speech(self, lines: int) -> list[Text]:
         """The newest lines of what the agent is saying; always `lines` of them, so that nothing below moves."""
-        state, theme = self.state, self.theme
-        if not state.text:
-            words = "silent until you speak" if state.hushed else "listening" if state.name == "live" else ""
+        state, theme, turns = self.state, self.theme, self.state.turns
+        if not turns.text:
+            words = "silent until you speak" if state.hushed else "listening" if state.phase == Phase.LIVE else ""
             return [named("agent", Text(words, theme.quiet), theme), *[Text()] * (lines - 1)]
-        text = wrap(theme.readable(state.text), text_width(self.width) - 1)
+        text = wrap(theme.readable(turns.text), text_width(self.width) - 1)
         text[-1] += theme.glyphs.cursor
-        newest = paragraph(clock(state.turn_start), text, theme)[-lines:]
+        newest = paragraph(clock(turns.start), text, theme)[-lines:]
         return newest + [Text()] * (lines - len(newest))
 
-    @property
-    def meter_cells(self) -> int:
-        return 10 if self.width >= NARROW else 6
-
-    @property
-    def lane_cells(self) -> int:
-        return self.room - self.meter_cells - 2
-
     def lanes(self) -> list[Text]:
-        """Two levels and two timelines, a cell per frame, so that it is seen who speaks into whose words."""
+        """Two levels and two timelines, a cell per frame, so that interruptions are seen."""
         state, theme = self.state, self.theme
         return [
             self.speaker("you", state.heard, theme.you, "muted" if state.muted else ""),
@@ -212,7 +216,7 @@ class Pen:
         ]
 
     def speaker(self, name: str, levels: Sequence[float], style: str, instead: str) -> Text:
-        theme, live = self.theme, self.state.name == "live"
+        theme, live = self.theme, self.state.phase == Phase.LIVE
         # The loudest of a quarter second: a meter that jumps 12 times a second cannot be read.
         newest = max(list(levels)[-3:], default=-100.0) if live else -100.0
         meter = bar(loudness(newest), self.meter_cells, style, theme)
@@ -227,16 +231,16 @@ class Pen:
     def steps(self) -> Text:
         """The last minute of step times; p50, p95 and misses of the whole conversation.
 
-        A server that does not tell its steps is only known by the time to it and back.
+        Of a server that does not report its steps only the time to it and back is known.
         """
         steps, theme = self.state.steps, self.theme
         if not steps.count and "network" in self.state.stages:
             return named("network", Text(f"{self.state.stages['network']:.0f} ms to the server and back"), theme)
-        budget = f" of {BUDGET:.0f} ms" if self.width >= NARROW else ""
+        budget = f" of {FRAME_MS:.0f} ms" if self.width >= NARROW else ""
         figures = f"  p50 {steps.percentile(50)}{self.dot}p95 {steps.percentile(95)}{budget}{self.dot}"
         missed = f"{steps.misses} missed"
         cells = max(4, self.room - len(figures) - len(missed))
-        line = Text().append(sparkline(steps.last_minute(cells), BUDGET, theme.glyphs).rjust(cells), theme.agent)
+        line = Text().append(sparkline(steps.last_minute(cells), FRAME_MS, theme.glyphs).rjust(cells), theme.agent)
         return named("step", line.append(figures).append(missed, theme.warning if steps.misses else ""), theme)
 
     def sound(self) -> Text:
@@ -264,7 +268,7 @@ class Pen:
         return [named("context", line.append(figures, style), theme)]
 
     def log(self, count: int) -> list[Text]:
-        """The newest notes; long ones are cut, but not for who wants to see everything."""
+        """The newest notes; long ones are cut unless the view is verbose."""
         theme, lines = self.theme, list[str]()
         for text in list(self.state.log)[-count:]:
             wrapped = wrap(theme.readable(text), self.room - len(theme.glyphs.more))

@@ -73,7 +73,7 @@ class Keys:
     else:
 
         def restore(self) -> None:
-            """Give the terminal back as it was; again does no harm. For a program that is forced to end too."""
+            """Give the terminal back as it was; again does no harm. Also for a program that is forced to end."""
             import termios
 
             if self._file is not None:
@@ -86,7 +86,7 @@ class Keys:
         def _open(self, file: int) -> None:
             import termios
 
-            with suppress(OSError):  # not the terminal that controls us: nobody can put us in its background
+            with suppress(OSError):  # not the terminal that controls us: it cannot put us in the background
                 if os.tcgetpgrp(file) != os.getpgrp():
                     self._file = None  # in the background we would be stopped for touching it
                     return
@@ -121,5 +121,5 @@ class Keys:
                 except OSError:
                     typed = b""
                 if not typed:
-                    self._file = None  # the terminal is gone; whoever holds the other end hung up
+                    self._file = None  # the terminal is gone: its other end was closed
                 self._keys.extend(SEQUENCE.sub("", self._decoder.decode(typed)))

@@ -1,15 +1,27 @@
-"""Text in lines: wrapped between words, a name on the left and the content on the right."""
+"""Everything that the panel draws as lines: wrapped text, levels as bars and lanes, the stages of the delay.
 
-from collections.abc import Sequence
+A line has a name on the left and its content on the right.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
-from personaplex_cli.screen.state import Remark, Turn, clock
-from personaplex_cli.screen.theme import Theme
+from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
+from personaplex_cli.screen.state import Remark, clock
+from personaplex_cli.screen.theme import Glyphs, Theme
+from personaplex_cli.transcript import Turn
 
 INDENT = 10  # cells before the content: a margin, a name, a gap
 TEXT_WIDTH = 100  # cells; longer lines are hard to read
+FLOOR = -60.0  # dBFS: below it a level is drawn as silence
+CEILING = -10.0  # dBFS: speech into a well set microphone peaks here
+ENGINE = ("encode", "LM", "decode", "server")  # stages that share the budget of 80 ms
+FIGURE = 6  # cells of the milliseconds before each stage of the waterfall
+
+Stages = Sequence[tuple[str, float]]  # names and milliseconds, in the order that sound takes
 
 
 def content_width(width: int) -> int:
@@ -44,8 +56,95 @@ def paragraph(name: str, lines: Sequence[str], theme: Theme, style: str = "") ->
     return [named(each, Text(line, style), theme) for each, line in zip(names, lines, strict=True)]
 
 
-def told(entry: Turn | Remark, width: int, theme: Theme) -> list[Text]:
+def history_lines(entry: Turn | Remark, width: int, theme: Theme) -> list[Text]:
     """A finished turn, or a remark between turns, as it goes into the terminal's history."""
     if isinstance(entry, Remark):
         return [Text(f" {line}", theme.quiet) for line in wrap(theme.readable(entry.text), width - 2)]
     return paragraph(clock(entry.start), wrap(theme.readable(entry.text), text_width(width)), theme)
+
+
+def loudness(level: float) -> float:
+    """A level in dBFS as a share of what meters and lanes show, 0 to 1."""
+    return min(1.0, max(0.0, (level - FLOOR) / (CEILING - FLOOR)))
+
+
+def bar(share: float, cells: int, style: str, theme: Theme) -> Text:
+    """A thin bar, filled from the left."""
+    filled, glyphs = round(min(1.0, max(0.0, share)) * cells), theme.glyphs
+    return Text.assemble((glyphs.full * filled, style), (glyphs.empty * (cells - filled), theme.quiet))
+
+
+def lane(levels: Sequence[float], cells: int, glyphs: Glyphs) -> str:
+    """The newest frames, one cell each, the newest on the right."""
+    top = len(glyphs.lane) - 1
+    # Rounded up: anything louder than the floor is seen.
+    heights = (glyphs.lane[-int(-loudness(level) * top // 1)] for level in list(levels)[-cells:])
+    return "".join(heights).rjust(cells)
+
+
+def ruler(cells: int, glyphs: Glyphs) -> str:
+    """The seconds under the lanes, counted back from now."""
+    marks = [" "] * cells
+    for second in range(1, cells):
+        label = f"{glyphs.tick}-{second} s"
+        place = cells - round(second / FRAME_SECONDS)
+        if place < 0 or place + len(label) > cells:
+            break
+        marks[place : place + len(label)] = label
+    return "".join(marks)
+
+
+def sparkline(values: Iterable[float], budget: float, glyphs: Glyphs) -> str:
+    """A cell per value, as high as it is long; only what is over the budget has the last glyph."""
+    heights, over = glyphs.spark[:-1], glyphs.spark[-1]
+    top = len(heights) - 1
+    return "".join(over if value > budget else heights[round(max(0.0, value) / budget * top)] for value in values)
+
+
+def chain(stages: Stages, width: int, theme: Theme) -> list[Text]:
+    """All stages end to end, named where there is room, and what they come to."""
+    whole = f"  {total(stages):.0f} ms"
+    cells = content_width(width) - len(whole)
+    glyphs, line, start = theme.glyphs, Text().append(theme.glyphs.left, theme.quiet), 0
+    for (stage, milliseconds), end in zip(stages, places(stages, cells - 1), strict=True):
+        room = end - start - 1
+        name = next(each for each in (f" {stage} {milliseconds:.0f} ", f" {stage} ", stage, "") if len(each) <= room)
+        before = (room - len(name)) // 2
+        line.append(glyphs.empty * before, theme.quiet).append(name, theme.agent if stage in ENGINE else "")
+        line.append(glyphs.empty * (room - len(name) - before), theme.quiet)
+        line.append(glyphs.right if end == cells - 1 else glyphs.edge, theme.quiet)
+        start = end
+    return [named("delay", line.append(whole, theme.strong), theme)]
+
+
+def waterfall(stages: Stages, width: int, theme: Theme) -> list[Text]:
+    """Each stage on its line, and the budget below the engine's share of them."""
+    cells, glyphs = content_width(width) - FIGURE, theme.glyphs
+    head = f"{total(stages):.0f} ms from microphone to speaker"
+    more = f"{head}, {FRAME_MS:.0f} of them for a frame to fill"
+    rows = [named("delay", Text(more if len(more) <= content_width(width) else head), theme)]
+    engine = [stage for stage, _ in stages if stage in ENGINE]
+    start = budget = 0
+    for (stage, milliseconds), end in zip(stages, places(stages, cells), strict=True):
+        style = theme.agent if stage in ENGINE else theme.quiet
+        line = Text(f"{milliseconds:4.0f}  {' ' * start}").append(glyphs.block * (end - start), style)
+        rows.append(named(stage, line, theme))
+        budget = start if stage == engine[0] else budget
+        if stage == engine[-1]:
+            length = max(2, min(round(FRAME_MS * cells / total(stages)), cells - budget))
+            span = f"{' ' * budget}{glyphs.left}{glyphs.empty * (length - 2)}{glyphs.right}"
+            rows.append(named("budget", Text(f"{FRAME_MS:4.0f}  {span}", theme.quiet), theme))
+        start = end
+    return rows
+
+
+def total(stages: Stages) -> float:
+    return sum(milliseconds for _, milliseconds in stages)
+
+
+def places(stages: Stages, cells: int) -> list[int]:
+    """Where each stage ends when all of them fill `cells`; each has one cell at least."""
+    ends, whole = [0], total(stages)
+    for index, reached in enumerate(accumulate(milliseconds for _, milliseconds in stages), 1):
+        ends.append(min(max(round(reached / whole * cells), ends[-1] + 1), cells - (len(stages) - index)))
+    return ends[1:]

@@ -18,11 +18,11 @@ from rich.text import Text
 
 from personaplex_cli.events import Event
 from personaplex_cli.screen.drawing import View, draw
-from personaplex_cli.screen.lines import told
+from personaplex_cli.screen.lines import history_lines
 from personaplex_cli.screen.plain import PlainLines
 from personaplex_cli.screen.screen import Screen
 from personaplex_cli.screen.state import PanelState, Remark
-from personaplex_cli.screen.theme import Theme, theme_for
+from personaplex_cli.screen.theme import theme_for
 
 ERASED_ROW = (ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
 
@@ -31,11 +31,6 @@ def screen_for(console: Console, theme: str = "auto", verbose: bool = False) -> 
     """The panel where one can be drawn, plain lines elsewhere."""
     drawable = console.is_terminal and console.is_interactive and not console.is_dumb_terminal
     return Panel(console, theme, verbose) if drawable else PlainLines(console)
-
-
-def render(state: PanelState, width: int, height: int, theme: Theme, now: float, view: View) -> Group:
-    """The panel on a terminal of this size, `now` on the clock that the events were applied by."""
-    return Group(*draw(state, width, height, theme, now, view))
 
 
 class Panel(Screen):
@@ -65,7 +60,7 @@ class Panel(Screen):
         super().refresh(now)
         width, height = self._console.size
         self._unfold(width)
-        self._tell(width)
+        self._write_history(width)
         lines = draw(self._state, width, height, self._theme, now, self._view)
         if lines != self._drawn:
             self._drawn = lines
@@ -89,8 +84,8 @@ class Panel(Screen):
             self._live.stop()
         self._state.finish()
         if self._state.files:
-            self._state.told.append(Remark(f"Written: {', '.join(self._state.files)}"))
-        self._tell(self._console.width)
+            self._state.history.append(Remark(f"Written: {', '.join(self._state.files)}"))
+        self._write_history(self._console.width)
 
     def _take(self, event: Event, now: float) -> None:
         self._state.apply(event, now)
@@ -100,11 +95,11 @@ class Panel(Screen):
         self._live.start()
         self._drawn = []
 
-    def _tell(self, width: int) -> None:
+    def _write_history(self, width: int) -> None:
         """Put what is finished into the history, above the panel."""
         lines = list[Text]()
-        while self._state.told:
-            lines += told(self._state.told.popleft(), width, self._theme)
+        while self._state.history:
+            lines += history_lines(self._state.history.popleft(), width, self._theme)
         if lines:
             self._console.print(Group(*lines))
 

@@ -1,43 +1,73 @@
-"""Screens that are no terminal: sentences for people and log files, JSON lines for scripts and robots."""
+"""Screens without a panel: sentences for people and log files, bars beside them, JSON lines for scripts and robots."""
 
 import json
+from pathlib import PurePath
 from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
-from personaplex_cli.events import Downloading, Event, Finished, Glitch, Note, State, as_json
+from personaplex_cli.events import Began, Downloading, Event, Finished, Glitch, Note, Started, State, Step, as_json
+from personaplex_cli.samples import FRAME_SECONDS
 from personaplex_cli.screen.screen import Screen
-from personaplex_cli.screen.state import PanelState, Remark, clock
+from personaplex_cli.screen.state import PanelState, Remark, clock, downloaded
 from personaplex_cli.screen.theme import theme_for
 
-GIGA = 1e9
 TENTHS = 10  # lines that a download takes
+METER_RANGE = 70  # dB below full scale
+# Narrow bars: where a line is full, the ^C that the terminal shows breaks it in two, and half of it stays.
+TITLE, BAR, SPEED = TextColumn("{task.description}", markup=False), BarColumn(24), TextColumn("{task.fields[speed]}")
+DOWNLOAD = (TITLE, BAR, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+METER = (TITLE, BAR, SPEED)
+ANSWER = (TITLE, BAR, TaskProgressColumn(), SPEED)
 
 
-class PlainLines(Screen):
-    """A line for each state, turn, glitch and note."""
+class Sentences(Screen):
+    """Writes lines of text to a console."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
         self._readable = theme_for(console, "none").readable
+
+    def _say(self, text: str) -> None:
+        self._console.print(self._readable(text), markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+class PlainLines(Sentences):
+    """A line for each state, turn, glitch and note."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
         self._state = PanelState()
-        self._tenths = -1  # of the download that have been told
+        self._tenths = -1  # of the download that have a line
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         super().__exit__(kind, error, at)
         self._state.finish()
-        self._tell()
+        self._write_history()
 
     def _take(self, event: Event, now: float) -> None:
         self._state.apply(event, now)
-        self._tell()
+        self._write_history()
         match event:
-            case State(name, detail):
-                self._say(f"{name.capitalize()} {detail}".rstrip())
+            case State():
+                self._say(_sentence(event))
             case Downloading(done, total):
-                self._progress(done, total)
+                tenths = done * TENTHS // max(1, total)
+                if tenths > self._tenths:
+                    self._say(f"Downloaded {downloaded(event)}")
+                self._tenths = tenths
             case Glitch(kind, total, detail):
                 self._say(f"{kind.capitalize()} {total}" + (f": {detail}" if detail else ""))
             case Note(text):
@@ -45,19 +75,75 @@ class PlainLines(Screen):
             case Finished(files=files) if files:
                 self._say(f"Written: {', '.join(files)}")
 
-    def _tell(self) -> None:
-        while self._state.told:
-            entry = self._state.told.popleft()
+    def _write_history(self) -> None:
+        while self._state.history:
+            entry = self._state.history.popleft()
             self._say(entry.text if isinstance(entry, Remark) else f"{clock(entry.start)}  {entry.text}")
 
-    def _progress(self, done: int, total: int) -> None:
-        tenths = done * TENTHS // max(1, total)
-        if tenths > self._tenths:
-            self._say(f"Downloaded {done / GIGA:.1f} of {total / GIGA:.1f} GB")
-        self._tenths = tenths
 
-    def _say(self, text: str) -> None:
-        self._console.print(self._readable(text), markup=False, highlight=False, emoji=False, soft_wrap=True)
+class ProgressScreen(Sentences):
+    """Bars on a terminal while files are downloaded or answered, and sentences. `show` writes at once: its programs
+    have no thread that must not wait. Its console is stderr, as stdout may carry sound or JSON.
+    """
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._bar: Progress | None = None
+        self._said: set[str] = set()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._close()
+
+    def show(self, event: Event) -> None:
+        self._take(event, 0.0)
+
+    def level(self, level: float) -> float:
+        """Show how loud the microphone is, in dBFS; returns it."""
+        bar = self._bar or self._open(METER, "Microphone", METER_RANGE)
+        bar.update(bar.task_ids[0], completed=max(0.0, METER_RANGE + level), speed=f"{level:.0f} dBFS")
+        return level
+
+    def _take(self, event: Event, now: float) -> None:
+        match event:
+            case Note(text):
+                self._say(text)
+            case State():
+                self._close()
+                self._say_once(_sentence(event))
+            case Began(persona, voice, seed=seed):
+                self._say_once(f"{persona} with the voice {voice}{'' if seed is None else f', seed {seed}'}.")
+            case Downloading(done, total):
+                bar = self._bar or self._open(DOWNLOAD, "Downloading", total)
+                bar.update(bar.task_ids[0], completed=done, total=total)
+            case Started(source, frames):
+                self._close()
+                self._open(ANSWER, PurePath(source).name, frames)
+            case Step(index):
+                if self._bar:
+                    speed = (index + 1) * FRAME_SECONDS / (self._bar.tasks[0].elapsed or 1e-9)
+                    self._bar.update(self._bar.task_ids[0], completed=index + 1, speed=f"{speed:.1f}x real time")
+            case Finished(source, files, seconds, speed):
+                self._close()
+                where = f" -> {', '.join(files)}" if files else ""
+                self._say(f"{source}{where}  ({seconds:.1f} s, {speed:.1f}x real time)")
+
+    def _say_once(self, text: str) -> None:
+        """What is the same for each of many recordings."""
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
+
+    def _open(self, columns: tuple[ProgressColumn, ...], title: str, total: int) -> Progress:
+        # rich draws nothing of a disabled bar: a pipe or a log file gets the sentences only.
+        self._bar = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        self._bar.add_task(title, total=total, speed="")
+        self._bar.start()
+        return self._bar
+
+    def _close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+        self._bar = None
 
 
 class JsonLines(Screen):
@@ -74,3 +160,7 @@ class JsonLines(Screen):
     def _take(self, event: Event, now: float) -> None:
         # ASCII, so that any encoding of the stream can carry it.
         self._stream.write(json.dumps(as_json(event)) + "\n")
+
+
+def _sentence(state: State) -> str:
+    return f"{state.name.capitalize()} {state.detail}".rstrip()

@@ -13,7 +13,7 @@ from typing import Self
 
 from personaplex_cli.events import Event
 
-WAITING = 10_000  # events, a quarter of an hour of talk; when nobody refreshes for so long the oldest are dropped
+WAITING = 10_000  # events, a quarter of an hour of talk; without a refresh for so long the oldest are dropped
 
 
 class Screen(ABC):

@@ -1,6 +1,6 @@
 """What is known about a conversation right now, gathered from events. Knows nothing of how it looks.
 
-Time is handed in and memory is bounded, however long the talk is. Admission are placed by the frames' own clock, 80 ms
+Time is handed in and memory is bounded, however long the talk is. Turns are placed by the frames' own clock, 80 ms
 each, so the same events always make the same turns.
 """
 
@@ -20,28 +20,19 @@ from personaplex_cli.events import (
     Muted,
     Network,
     Note,
+    Phase,
     Started,
     State,
     Step,
 )
-from personaplex_cli.samples import FRAME_SECONDS
-from personaplex_cli.transcript import SENTENCE_END, TURN_PAUSE
+from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
+from personaplex_cli.transcript import Turn, Turns
 
-BUDGET = FRAME_SECONDS * 1000  # milliseconds that a step may take
 MINUTE = round(60 / FRAME_SECONDS)  # frames
 LANE = 512  # frames of both lanes, more than a wide terminal shows
-TURN_LENGTH = 400  # characters; after so many, the next end of a sentence ends the turn too
-TURN_LIMIT = 2_000  # characters; no turn is longer
 SMOOTHING = 0.1  # share of the newest figure, so that figures can be read while they change
 SLOWEST = 1_000  # milliseconds; slower steps count as this slow
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What the agent said without a pause; `start` in seconds since the conversation began."""
-
-    start: float
-    text: str
+SETTLED = (None, Phase.LIVE, Phase.ENDED, Phase.RECONNECTING, Phase.DISCONNECTED)  # not on the way to live
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,7 @@ class StepTimes:
 
     def add(self, milliseconds: float) -> None:
         self.count += 1
-        self.misses += milliseconds > BUDGET
+        self.misses += milliseconds > FRAME_MS
         self._recent.append(milliseconds)
         self._counts[min(SLOWEST, round(max(0.0, milliseconds)))] += 1
 
@@ -90,31 +81,31 @@ class PanelState:
     """Everything a screen shows. `apply` an event, then read the attributes."""
 
     def __init__(self) -> None:
-        self.name = ""  # of the state, as in State
+        self.phase: Phase | None = None  # None: nothing has happened yet
         self.detail = ""
-        self.since = 0.0  # when this state began
-        self.passed: dict[str, float] = {}  # states on the way to live, and the seconds each took
+        self.since = 0.0  # when this phase began
+        self.passed: dict[Phase, float] = {}  # phases on the way to live, and the seconds each took
         self.arrivals: deque[tuple[float, Downloading]] = deque(maxlen=64)
         self.muted = False
         self.hushed = False
         self.glitches: dict[str, int] = {}
         self.log: deque[str] = deque(maxlen=32)
         self.files: tuple[str, ...] = ()
-        self.told: deque[Turn | Remark] = deque(maxlen=256)  # finished, not yet taken by a screen
+        self.history: deque[Turn | Remark] = deque(maxlen=256)  # finished, not yet taken by a screen
         self._begin(None)
 
     def apply(self, event: Event, now: float) -> None:
         """Take in one event that came at `now`, in seconds."""
         match event:
-            case State(name, detail):
-                self._enter(name.lower(), detail, now)
+            case State(phase, detail):
+                self._enter(phase, detail, now)
             case Downloading():
                 self.arrivals.append((now, event))
             case Began():
                 self.finish()
                 self._begin(event)
                 seed = "" if event.seed is None else f", seed {event.seed}"
-                self.told.append(Remark(f"{event.persona}, voice {event.voice}{seed}"))
+                self.history.append(Remark(f"{event.persona}, voice {event.voice}{seed}"))
             case Step():
                 self._step(event)
             case Latency(device_in, queue, cushion, device_out):
@@ -136,10 +127,10 @@ class PanelState:
                 self.files = event.files
 
     def finish(self) -> None:
-        """End the conversation that is going on: its last turn and its figures are told."""
-        self._end_turn()
+        """End the conversation that is going on: its last turn and its figures join the history."""
+        self._remember(self.turns.end())
         if self.frames:
-            self.told.append(Remark(self.summary()))
+            self.history.append(Remark(self.summary()))
         self._begin(None)
 
     def summary(self) -> str:
@@ -147,7 +138,7 @@ class PanelState:
         steps, underruns = self.steps, self.glitches.get("underrun", 0)
         figures = [
             f"Steps took {steps.percentile(50)} ms (p50), {steps.percentile(95)} ms (p95)",
-            f"{steps.misses} of {steps.count} missed {BUDGET:.0f} ms",
+            f"{steps.misses} of {steps.count} missed {FRAME_MS:.0f} ms",
         ]
         return (
             f"Talked for {clock(self.seconds)}, {counted(self.words, 'word')}. "
@@ -170,7 +161,7 @@ class PanelState:
 
         Empty until all are known. The first sample of a frame waits until the frame is full: that is a stage too.
         """
-        stages = {**self.stages, "frame": BUDGET}
+        stages = {**self.stages, "frame": FRAME_MS}
         engine = ("network", "server") if "network" in stages else ("encode", "LM", "decode")
         order = ("card in", "frame", "queue", *engine, "cushion", "card out")
         return [(stage, stages[stage]) for stage in order] if len(stages) == len(order) else []
@@ -183,20 +174,19 @@ class PanelState:
         self.heard: deque[float] = deque(maxlen=LANE)  # dBFS per frame: you
         self.said: deque[float] = deque(maxlen=LANE)  # dBFS per frame: the agent
         self.words = 0
-        self.text = ""  # of the turn that is going on
-        self.turn_start = 0.0
-        self._spoke = 0.0  # when the last piece of text came
+        self.turns = Turns()
 
-    def _enter(self, name: str, detail: str, now: float) -> None:
-        if name != self.name:
-            if self.name in ("", "live", "ended", "reconnecting", "disconnected"):
+    def _enter(self, phase: Phase, detail: str, now: float) -> None:
+        if phase != self.phase:
+            if self.phase in SETTLED:
                 self.passed = {}
-            elif len(self.passed) < 8:
-                self.passed[self.name] = now - self.since
-            self.name, self.since = name, now
+            else:
+                self.passed[self.phase] = now - self.since
+            self.phase, self.since = phase, now
         self.detail = detail
 
     def _step(self, step: Step) -> None:
+        self._remember(self.turns.add(self.frames, step.text))
         self.frames += 1
         if step.timings:
             self._settle({"encode": step.timings.encode, "LM": step.timings.lm, "decode": step.timings.decode})
@@ -204,25 +194,10 @@ class PanelState:
             self.steps.add(milliseconds)
         self.heard.append(step.heard)
         self.said.append(step.said)
-        if step.text:
-            self._speak(step.text)
-        elif self.text and self.seconds - self._spoke >= TURN_PAUSE:
-            self._end_turn()
 
-    def _speak(self, piece: str) -> None:
-        if not self.text:
-            self.turn_start = self.seconds - FRAME_SECONDS
-        self.text = (self.text + piece)[:TURN_LIMIT]
-        self._spoke = self.seconds
-        sentence_ended = len(self.text) >= TURN_LENGTH and self.text.endswith(SENTENCE_END)
-        if sentence_ended or len(self.text) == TURN_LIMIT:
-            self._end_turn()
-
-    def _end_turn(self) -> None:
-        if text := " ".join(self.text.split()):
-            self.words += len(text.split())
-            self.told.append(Turn(self.turn_start, text))
-        self.text = ""
+    def _remember(self, turns: Sequence[Turn]) -> None:
+        self.words += sum(len(turn.text.split()) for turn in turns)
+        self.history += turns
 
     def _settle(self, figures: dict[str, float]) -> None:
         for stage, milliseconds in figures.items():
@@ -245,6 +220,10 @@ def clock(seconds: float) -> str:
 
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def downloaded(arrived: Downloading) -> str:
+    return f"{arrived.done / 1e9:.1f} of {arrived.total / 1e9:.1f} GB"
 
 
 def download_speed(arrivals: Sequence[tuple[float, Downloading]]) -> float:

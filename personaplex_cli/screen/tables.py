@@ -1,21 +1,42 @@
-"""Lists: a table on a terminal, tab-separated lines on a pipe."""
+"""Lists and findings: a table on a terminal, tab-separated lines on a pipe."""
 
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from personaplex_cli.screen.theme import theme_for
 
 
 def show_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not console.is_terminal:
-        for row in rows:
-            # Not through rich: a pipe wants the text as it is, never wrapped.
-            console.file.write("\t".join(row) + "\n")
-        return
+        return _write_lines(console, rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         table.add_column(title, overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))  # a name such as "ALC257 [hw:0,0]" is no markup
+        table.add_row(*map(Text, row))  # no markup in a name such as "ALC257 [hw:0,0]"
     console.print(table)
+
+
+def show_findings(console: Console, rows: Sequence[tuple[str, str, str, str]]) -> None:
+    """Each row is the kind (ok, warning, wrong), what was looked at, what was found, and what to do (may be empty)."""
+    if not console.is_terminal:
+        return _write_lines(console, [[" ".join(cell.split()) for cell in row] for row in rows])
+    theme = theme_for(console)
+    styles = {"ok": theme.good, "wrong": theme.warning}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for column in ("kind", "name", "found"):
+        table.add_column(column, overflow="fold", no_wrap=column != "found")
+    for kind, name, found, advice in rows:
+        text = Text(theme.readable(found))
+        if advice:
+            text.append(f"\n{theme.readable(advice)}", theme.strong)
+        table.add_row(Text(kind, styles.get(kind, theme.strong)), Text(theme.readable(name)), text)
+    console.print(table)
+
+
+def _write_lines(console: Console, rows: Sequence[Sequence[str]]) -> None:
+    for row in rows:
+        console.file.write("\t".join(row) + "\n")  # not through rich, which would wrap it

@@ -85,7 +85,7 @@ def theme_for(console: Console, name: str = "auto") -> Theme:
 
 
 def _background() -> str:
-    """What the terminal tells of its background in COLORFGBG, as `15;0` (white on black); few terminals do."""
+    """The background as COLORFGBG has it, such as `15;0` (white on black); few terminals set it."""
     background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
     if not background.isdecimal():
         return "auto"

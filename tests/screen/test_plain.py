@@ -13,6 +13,7 @@ from personaplex_cli.events import (
     Muted,
     Network,
     Note,
+    Phase,
     State,
     Step,
     Timings,
@@ -27,16 +28,16 @@ STILL = Timings(5.0, 30.0, 5.0)
 def conversation() -> list[Event]:
     words = {3: " Hello", 6: " there.", 60: " Good", 62: " bye."}
     return [
-        State("downloading", "nvidia/personaplex-7b-v1"),
+        State(Phase.DOWNLOADING, "nvidia/personaplex-7b-v1"),
         *(Downloading(done * 10**9, 16 * 10**9) for done in range(17)),
         Note("[red]Captured[/] :smile: in a \x1b[2Jgraph."),
-        State("live"),
+        State(Phase.LIVE),
         Began("teacher", "NATF2", "demo", "cpu", "fp32", 7, 10, 3000),
         *(Step(index, words.get(index, ""), -60.0, -20.0, STILL) for index in range(70)),
         Glitch("underrun", 1, "late"),
         Network(20.0, None),
         Muted(True),
-        State("ended"),
+        State(Phase.ENDED),
         Finished("you", ("talk.wav", "talk.json"), 5.6, 1.0, "Hello there. Good bye."),
     ]
 
@@ -103,7 +104,7 @@ def test_the_rest_is_written_when_it_ends() -> None:
     assert "last" in file.getvalue()
 
 
-def test_events_that_nobody_writes_do_not_pile_up() -> None:
+def test_events_that_are_not_written_do_not_pile_up() -> None:
     file = io.StringIO()
     with JsonLines(file) as screen:
         for number in range(WAITING + 5):

@@ -4,14 +4,14 @@ import io
 
 from rich.console import Console
 
-from personaplex_cli.events import Began, Downloading, Event, Finished, Note, Started, State, Step, Timings
-from personaplex_cli.screen.progress import ProgressScreen
+from personaplex_cli.events import Began, Downloading, Event, Finished, Note, Phase, Started, State, Step, Timings
+from personaplex_cli.screen.plain import ProgressScreen
 
 EVENTS: list[Event] = [
-    State("downloading", "org/[model]"),
+    State(Phase.DOWNLOADING, "org/[model]"),
     Downloading(0, 1000),
     Downloading(1000, 1000),
-    State("loading", "org/[model]"),
+    State(Phase.LOADING, "org/[model]"),
     Note("Running on [cpu]."),
     Started("folder/a[1].wav", 2),
     Step(0, " a", -20, -30, Timings(1, 2, 3)),
@@ -33,7 +33,17 @@ def test_what_is_the_same_for_every_recording_is_said_once() -> None:
     began = Began("chef", "NATM1", "demo", "cpu", "fp32", 7, 40, 3000)
     done = Finished("a.wav", (), 1.0, 1.0, "")
     other = Began("chef", "NATM1", "", "gpu:8998", "", None, 0, 0)
-    events: list[Event] = [State("priming"), began, done, State("priming"), began, done, other, Note("!"), Note("!")]
+    events: list[Event] = [
+        State(Phase.PRIMING),
+        began,
+        done,
+        State(Phase.PRIMING),
+        began,
+        done,
+        other,
+        Note("!"),
+        Note("!"),
+    ]
     assert shown(terminal=False, events=events).splitlines() == [
         "Priming",
         "chef with the voice NATM1, seed 7.",

@@ -1,3 +1,8 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,12 +15,15 @@ from personaplex_cli.events import (
     Muted,
     Network,
     Note,
+    Phase,
     State,
     Step,
     Timings,
 )
-from personaplex_cli.screen.state import MINUTE, TURN_LENGTH, PanelState, Remark, StepTimes, Turn, clock, download_speed
+from personaplex_cli.screen.state import MINUTE, PanelState, Remark, StepTimes, clock, download_speed
+from personaplex_cli.transcript import Turn
 
+TURNS = json.loads((Path(__file__).parents[1] / "data" / "turns.json").read_text(encoding="utf-8"))
 BEGAN = Began("teacher", "NATF2", "demo", "cpu", "fp32", 7, 100, 3000)
 
 
@@ -30,46 +38,42 @@ def talk(*pieces: str) -> PanelState:
     return state
 
 
-def test_a_pause_of_the_text_ends_a_turn_and_a_breath_does_not() -> None:
-    breath, pause = [""] * 17, [""] * 19
-    state = talk("", " Hel", "lo", *breath, " there.", *pause, " And", " now")
-    assert list(state.told) == [Turn(0.08, "Hello there.")]
-    assert state.text == " And now"
+def test_a_turn_joins_the_history_while_the_agent_is_silent() -> None:
+    state = talk("", " Hel", "lo", *[""] * 17, " there.", *[""] * 18)
+    assert (list(state.history), state.turns.text) == ([], " Hello there.")
+    state.apply(step(40), 0.0)
+    assert (list(state.history), state.turns.text) == ([Turn(0.08, "Hello there.")], "")
 
 
-def test_a_long_turn_ends_with_a_sentence() -> None:
-    state = talk(*[" word"] * (TURN_LENGTH // 5), " end", ".", " Next")
-    assert [entry.text[-4:] for entry in state.told] == ["end."]
-    assert state.text == " Next"
+@pytest.mark.parametrize("case", TURNS, ids=lambda case: case["name"])
+def test_turns_follow_the_one_rule(case: dict[str, Any]) -> None:
+    pieces = dict(case["pieces"])
+    state = talk(*(pieces.get(frame, "") for frame in range(max(pieces) + 1)))
+    state.finish()
+    assert [entry for entry in state.history if isinstance(entry, Turn)] == [Turn(*turn) for turn in case["turns"]]
 
 
-def test_a_turn_without_a_pause_or_a_sentence_ends_all_the_same() -> None:
-    state = talk(*["a" * 300] * 40)
-    assert all(len(entry.text) <= 2000 for entry in state.told)
-    assert len(state.told) == 5
-
-
-def test_a_new_conversation_tells_how_the_last_one_went_and_starts_from_nothing() -> None:
+def test_a_new_conversation_says_how_the_last_one_went_and_starts_from_nothing() -> None:
     state = talk(" Good", " bye")
     state.apply(Glitch("underrun", 1), 0.0)
     state.apply(BEGAN, 0.0)
-    turn, summary, who = state.told
+    turn, summary, who = state.history
     assert turn == Turn(0.0, "Good bye")
     assert summary == Remark(
         "Talked for 00:00, 2 words. Steps took 40 ms (p50), 40 ms (p95); 0 of 2 missed 80 ms; 1 underrun."
     )
     assert who == Remark("teacher, voice NATF2, seed 7")
-    assert (state.steps.count, state.text, state.used) == (0, "", 100)
+    assert (state.steps.count, state.turns.text, state.used) == (0, "", 100)
 
 
 def test_states_are_timed_until_live() -> None:
     state = PanelState()
-    for at, name in enumerate(("loading", "warming up", "priming", "live")):
-        state.apply(State(name), at * 10.0)
-    assert state.passed == {"loading": 10.0, "warming up": 10.0, "priming": 10.0}
-    state.apply(State("live", "again"), 50.0)
+    for at, phase in enumerate((Phase.LOADING, Phase.WARMING_UP, Phase.PRIMING, Phase.LIVE)):
+        state.apply(State(phase), at * 10.0)
+    assert state.passed == {Phase.LOADING: 10.0, Phase.WARMING_UP: 10.0, Phase.PRIMING: 10.0}
+    state.apply(State(Phase.LIVE, "again"), 50.0)
     assert (state.since, state.detail) == (30.0, "again")  # the same state goes on
-    state.apply(State("priming"), 60.0)
+    state.apply(State(Phase.PRIMING), 60.0)
     assert state.passed == {}
 
 
@@ -104,13 +108,13 @@ def test_elsewhere_the_delay_is_that_of_the_network_and_of_the_server_and_is_nev
     assert (state.steps.count, state.steps.misses) == (1, 1)
 
 
-def test_a_conversation_whose_steps_nobody_told_is_summed_up_without_them() -> None:
+def test_a_conversation_without_reported_steps_is_summed_up_without_them() -> None:
     state = PanelState()
     state.apply(Began("teacher", "NATF2", "", "gpu", "", None, 0, 0), 0.0)
     for index in range(25):
         state.apply(Step(index, " word" if index == 3 else "", -50.0, -50.0, None), 0.0)
     state.finish()
-    assert list(state.told) == [
+    assert list(state.history) == [
         Remark("teacher, voice NATF2"),
         Turn(0.24, "word"),
         Remark("Talked for 00:02, 1 word. 0 underruns."),
@@ -167,7 +171,7 @@ def test_memory_is_bounded() -> None:
         state.apply(step(index, " word" if index % 40 == 0 else ""), 0.0)
         state.apply(Note(str(index)), 0.0)
         state.apply(Downloading(index, 20_000), float(index))
-    bounded = (state.heard, state.said, state.log, state.told, state.arrivals)
+    bounded = (state.heard, state.said, state.log, state.history, state.arrivals)
     assert sum(map(len, bounded)) < 2_000
     assert state.steps.count == 20_000
 

@@ -1,11 +1,13 @@
-/** Laws of the page's own arithmetic: run by test_page.py, in a copy of the page's folder. */
+/** Laws of the page's own arithmetic: run by test_page.py, in a copy of the page's folder with tests/data/*.json. */
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { JitterBuffer, shorten } from "./jitter_buffer.js";
 import { clock, Transcript } from "./transcript.js";
 
+const shared = (name) => JSON.parse(readFileSync(new URL(name, import.meta.url), "utf-8"));
 const RATE = 24000;
 const FRAME = 1920;
 const SECOND = Array(12).fill(FRAME);
@@ -15,8 +17,8 @@ function random(seed) {
   return () => (seed = (seed * 48271) % 2147483647) / 2147483647;
 }
 
-function tone(count, from = 0) {
-  const turn = (2 * Math.PI * 210) / RATE;
+function tone(count, from = 0, hertz = 210) {
+  const turn = (2 * Math.PI * hertz) / RATE;
   return Float32Array.from({ length: count }, (_, index) => 0.5 * Math.sin(turn * (from + index)));
 }
 
@@ -181,18 +183,46 @@ test("shortening takes no more than it may, and leaves both ends alone", () => {
   assert.equal(shorten(tone(FRAME), 480, fade, false).length, FRAME);
 });
 
-test("pieces become words, and turns where nobody spoke for a while", () => {
+test("the cushion does as the one in Python, but for the shape of fades: test_jitter_trace.py recorded that", () => {
+  const cushion = new JitterBuffer(RATE);
+  let put = 0;
+  shared("jitter_trace.json").forEach((step, index) => {
+    if (step.put !== undefined) {
+      cushion.put(Float32Array.from(tone(FRAME, put, 213), (sample) => 2 * step.put * sample));
+      put += FRAME;
+    } else {
+      const played = take(cushion, step.take).filter((_, place) => place % 487 === 0);
+      step.played.forEach((sample, place) => {
+        assert.ok(Math.abs(sample - played[place]) <= 0.004, `step ${index}: ${played[place]} is not ${sample}`);
+      });
+    }
+    const after = [cushion.underruns, cushion.shed, cushion.dropped, cushion.thickness];
+    assert.deepEqual(after, step.after, `step ${index}`);
+  });
+});
+
+for (const { name, pieces, turns } of shared("turns.json")) {
+  test(`the rule of turns: ${name}`, () => {
+    const transcript = new Transcript();
+    transcript.begin("Teacher");
+    for (const [frame, piece] of pieces) transcript.add(Number((frame * 0.08).toFixed(2)), piece);
+    const said = transcript.talks[0].turns.filter(({ text }) => text).map(({ time, text }) => [time, text]);
+    assert.deepEqual(said, turns);
+  });
+}
+
+test("the saved text has a title for each conversation and a line for each turn", () => {
   const transcript = new Transcript();
   transcript.begin("Teacher");
+  transcript.add(0.08, " ");
   assert.ok(transcript.empty);
-  const pieces = [[0.08, " Hel"], [0.16, "lo"], [0.24, ","], [1.2, " you"], [3.0, " Then"], [9.9, "ce"], [12, " end."]];
-  const turns = pieces.map(([time, piece]) => transcript.add(time, piece));
-  assert.deepEqual(turns.map(({ time }) => time), [0.08, 0.08, 0.08, 0.08, 3.0, 3.0, 12]);
+  for (const [time, piece] of [[0.16, " Hel"], [0.24, "lo"], [12, " Then"]]) transcript.add(time, piece);
+  assert.ok(!transcript.empty);
   transcript.begin("Chef");
   transcript.add(65, " Salt!");
-  const text = "Teacher\n\n0:00  Hello, you\n0:03  Thence\n0:12  end.\n\nChef\n\n1:05  Salt!\n";
+  const text = "Teacher\n\n0:00  Hello\n0:12  Then\n\nChef\n\n1:05  Salt!\n";
   assert.equal(transcript.toString(), text);
-  transcript.begin("Nobody");
+  transcript.begin("Astronaut");
   assert.equal(transcript.toString(), text);
 });
 

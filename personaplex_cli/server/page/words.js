@@ -33,6 +33,7 @@ export class Words {
 
   add(time, piece) {
     const turn = this.transcript.add(time, piece);
+    if (!turn.text) return;
     if (!this.places.has(turn)) {
       this.places.set(turn, make("span"));
       this.append(make("p", {}, make("time", {}, clock(turn.time)), this.places.get(turn)));
