@@ -28,11 +28,11 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from personaplex_cli import __version__
-from personaplex_cli.audio.recording import check_place
 from personaplex_cli.character import Sampling
 from personaplex_cli.conversation import Engine
 from personaplex_cli.errors import NetworkError, PersonaplexError
 from personaplex_cli.events import Listener, Note, Phase, State
+from personaplex_cli.files import check_writable
 from personaplex_cli.library.catalog import personas, voices
 from personaplex_cli.lookup import find_character
 from personaplex_cli.options import AccessOptions, CharacterOptions, ModelOptions, ServeOptions
@@ -68,7 +68,7 @@ class App:
         voices()  # clients would run into spoiled files
         personas()
         if serve.record is not None:
-            check_place(serve.record / "conversation.wav")
+            check_writable(serve.record / "conversation.wav")
         self._model = model
         self._name = model.model_name
         self._default = find_character(CharacterOptions(serve.voice, serve.persona))

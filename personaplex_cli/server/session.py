@@ -18,7 +18,7 @@ A client that does not read what it is sent is disconnected.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Any, assert_never
@@ -27,9 +27,9 @@ import numpy as np
 from aiohttp import WSMsgType, web
 
 from personaplex_cli.character import Character, Sampling
-from personaplex_cli.conversation import Audio, Conversation
+from personaplex_cli.conversation import Conversation
 from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
-from personaplex_cli.events import Began, Ended, Event, Listener, Note, Step, ignore
+from personaplex_cli.events import Began, Ended, Event, Listener, Note, Step
 from personaplex_cli.lookup import find_named_character
 from personaplex_cli.options import CharacterOptions, ServeOptions
 from personaplex_cli.protocols.adapter import (
@@ -122,8 +122,8 @@ class Session:
         self._conversation: Conversation | None = None
         self._over: asyncio.Future[Exception | None] = loop.create_future()  # the model is done with it
         self._closed: asyncio.Future[Close] = loop.create_future()  # by the server
-        self._recording = ExitStack()
-        self._record: Listener = ignore
+        folder = host.options.record
+        self._recorder = Recorder(self._audio, folder, host.listen) if folder else None
         self._outgoing: deque[ServerEvent | Send] = deque()
         self._news = asyncio.Event()
         self._sounds = 0  # frames among the outgoing
@@ -183,7 +183,8 @@ class Session:
             character = self._character or await self._choose(Request())
         async for position in self._place.positions():
             self._tell(Queued(position))
-        self._conversation = Conversation(self._character or character, self._recorded(), self._hear)
+        audio = self._recorder or self._audio
+        self._conversation = Conversation(self._character or character, audio, self._hear)
         self._host.hold(self._conversation)
         if error := await asyncio.shield(self._over):
             raise error
@@ -193,31 +194,23 @@ class Session:
         self._character = await asyncio.to_thread(self._host.character, request)
         return self._character
 
-    def _recorded(self) -> Audio:
-        """The client's audio, in a recorder if conversations are recorded. A disk that fails does not end the talk."""
-        if self._host.options.record is None:
-            return self._audio
-        try:
-            recorder = Recorder(self._audio, self._host.options.record, self._host.listen)
-            self._recording.enter_context(recorder)
-        except PersonaplexError as error:
-            self._host.listen(Note(f"A conversation is not recorded: {error}"))
-            return self._audio
-        self._record = recorder.hear
-        return recorder
-
     async def _hang_up(self) -> None:
         """Let the model go, and with it the next one's turn come."""
         if self._conversation:
             self._conversation.end()
             await asyncio.shield(self._over)
         self._place.leave()
-        await asyncio.to_thread(self._recording.close)
+        if self._recorder:
+            await asyncio.to_thread(self._recorder.close)
 
     # In the model's thread.
 
     def _hear(self, event: Event) -> None:
-        self._record(event)
+        try:
+            if self._recorder:
+                self._recorder.hear(event)
+        except PersonaplexError as error:  # a disk that fails does not end the talk
+            self._host.listen(Note(f"A conversation is not recorded: {error}"))
         self._hand_over(event)
 
     def _hand_over(self, event: Event | Samples) -> None:
