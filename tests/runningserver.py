@@ -6,6 +6,7 @@ with RunningServer(demo_folder) as server:
 
 import json
 import threading
+import wave
 from asyncio import sleep, timeout
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -17,7 +18,7 @@ import numpy as np
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
-from personaplex_cli.audio.recording import pcm16
+from personaplex_cli.audio.recording import pcm16, write_wav
 from personaplex_cli.events import Event, Note, Phase, State
 from personaplex_cli.options import AccessOptions, ModelOptions, ServeOptions
 from personaplex_cli.protocols.wire import Sound, Words, pack, unpack
@@ -26,6 +27,7 @@ from personaplex_cli.server.app import App
 
 SAFETY_SECONDS = 60.0
 SERVE, ACCESS = ServeOptions(), AccessOptions(port=0)
+SEED = "seed=3"
 T = TypeVar("T")
 
 
@@ -202,3 +204,22 @@ def opus(sound: Samples) -> list[bytes]:
     """A sound as Opus, a packet for each frame."""
     writer = OpusWriter()
     return [writer.write(frame_at(sound, index)) for index in range(frames_for(len(sound)))]
+
+
+async def pcm(server: RunningServer, count: int = 5, query: str = SEED, path: str = "/pcm") -> bytes:
+    """A whole conversation: `count` frames are said, the same every time; returns the answer."""
+    async with connected(server.socket(f"{path}?{query}")) as socket:
+        await next_json(socket, "ready")
+        return (await talk_pcm(socket, frames(speech(count))))[0]
+
+
+def wav(path: Path, *channels: Samples) -> Path:
+    with path.open("wb") as file:
+        write_wav(file, *channels)
+    return path
+
+
+def samples(path: Path) -> np.ndarray[Any, Any]:
+    """What is in a wav of 16 bits, [n, channels]."""
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
