@@ -6,6 +6,7 @@ with RunningServer(demo_folder) as server:
 
 import json
 import threading
+import wave
 from asyncio import sleep, timeout
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -17,27 +18,34 @@ import numpy as np
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
-from personaplex_cli.audio.recording import pcm16
-from personaplex_cli.events import Event, Note, State
-from personaplex_cli.lookup import Machine
+from personaplex_cli.audio.recording import pcm16, write_wav
+from personaplex_cli.events import Event, Note, Phase, State
+from personaplex_cli.options import AccessOptions, ModelOptions, ServeOptions
 from personaplex_cli.protocols.wire import Sound, Words, pack, unpack
 from personaplex_cli.samples import FRAME, Samples, frame_at, frames_for
-from personaplex_cli.server.app import Access, Server
-from personaplex_cli.server.house import Terms
+from personaplex_cli.server.app import App
 
 SAFETY_SECONDS = 60.0
-TERMS, DOOR = Terms("teacher"), Access(port=0)
+SERVE, ACCESS = ServeOptions(), AccessOptions(port=0)
+SEED = "seed=3"
 T = TypeVar("T")
 
 
 class RunningServer:
-    """Serves while it is open; everything it says is in `events`. It must end as it should, whatever was done to it."""
+    """Serves while it is open; everything it says is in `events`. It must end properly, whatever was done to it."""
 
-    def __init__(self, model: Path | str, terms: Terms = TERMS, door: Access = DOOR, wait_for: str = "ready") -> None:
+    def __init__(
+        self,
+        model: Path | str,
+        serve: ServeOptions = SERVE,
+        access: AccessOptions = ACCESS,
+        wait_for: Phase = Phase.READY,
+        kind: type[App] = App,
+    ) -> None:
         self.events: list[Event] = []
         self._said = threading.Condition()
         self._wait_for = wait_for
-        self.server = Server(Machine(str(model), None, "cpu", "auto", False), terms, door, self._listen)
+        self.app = kind(ModelOptions(str(model), device="cpu"), serve, access, self._listen)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="server")
 
@@ -47,15 +55,15 @@ class RunningServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.server.stop()
+        self.app.stop()
         self._thread.join(SAFETY_SECONDS)
-        assert not self._thread.is_alive() and self.server.ended
+        assert not self._thread.is_alive() and self.app.ended
         if self._error and not error:
             raise self._error
 
     @property
     def url(self) -> str:
-        return self.server.url
+        return self.app.url
 
     @property
     def notes(self) -> list[str]:
@@ -66,7 +74,7 @@ class RunningServer:
         return f"ws{self.url.removeprefix('http')}{path}"
 
     def wait(self, until: Callable[[], bool]) -> None:
-        """Until something has become true that the server says."""
+        """Wait until this is true; it is asked after each of the server's events."""
         with self._said:
             assert self._said.wait_for(lambda: self._error or until(), SAFETY_SECONDS), self.events
         if self._error:
@@ -79,7 +87,7 @@ class RunningServer:
 
     def _run(self) -> None:
         try:
-            self.server.run()
+            self.app.run()
         except BaseException as error:
             with self._said:
                 self._error = error
@@ -108,12 +116,12 @@ async def connected(url: str, **more: Any) -> AsyncIterator[ClientWebSocketRespo
             with suppress(TimeoutError):
                 async with timeout(1):
                     await socket.close()
-            transport.abort()  # whatever is still to be sent: nobody will take it
+            transport.abort()  # what is still to be sent will not be read
             await sleep(0)
 
 
 async def refused(url: str, **more: Any) -> tuple[int, dict[str, Any], Mapping[str, str]]:
-    """Status, body and headers of the answer to who wants a WebSocket and gets none."""
+    """Status, body and headers of the answer to a client that wants a WebSocket and gets none."""
     upgrade = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
@@ -135,7 +143,7 @@ async def fetched(url: str, **more: Any) -> tuple[int, str, Mapping[str, str]]:
 
 
 async def next_json(socket: ClientWebSocketResponse, kind: str) -> dict[str, Any]:
-    """The next JSON message of a type; others are passed over."""
+    """The next JSON message of a type; others are skipped."""
     async for message in socket:
         if message.type == WSMsgType.TEXT and (values := json.loads(message.data))["type"] == kind:
             return dict(values)
@@ -143,7 +151,7 @@ async def next_json(socket: ClientWebSocketResponse, kind: str) -> dict[str, Any
 
 
 async def next_message(socket: ClientWebSocketResponse, kind: type[T]) -> T:
-    """The next of Moshi's messages of a kind; others are passed over."""
+    """The next of Moshi's messages of a kind; others are skipped."""
     async for message in socket:
         if isinstance(unpacked := unpack(message.data), kind):
             return unpacked
@@ -196,3 +204,22 @@ def opus(sound: Samples) -> list[bytes]:
     """A sound as Opus, a packet for each frame."""
     writer = OpusWriter()
     return [writer.write(frame_at(sound, index)) for index in range(frames_for(len(sound)))]
+
+
+async def pcm(server: RunningServer, count: int = 5, query: str = SEED, path: str = "/pcm") -> bytes:
+    """A whole conversation: `count` frames are said, the same every time; returns the answer."""
+    async with connected(server.socket(f"{path}?{query}")) as socket:
+        await next_json(socket, "ready")
+        return (await talk_pcm(socket, frames(speech(count))))[0]
+
+
+def wav(path: Path, *channels: Samples) -> Path:
+    with path.open("wb") as file:
+        write_wav(file, *channels)
+    return path
+
+
+def samples(path: Path) -> np.ndarray[Any, Any]:
+    """What is in a wav of 16 bits, [n, channels]."""
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())

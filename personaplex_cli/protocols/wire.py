@@ -9,11 +9,12 @@
     06 ping        nothing
 
 What is asked of the server travels in the query of the URL: `Request`. From NVIDIA's client (client/src/protocol) and
-server (moshi/server.py). No sockets here, no sound, no model.
+server (moshi/server.py).
 """
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -24,7 +25,7 @@ PATH = "/api/chat"
 
 
 class WireError(NetworkError):
-    """The other side sent bytes that are no message."""
+    """The other side sent something that is no message."""
 
 
 class Action(IntEnum):
@@ -95,10 +96,10 @@ def pack(message: Message) -> bytes:
 
 
 def unpack(data: bytes) -> Message | None:
-    """The message that some bytes are; None for a kind that nobody knows, which the protocol says to ignore.
+    """The message that some bytes are; None for an unknown kind, which the protocol says to ignore.
 
-    Raises WireError for a kind that we know and contents that make no sense. Text that is not quite UTF-8 is read as
-    far as it goes.
+    Raises WireError for a known kind with contents that make no sense. Text that is not quite UTF-8 is read as far as
+    it goes.
     """
     if not data:
         raise WireError("A message was empty.")
@@ -113,13 +114,21 @@ def unpack(data: bytes) -> Message | None:
         case 3:
             return Control(_action(contents))
         case 4:
-            return Metadata(_object(contents))
+            return Metadata(json_object(contents.decode(errors="replace"), "The metadata"))
         case 5:
             return Failure(contents.decode(errors="replace"))
         case 6:
             return Ping()
         case _:
             return None
+
+
+def json_object(text: str, what: str) -> dict[str, Any]:
+    """The JSON object in a message; `what` is the subject of the error. Raises WireError if it is none."""
+    with suppress(ValueError, RecursionError):
+        if isinstance(values := json.loads(text), dict):
+            return values
+    raise WireError(f"{what} is not a JSON object.")
 
 
 @dataclass(frozen=True)
@@ -175,17 +184,7 @@ def _action(contents: bytes) -> Action:
     try:
         return Action(contents[0])
     except (IndexError, ValueError) as error:
-        raise WireError("A control message asks for something that nobody knows.") from error
-
-
-def _object(contents: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(contents.decode())
-    except (ValueError, RecursionError) as error:
-        raise WireError("Metadata came that is not JSON.") from error
-    if not isinstance(values, dict):
-        raise WireError("Metadata came that is not a JSON object.")
-    return values
+        raise WireError("A control message asks for something unknown.") from error
 
 
 def _whole(query: Mapping[str, str], name: str) -> int | None:

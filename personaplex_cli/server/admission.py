@@ -1,58 +1,94 @@
-"""Whose turn it is: one client talks, some may wait, the others are told at once that there is no room.
-
-Lives on the event loop.
-"""
+"""Who may talk, who waits, and the conversations on their way to the model. Other clients are refused at once."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
+from queue import SimpleQueue
+
+from personaplex_cli.conversation import Conversation, Wakeup
+from personaplex_cli.errors import PersonaplexError
+from personaplex_cli.events import Ended
 
 
 class Admission:
-    """One talks; `places` more may wait."""
+    """As many talk as the model has `slots`; `queue` more may wait. Lives on the event loop."""
 
-    def __init__(self, places: int) -> None:
-        self._places = places
-        self._turns: list[Place] = []  # the first one talks
+    def __init__(self, queue: int) -> None:
+        self.slots = 1  # until the model is loaded and says how many
+        self._queue = queue
+        self._places: list[Place] = []  # in the order of their coming: the first ones talk
 
     @property
     def active(self) -> int:
-        return min(1, len(self._turns))
+        return min(self.slots, len(self._places))
 
     @property
     def waiting(self) -> int:
-        return max(0, len(self._turns) - 1)
+        return len(self._places) - self.active
 
     def enter(self) -> "Place | None":
         """A place, at the end; None if all are taken."""
-        if sum(not turn.going for turn in self._turns) > self._places:
+        if sum(not place.going for place in self._places) >= self.slots + self._queue:
             return None
-        turn = Place(self._turns)
-        self._turns.append(turn)
-        return turn
+        place = Place(self, self._places)
+        self._places.append(place)
+        return place
 
 
 class Place:
-    """One client's place. `going` once the client has left and the model only has to hear of it: then there is room
-    for the next one, who would otherwise be refused for a few milliseconds."""
+    """One client's place. `going` once the client has left, but the model does not know yet: then there is room for the
+    next one, who would otherwise be refused for a few milliseconds."""
 
-    def __init__(self, turns: "list[Place]") -> None:
+    def __init__(self, admission: Admission, places: "list[Place]") -> None:
         self.going = False
-        self._turns = turns
+        self._admission = admission
+        self._places = places
         self._moved = asyncio.Event()
 
     async def positions(self) -> AsyncIterator[int]:
-        """How many are before this one, whenever that changes, until nobody is."""
+        """The position in the queue (1: next), whenever it changes, until this one may talk."""
         told = 0
-        while place := self._turns.index(self):
-            before = sum(not turn.going for turn in self._turns[:place])
-            if before not in (0, told):
-                yield (told := before)
+        while (index := self._places.index(self)) >= self._admission.slots:
+            before = sum(not place.going for place in self._places[:index])
+            position = before - self._admission.slots + 1
+            if position > 0 and position != told:
+                yield (told := position)
             await self._moved.wait()
             self._moved.clear()
 
     def leave(self) -> None:
         """Let the next one come; twice does no harm."""
-        if self in self._turns:
-            self._turns.remove(self)
-            for each in self._turns:
+        if self in self._places:
+            self._places.remove(self)
+            for each in self._places:
                 each._moved.set()
+
+
+class ConversationQueue:
+    """Conversations for the model: the event loop puts, the model's thread iterates."""
+
+    def __init__(self) -> None:
+        self.wakeup = Wakeup()
+        self._coming: SimpleQueue[Conversation] = SimpleQueue()
+        self._closed = False
+        self._abandoned = False
+
+    def put(self, conversation: Conversation) -> None:
+        self._coming.put(conversation)
+        self.wakeup.ring()
+        if self._abandoned:
+            self.abandon()
+
+    def close(self) -> None:
+        """No more will come."""
+        self._closed = True
+        self.wakeup.ring()
+
+    def abandon(self) -> None:
+        """The model has ended: tell so to all that still wait for it, and to those that come."""
+        self._abandoned = True
+        while not self._coming.empty():
+            self._coming.get().listen(Ended(PersonaplexError("The model has ended.", "Try again later.")))
+
+    def __iter__(self) -> Generator[Conversation | None, None, None]:
+        while not self._closed:
+            yield None if self._coming.empty() else self._coming.get()

@@ -1,99 +1,56 @@
-"""One client's conversation, on its way between the thread of the network and the thread of the model.
+"""The sound of one client, on its way between the thread of the network and the thread of the model.
 
-It is the `Audio` of that conversation. Neither thread ever waits for the other's work: what the client says is kept for
-two seconds and no longer, and what the model says is handed over at once. Knows no sockets and no model.
+Neither thread ever waits for the other: what the client says is kept for two seconds at most, and what the model says
+is handed over at once. Knows no sockets and no model.
 """
 
-import threading
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from personaplex_cli.audio.queue import SampleQueue
-from personaplex_cli.events import Event
-from personaplex_cli.lookup import Character
-from personaplex_cli.samples import FRAME, Samples
+from personaplex_cli.samples import FRAME, FRAME_SECONDS, Samples, frame_at
 
-LIMIT = 25 * FRAME  # samples that wait to be heard: two seconds; older ones are lost, nothing stays late
-
-
-@dataclass(frozen=True)
-class Over:
-    """The model is done with this conversation; `error` is what ended it, if it was not the client."""
-
-    error: Exception | None
-
-
-News = Event | Samples | Over
+MAX_UNHEARD = 25 * FRAME  # samples: two seconds; older ones are lost, so that nothing stays late
+SILENCE_AFTER = 2 * FRAME_SECONDS  # without a frame from a client whose silence is filled
 
 
 class ClientAudio:
-    """`tell` takes what comes from the model, in the model's thread, and must not wait."""
+    """The `Audio` of a client's conversations; `play` is given what the model says, in the model's thread."""
 
-    def __init__(self, tell: Callable[[News], None]) -> None:
-        self.tell = tell
-        self._changed = threading.Condition()
-        self._heard = SampleQueue(LIMIT)
-        self._lost = 0  # samples, before the last `begin`
-        self._asked: Character | None = None
-        self._hush = False
-        self._closed = False
-
-    # The thread of the network.
-
-    def begin(self, character: Character) -> None:
-        """Begin the conversation, or begin another one in its place, without what was still to be heard."""
-        with self._changed:
-            self._asked = character
-            self._changed.notify()
+    def __init__(self, play: Callable[[Samples], None], fills_silence: bool = False) -> None:
+        self.play = play
+        self._fills_silence = fills_silence
+        self._heard = SampleQueue(MAX_UNHEARD)
+        self._lost = 0  # samples, before the last `clear`
+        self._wake: Callable[[], None] = lambda: None
 
     def hear(self, sound: Samples) -> None:
-        """What the client says next, [n] at 24 kHz; the array belongs to the line from now on."""
+        """What the client says next, [n]; the array belongs to the queue from now on."""
         if len(sound):
             self._heard.put(sound)
-            with self._changed:
-                self._changed.notify()
+            if len(self._heard) >= FRAME:
+                self._wake()
 
-    def hush(self) -> None:
-        """Make the agent stop talking."""
-        self._hush = True
-
-    def hang_up(self) -> None:
-        """End it."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+    def clear(self) -> None:
+        """Forget what was not heard yet: another conversation begins."""
+        self._lost += self._heard.dropped
+        self._heard = SampleQueue(MAX_UNHEARD)
 
     @property
     def dropped(self) -> int:
         """Samples of the client that the model did not take in time."""
         return self._lost + self._heard.dropped
 
-    # The thread of the model.
-
-    def characters(self) -> Iterator[Character]:
-        """Who shall speak: one for each conversation to hold, until the client has hung up."""
+    def frames(self, wake: Callable[[], None]) -> Iterator[Samples | None]:
+        self._wake = wake
+        silent_at = time.monotonic() + SILENCE_AFTER
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._asked)
-                if self._closed or self._asked is None:
-                    return
-                character, self._asked = self._asked, None
-                self._lost += self._heard.dropped
-                self._heard = SampleQueue(LIMIT)
-            yield character
-
-    def frames(self) -> Iterator[Samples]:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._asked or len(self._heard) >= FRAME)
-                if self._closed or self._asked:
-                    return
-            yield self._heard.take(FRAME)
-
-    def play(self, pcm: Samples) -> None:
-        self.tell(pcm)
-
-    def hush_wanted(self) -> bool:
-        """Whether `hush` was called since the last time."""
-        wanted, self._hush = self._hush, False
-        return wanted
+            heard, now = self._heard, time.monotonic()
+            if len(heard) >= FRAME:
+                silent_at = now + SILENCE_AFTER
+                yield heard.take(FRAME)
+            elif self._fills_silence and now >= silent_at:
+                silent_at += FRAME_SECONDS
+                yield frame_at(heard.take(FRAME), 0)
+            else:
+                yield None

@@ -1,10 +1,10 @@
-"""A client's whole visit, from its first message to the goodbye; the same for every dialect.
+"""A client's whole visit, from its first message to the goodbye; the same for every protocol.
 
-    receive   messages of the client -> wishes -> the line to the model
-    send      news of the model, a sign of life when there is none -> messages
-    attend    the opening, the turn, the conversation itself
+    converse  the opening, the wait for its turn, the conversation
+    receive   messages of the client -> `decode` -> sound for the model, what else the client wants
+    send      events -> `encode` -> messages
 
-The three run side by side on the event loop; when one ends, the visit does. The client is told why, as its dialect
+The three run side by side on the event loop; when one ends, the session does. The client is told why, as its protocol
 tells errors, and by the code with which the WebSocket closes:
 
     1000  the client has left                 1001  the server shuts down
@@ -12,56 +12,71 @@ tells errors, and by the code with which the WebSocket closes:
     4400  no such voice, persona or number    4408  silent for too long, or talked as long as allowed
     1011  the server's own fault
 
-A client that does not read what it is sent is cut off.
+A client that does not read what it is sent is disconnected.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any, assert_never
 
 import numpy as np
 from aiohttp import WSMsgType, web
 
+from personaplex_cli.character import Character, Sampling
+from personaplex_cli.conversation import Conversation
 from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
-from personaplex_cli.events import Began, Step
-from personaplex_cli.lookup import Character
-from personaplex_cli.protocols.adapter import Adapter, Begin, Echo, Ended, Hush, News, Pace, Queued, Quiet, Wish
+from personaplex_cli.events import Began, Ended, Event, Listener, Note, Step
+from personaplex_cli.lookup import find_named_character
+from personaplex_cli.options import CharacterOptions, ServeOptions
+from personaplex_cli.protocols.adapter import (
+    Adapter,
+    Begin,
+    Closing,
+    Opening,
+    Out,
+    Pace,
+    Queued,
+    Send,
+    ServerEvent,
+    StopSpeaking,
+)
 from personaplex_cli.protocols.wire import Request, WireError
-from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE
-from personaplex_cli.server import client_audio as lines
+from personaplex_cli.recorder import Recorder
+from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples
 from personaplex_cli.server.admission import Place
-from personaplex_cli.server.client_audio import ClientAudio, Over
-from personaplex_cli.server.house import House
+from personaplex_cli.server.client_audio import ClientAudio
+from personaplex_cli.server.metrics import Metrics
 
 OPENING_TIMEOUT = 0.5  # in which the first message may say who shall talk, where the URL does not
-QUIET_SECONDS = 1.0  # without news, then a sign of life is sent; NVIDIA's web client leaves after ten
+TICK_SECONDS = 0.5  # between two looks at the clock when nothing happens
 IDLE_TIMEOUT = 60.0  # without sound from the client
 SEND_TIMEOUT = 10.0  # that one message may take to be sent
 CLOSE_TIMEOUT = 2.0
 MAX_UNSENT_SOUNDS = 62  # frames that wait to be sent: 5 s; the oldest are lost
 MAX_UNSENT_EVENTS = 1_000  # of all kinds; only a client that asks and asks and never reads gets there
-MAX_MISTAKES = 10  # messages without sense, then the client is sent away
+MAX_MISTAKES = 10  # messages without sense, then the client is disconnected
 PACE_FRAMES = round(1 / FRAME_SECONDS)
 
 
 @dataclass(frozen=True)
 class Close:
-    """Why a visit ends: in a word or two, as a close code, and the error that is told if there is one."""
+    """Why a session ends: in a word or two, as a close code, and the error for the client if there is one."""
 
-    end: str
+    reason: str
     code: int
     error: PersonaplexError | None = None
 
 
 class Leave(Exception):
-    """Ends a visit."""
+    """Ends a session."""
 
-    def __init__(self, farewell: Close) -> None:
-        super().__init__(farewell.end)
-        self.farewell = farewell
+    def __init__(self, close: Close) -> None:
+        super().__init__(close.reason)
+        self.close = close
 
 
 LEFT = Close("left", 1000)
@@ -71,104 +86,136 @@ SHUTDOWN = Close("shutdown", 1001, PersonaplexError("The server shuts down.", "C
 IDLE = Close("idle", 4408, PersonaplexError(f"No sound came for {IDLE_TIMEOUT:.0f} seconds.", "Connect again."))
 
 
+@dataclass(frozen=True)
+class Host:
+    """What all sessions of a server share."""
+
+    options: ServeOptions
+    metrics: Metrics
+    listen: Listener
+    hold: Callable[[Conversation], None]  # on the model; it ends with the event `Ended`
+
+    def character(self, request: Request) -> Character:
+        """Who is asked for. Raises UsageError for names that do not exist and numbers out of range."""
+        names = CharacterOptions(request.voice, request.persona or self.options.persona, request.prompt)
+        asked = {field.name: getattr(request, field.name, None) for field in fields(Sampling)}
+        sampling = Sampling(**{name: value for name, value in asked.items() if value is not None})
+        return find_named_character(names, self.options.voice, sampling)
+
+
 class Session:
-    """One visit; `run` it once."""
+    """One client's visit; `run` it once."""
 
     def __init__(
-        self, socket: web.WebSocketResponse, query: Mapping[str, str], dialect: Adapter, turn: Place, house: House
+        self, socket: web.WebSocketResponse, opening: Opening, adapter: Adapter, place: Place, host: Host
     ) -> None:
         self._socket = socket
-        self._query = query
-        self._dialect = dialect
-        self._turn = turn
-        self._house = house
+        self._opening = opening
+        self._adapter = adapter
+        self._place = place
+        self._host = host
         self._loop = loop = asyncio.get_running_loop()
-        self._line = ClientAudio(self._hand_over)
+        self._audio = ClientAudio(self._hand_over, adapter.fills_silence)
         self._character: Character | None = None
         self._choosing = asyncio.Lock()
         self._opened = asyncio.Event()  # the client has said something
-        self._taken = False  # the desk has the line
-        self._over: asyncio.Future[Exception | None] = loop.create_future()  # the desk is through with it
-        self._sent_away: asyncio.Future[Close] = loop.create_future()
-        self._outgoing: deque[News | Echo] = deque()
+        self._conversation: Conversation | None = None
+        self._over: asyncio.Future[Exception | None] = loop.create_future()  # the model is done with it
+        self._closed: asyncio.Future[Close] = loop.create_future()  # by the server
+        folder = host.options.record
+        self._recorder = Recorder(self._audio, folder, host.listen) if folder else None
+        self._outgoing: deque[ServerEvent | Send] = deque()
         self._news = asyncio.Event()
         self._sounds = 0  # frames among the outgoing
-        self._unsaid = 0  # samples that were lost there
+        self._unsent = 0  # samples that were lost there
         self._live = False  # sound that comes is heard
         self._began_at: float | None = None
         self._heard_at = 0.0
         self._mistakes = 0
         self._frames = 0  # answered
         self._slowest = 0.0  # milliseconds of a step
-        self._paces: list[float] = []  # milliseconds of the steps that were not told yet
+        self._paces: list[float] = []  # milliseconds of the steps since the last `Pace`
 
     async def run(self) -> Close:
         """Go through with it; returns how it ended."""
-        parts = [asyncio.create_task(part) for part in (self._receive(), self._send(), self._attend())]
+        parts = [asyncio.create_task(part) for part in (self._converse(), self._receive(), self._send())]
         try:
-            ends: list[asyncio.Future[Any]] = [*parts, self._sent_away]
+            ends: list[asyncio.Future[Any]] = [*parts, self._closed]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._turn.going = True
+            self._place.going = True
             for part in parts:
                 part.cancel()
             errors = await asyncio.gather(*parts, return_exceptions=True)
             await self._hang_up()
-        farewell = self._sent_away.result() if self._sent_away.done() else _farewell(errors, self._socket)
+        close = self._closed.result() if self._closed.done() else _close(errors, self._socket)
         talked = self._began_at is not None
-        self._house.figures.ended(farewell.end, talked, self._line.dropped, self._unsaid)
-        await self._say_goodbye(farewell)
-        return farewell
+        self._host.metrics.ended(close.reason, talked, self._audio.dropped, self._unsent)
+        await self._say_goodbye(close)
+        return close
 
-    def send_away(self, farewell: Close) -> None:
+    def close(self, close: Close) -> None:
         """End it from the server's side."""
-        if not self._sent_away.done():
-            self._sent_away.set_result(farewell)
+        if not self._closed.done():
+            self._closed.set_result(close)
 
     @property
     def about(self) -> str:
         """Who talks, as the catalog calls them: nothing that the client wrote."""
-        return f"{self._character.persona.name}, {self._character.voice.name}" if self._character else "nobody yet"
+        return f"{self._character.persona}, {self._character.voice}" if self._character else "no one yet"
 
     def summary(self) -> str:
         """How it went, in figures."""
-        lost = (self._line.dropped + self._unsaid) / SAMPLE_RATE
+        lost = (self._audio.dropped + self._unsent) / SAMPLE_RATE
         pace = f", a step at most {self._slowest:.1f} ms" if self._frames else ""
         return f"{self._frames * FRAME_SECONDS:.1f} s of talk{pace}{f', {lost:.1f} s of sound lost' if lost else ''}"
 
-    def _hand_over(self, news: lines.News) -> None:
-        """What comes from the model, in its thread."""
-        self._loop.call_soon_threadsafe(self._take_news, news)
+    # Converse.
 
-    # Attend.
-
-    async def _attend(self) -> None:
-        request = self._dialect.open(self._query)
-        if request is None:
+    async def _converse(self) -> None:
+        for out in self._adapter.open(self._opening):
+            await self._handle(out)
+        if self._character is None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(OPENING_TIMEOUT):
                     await self._opened.wait()
         async with self._choosing:
-            character = self._character or await self._choose(request or Request())
-        async for position in self._turn.positions():
+            character = self._character or await self._choose(Request())
+        async for position in self._place.positions():
             self._tell(Queued(position))
-        self._line.begin(self._character or character)
-        self._taken = True
-        self._house.desk.take(self._line)
+        audio = self._recorder or self._audio
+        self._conversation = Conversation(self._character or character, audio, self._hear)
+        self._host.hold(self._conversation)
         if error := await asyncio.shield(self._over):
             raise error
 
     async def _choose(self, request: Request) -> Character:
         """Look up who is asked for; a voice may be a recording, which takes a while to read."""
-        self._character = await asyncio.to_thread(self._house.character, request)
+        self._character = await asyncio.to_thread(self._host.character, request)
         return self._character
 
     async def _hang_up(self) -> None:
         """Let the model go, and with it the next one's turn come."""
-        self._line.hang_up()
-        if self._taken:
+        if self._conversation:
+            self._conversation.end()
             await asyncio.shield(self._over)
-        self._turn.leave()
+        self._place.leave()
+        if self._recorder:
+            await asyncio.to_thread(self._recorder.close)
+
+    # In the model's thread.
+
+    def _hear(self, event: Event) -> None:
+        try:
+            if self._recorder:
+                self._recorder.hear(event)
+        except PersonaplexError as error:  # a disk that fails does not end the talk
+            self._host.listen(Note(f"A conversation is not recorded: {error}"))
+        self._hand_over(event)
+
+    def _hand_over(self, event: Event | Samples) -> None:
+        assert self._conversation, "only a conversation has events"
+        self._loop.call_soon_threadsafe(self._take, event, self._conversation.character)
 
     # Receive.
 
@@ -177,88 +224,95 @@ class Session:
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                 return
             try:
-                for wish in self._dialect.hear(message.data):
-                    await self._grant(wish)
+                for out in self._adapter.decode(message.data):
+                    await self._handle(out)
+                    self._opened.set()
             except WireError as mistake:
                 self._mistakes += 1
                 if self._mistakes > MAX_MISTAKES:
                     raise
                 self._tell(mistake)
 
-    async def _grant(self, wish: Wish) -> None:
+    async def _handle(self, out: Out) -> None:
         if len(self._outgoing) > MAX_UNSENT_EVENTS:
             raise Leave(STUCK)
-        match wish:
+        match out:
             case np.ndarray():
                 self._heard_at = self._loop.time()
                 if self._live:
-                    self._line.hear(wish)
+                    self._audio.hear(out)
             case Begin(request):
                 await self._begin(request)
-            case Hush():
-                self._line.hush()
-            case Echo():
-                self._tell(wish)
+            case StopSpeaking():
+                if self._conversation:
+                    self._conversation.hush()
+            case Send():
+                self._tell(out)
             case _:
-                assert_never(wish)
-        self._opened.set()
+                assert_never(out)
 
     async def _begin(self, request: Request | None) -> None:
         if request is not None:
             async with self._choosing:
                 await self._choose(request)
-        if self._taken and self._character:
+        if self._conversation and self._character:
+            # A copy: what still comes of the old conversation, even with the same character, is known by its own.
+            self._character = replace(self._character)
             self._live = False
-            self._line.begin(self._character)
+            self._audio.clear()
+            self._outgoing = deque(each for each in self._outgoing if not isinstance(each, np.ndarray | Step))
+            self._sounds = 0
+            self._conversation.restart(self._character)
 
     # Send.
 
     async def _send(self) -> None:
         while True:
-            news = await self._next_news()
-            messages = [news.message] if isinstance(news, Echo) else self._dialect.say(news)
-            for message in messages:
-                await self._send_message(message)
+            self._check_time()
+            for out in chain(await self._next_outs(), self._adapter.tick(self._loop.time())):
+                await (self._send_message(out) if isinstance(out, Send) else self._handle(out))
 
-    async def _send_message(self, message: bytes | str) -> None:
-        async with asyncio.timeout(SEND_TIMEOUT):
-            if isinstance(message, str):
-                await self._socket.send_str(message)
-            else:
-                await self._socket.send_bytes(message)
-
-    async def _next_news(self) -> News | Echo:
-        self._check_time()
+    async def _next_outs(self) -> Iterable[Out]:
+        """What the next event comes to; nothing if none comes for a while."""
         if not self._outgoing:
             self._news.clear()
             try:
-                # Not wait_for, which in Python 3.11 can swallow that the visit ends.
-                async with asyncio.timeout(QUIET_SECONDS):
+                # Not wait_for, which in Python 3.11 can swallow that the session ends.
+                async with asyncio.timeout(TICK_SECONDS):
                     await self._news.wait()
             except TimeoutError:
-                return Quiet()
-        news = self._outgoing.popleft()
-        self._sounds -= isinstance(news, np.ndarray)
-        return news
+                return ()
+        event = self._outgoing.popleft()
+        self._sounds -= isinstance(event, np.ndarray)
+        return (event,) if isinstance(event, Send) else self._adapter.encode(event)
+
+    async def _send_message(self, send: Send) -> None:
+        async with asyncio.timeout(SEND_TIMEOUT):
+            if isinstance(send.message, str):
+                await self._socket.send_str(send.message)
+            else:
+                await self._socket.send_bytes(send.message)
 
     def _check_time(self) -> None:
-        now, minutes = self._loop.time(), self._house.terms.max_minutes
+        now, minutes = self._loop.time(), self._host.options.max_minutes
         if self._live and now - self._heard_at > IDLE_TIMEOUT:
             raise Leave(IDLE)
         if self._began_at is not None and minutes is not None and now - self._began_at > 60 * minutes:
             error = PersonaplexError(f"A conversation may last {minutes:g} minutes here.", "Connect again.")
             raise Leave(Close("time is up", 4408, error))
 
-    def _tell(self, news: News | Echo) -> None:
-        self._outgoing.append(news)
+    def _tell(self, event: ServerEvent | Send) -> None:
+        self._outgoing.append(event)
         self._news.set()
 
-    def _take_news(self, news: lines.News) -> None:
+    def _take(self, event: Event | Samples, character: Character) -> None:
         """What comes from the model, on the event loop."""
-        match news:
-            case Over(error):
-                self._over.set_result(error)
-                return
+        if isinstance(event, Ended):
+            self._over.set_result(event.error)
+            return
+        if character is not self._character:  # of the conversation before the restart
+            return
+        match event:
             case Began():
                 self._live = True
                 self._heard_at = self._loop.time()
@@ -269,10 +323,10 @@ class Session:
                 self._sounds += 1
                 if self._sounds > MAX_UNSENT_SOUNDS:
                     self._lose_the_oldest_sound()
-        self._tell(news)
+        self._tell(event)
 
     def _count(self, milliseconds: float) -> None:
-        self._house.figures.step(milliseconds)
+        self._host.metrics.step(milliseconds)
         self._frames += 1
         self._slowest = max(self._slowest, milliseconds)
         self._paces.append(milliseconds)
@@ -285,27 +339,29 @@ class Session:
         oldest = next(index for index, each in enumerate(self._outgoing) if isinstance(each, np.ndarray))
         del self._outgoing[oldest]
         self._sounds -= 1
-        self._unsaid += FRAME
+        self._unsent += FRAME
 
-    async def _say_goodbye(self, farewell: Close) -> None:
-        if farewell is STUCK:
+    async def _say_goodbye(self, close: Close) -> None:
+        if close is STUCK:
             return  # the server cuts the line
         with suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                for news in (farewell.error, Ended(farewell.end)):
-                    for message in self._dialect.say(news) if news and not self._socket.closed else ():
-                        await self._send_message(message)
-                await self._socket.close(code=farewell.code, message=farewell.end.encode())
+                events: list[ServerEvent] = [close.error] if close.error else []
+                for event in (*events, Closing(close.reason)):
+                    for out in self._adapter.encode(event):
+                        if isinstance(out, Send) and not self._socket.closed:
+                            await self._send_message(out)
+                await self._socket.close(code=close.code, message=close.reason.encode())
 
 
-def _farewell(errors: list[BaseException | None], socket: web.WebSocketResponse) -> Close:
-    """What ended a visit, from what ended its parts."""
+def _close(errors: list[BaseException | None], socket: web.WebSocketResponse) -> Close:
+    """What ended a session, from what ended its parts."""
     for error in errors:
         match error:
             case None | asyncio.CancelledError() | ConnectionError():
                 pass
             case Leave():
-                return error.farewell
+                return error.close
             case TimeoutError():
                 return STUCK
             case UsageError():

@@ -1,4 +1,4 @@
-"""The dialects alone: whatever arrives is a wish or an error with words, never anything else."""
+"""The protocols alone: any message is an event or an error with words, never anything else."""
 
 import json
 from collections.abc import Callable
@@ -10,26 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli.errors import AudioError, UsageError
-from personaplex_cli.events import Began, Hushed, Note, State, Step, Timings
+from personaplex_cli.events import Began, Hushed, Note, Phase, State, Step, Timings
 from personaplex_cli.protocols.adapter import (
     Adapter,
     Begin,
-    Echo,
-    Ended,
-    Hush,
-    Interview,
-    Moshi,
-    News,
+    Closing,
+    Opening,
+    Out,
     Pace,
-    Pcm,
     Queued,
-    Quiet,
+    Send,
+    ServerEvent,
+    StopSpeaking,
     Unsupported,
 )
-from personaplex_cli.protocols.wire import Metadata, Request, WireError, pack, unpack
+from personaplex_cli.protocols.interview import Interview
+from personaplex_cli.protocols.moshi import QUIET_SECONDS, Moshi
+from personaplex_cli.protocols.pcm import Pcm
+from personaplex_cli.protocols.wire import Metadata, Ping, Request, WireError, pack, unpack
 from personaplex_cli.samples import FRAME
 
-DIALECTS: list[Callable[[], Adapter]] = [Moshi, Pcm, Interview]
+ADAPTERS: list[Callable[[], Adapter]] = [Moshi, Pcm, Interview]
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
 NAMES = st.sampled_from(
     ["persona", "voice", "prompt", "seed", "sample_rate", "text_topk", "audio_temperature", "data", "role", "topic"]
@@ -48,62 +49,86 @@ ANYTHING = (
     | OBJECTS
     | st.builds(lambda kind, rest: bytes([kind]) + rest, st.integers(0, 7), st.binary())
 )
-NEWS: list[News] = [
+EVENTS: list[ServerEvent] = [
     np.zeros(FRAME, dtype=np.float32),
     Step(3, " word", -20.0, -30.0, Timings(1, 2, 3)),
     Step(4, "", -20.0, -30.0, Timings(1, 2, 3)),
     Began("teacher", "NATF2", "demo", "cpu", "fp32", 3, 92, 3000),
-    State("priming"),
+    State(Phase.PRIMING),
     Note("between us"),
     Hushed(True),
     Queued(2),
     Pace(30.5, 41.0, 12),
-    Quiet(),
-    Ended("shutdown"),
+    Closing("shutdown"),
     UsageError("There is no voice named 'x'.", "Take another."),
     Unsupported("No."),
 ]
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+def opened(adapter: Adapter, **query: str) -> list[Out]:
+    return list(adapter.open(Opening("/", query, {})))
+
+
+def sent(outs: list[Out]) -> list[str | bytes]:
+    assert all(isinstance(out, Send) for out in outs)
+    return [out.message for out in outs if isinstance(out, Send)]
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
 @given(st.lists(ANYTHING, max_size=5))
-def test_anything_is_understood_or_told(dialect: Callable[[], Adapter], messages: list[bytes | str]) -> None:
-    speaking = dialect()
+def test_any_message_is_understood_or_refused(kind: Callable[[], Adapter], messages: list[bytes | str]) -> None:
+    adapter = kind()
     for message in messages:
         try:
-            wishes = list(speaking.hear(message))
-        except (WireError, UsageError, AudioError) as told:
-            assert str(told)
+            outs = list(adapter.decode(message))
+        except (WireError, UsageError, AudioError) as error:
+            assert str(error)
         else:
-            assert all(isinstance(wish, np.ndarray | Begin | Hush | Echo) for wish in wishes)
-            assert all(wish.dtype == np.float32 for wish in wishes if isinstance(wish, np.ndarray))
+            assert all(isinstance(out, np.ndarray | Begin | StopSpeaking | Send) for out in outs)
+            assert all(out.dtype == np.float32 for out in outs if isinstance(out, np.ndarray))
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("news", NEWS, ids=lambda news: type(news).__name__)
-def test_every_news_can_be_told(dialect: Callable[[], Adapter], news: News) -> None:
-    for message in dialect().say(news):
+@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_every_event_can_be_encoded(kind: Callable[[], Adapter], event: ServerEvent) -> None:
+    for message in sent(list(kind().encode(event))):
         if isinstance(message, str):
             assert json.loads(message)["type"]
-        elif dialect is Moshi:
+        elif kind is Moshi:
             assert unpack(message) is not None
         else:
-            assert dialect is Pcm and len(message) == 2 * FRAME
-    assert not list(dialect().say(Note("what the server says to its owner")))
+            assert kind is Pcm and len(message) == 2 * FRAME
+    assert not list(kind().encode(Note("what the server says to its owner")))
 
 
-def test_the_pace_is_told_to_clients_that_know_metadata() -> None:
-    """Moshi's own client complains of every message that it does not know."""
-    speaking = Moshi()
-    assert not list(speaking.say(Pace(30.5, 41.0, 12)))
-    assert not list(speaking.hear(pack(Metadata({}))))
-    (told,) = speaking.say(Pace(30.5, 41.0, 12))
-    assert isinstance(told, bytes) and unpack(told) == Metadata({"step_ms": 30.5, "max_step_ms": 41.0, "frame": 12})
+def test_the_pace_is_sent_to_clients_that_know_metadata() -> None:
+    """Moshi's own client complains about every message that it does not know."""
+    adapter = Moshi()
+    assert not list(adapter.encode(Pace(30.5, 41.0, 12)))
+    assert not list(adapter.decode(pack(Metadata({}))))
+    (message,) = sent(list(adapter.encode(Pace(30.5, 41.0, 12))))
+    assert isinstance(message, bytes)
+    assert unpack(message) == Metadata({"step_ms": 30.5, "max_step_ms": 41.0, "frame": 12})
+
+
+def test_moshis_clients_get_a_ping_when_nothing_has_happened_for_a_second() -> None:
+    adapter = Moshi()
+
+    def pings(now: float) -> list[str | bytes]:
+        return sent(list(adapter.tick(now)))
+
+    assert not pings(100.0) and not pings(100.9)
+    assert pings(100.0 + QUIET_SECONDS) == [pack(Ping())]
+    assert not pings(101.5)
+    assert pings(102.0) == [pack(Ping())]
+    list(adapter.encode(Note("something has happened")))
+    assert not pings(103.5) and pings(104.5)
+    assert not list(Pcm().tick(1e6)) and not list(Interview().tick(1e6))
 
 
 @given(st.lists(st.integers(-32768, 32767)))
 def test_samples_arrive_as_they_were_sent(samples: list[int]) -> None:
-    (heard,) = Pcm().hear(np.array(samples, dtype="<i2").tobytes())
+    (heard,) = Pcm().decode(np.array(samples, dtype="<i2").tobytes())
     assert isinstance(heard, np.ndarray)
     assert np.array_equal(heard * 32768, np.array(samples, dtype=np.float32))
 
@@ -122,24 +147,24 @@ def test_samples_arrive_as_they_were_sent(samples: list[int]) -> None:
     ],
 )
 def test_a_config_asks_by_the_same_names_as_a_url(config: dict[str, Any], request_: Request) -> None:
-    assert list(Pcm().hear(json.dumps({"type": "config", **config}))) == [Begin(request_)]
+    assert list(Pcm().decode(json.dumps({"type": "config", **config}))) == [Begin(request_)]
 
 
 def test_an_interview_becomes_a_prompt_in_a_trained_form() -> None:
-    dialect = Interview()
-    assert dialect.open({"voice": "NATM0"}) == Request("NATM0")
+    adapter = Interview()
+    assert opened(adapter, voice="NATM0") == [Begin(Request("NATM0"))]
     context = {"type": "context", "role": "welder", "level": "senior", "topic": "safety\nat work" + "!" * 1000}
-    (wish,) = dialect.hear(json.dumps(context))
-    assert isinstance(wish, Begin) and wish.request is not None and wish.request.voice == "NATM0"
-    prompt = wish.request.prompt or ""
+    (begin,) = adapter.decode(json.dumps(context))
+    assert isinstance(begin, Begin) and begin.request is not None and begin.request.voice == "NATM0"
+    prompt = begin.request.prompt or ""
     assert prompt.startswith("You enjoy having a good conversation.") and "senior welder" in prompt
-    assert "safety at work" in prompt and len(prompt) < 600
-    (wish,) = Interview().hear('{"type": "context"}')
-    assert isinstance(wish, Begin) and wish.request is not None and "None" not in (wish.request.prompt or "")
+    assert " Talk about safety at work" in prompt and len(prompt) < 600
+    (begin,) = Interview().decode('{"type": "context"}')
+    assert isinstance(begin, Begin) and begin.request is not None and "None" not in (begin.request.prompt or "")
 
 
 def test_only_a_url_that_asks_for_nothing_leaves_room_for_a_first_message() -> None:
-    for dialect in (Pcm, Interview):
-        assert dialect().open({"worker": "x"}) is None
-        assert dialect().open({"persona": "chef"}) == Request(persona="chef")
-    assert Moshi().open({}) == Request()
+    for kind in (Pcm, Interview):
+        assert opened(kind(), worker="x") == []
+        assert opened(kind(), persona="chef") == [Begin(Request(persona="chef"))]
+    assert opened(Moshi()) == [Begin(Request())]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from runningserver import RunningServer
 
-from personaplex_cli.server.house import Terms
+from personaplex_cli.options import ServeOptions
 
 
 @pytest.fixture(scope="session")
@@ -17,5 +17,5 @@ def server(demo_folder: Path) -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="session")
 def server_with_queue(demo_folder: Path) -> Iterator[RunningServer]:
-    with RunningServer(demo_folder, Terms("teacher", queue=2)) as running:
+    with RunningServer(demo_folder, ServeOptions(queue=2)) as running:
         yield running

@@ -48,10 +48,10 @@ def test_a_signal_ends_it_cleanly(number: int, code: int, demo_folder: Path, tmp
 
 
 def test_a_signal_ends_it_while_it_loads(demo_folder: Path, tmp_path: Path) -> None:
-    """The model thread is deaf then."""
+    """The model's thread cannot be interrupted then."""
     code = (
-        "import sys, time; from personaplex_cli import lookup; from personaplex_cli.cli.main import program;"
-        "lookup.start_engine = lambda *_: time.sleep(60);"
+        "import sys, time; from personaplex_cli.loader import load; from personaplex_cli.cli.main import program;"
+        "load.load = lambda *_: time.sleep(60);"
         "sys.exit(program(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "serve", "--model", str(demo_folder), "--port", "0"]

@@ -1,0 +1,88 @@
+"""Moshi's protocol, on our side: binary messages as `wire` packs them, sound as one Ogg-Opus stream each way.
+
+Text messages are ignored, as the official server does. The pace of the model is sent to clients that send metadata
+themselves: Moshi's own clients know no metadata, and complain about every message.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from personaplex_cli import __version__
+from personaplex_cli.audio.opus import OpusReader, OpusWriter
+from personaplex_cli.errors import PersonaplexError
+from personaplex_cli.events import Began, Hushed, Step
+from personaplex_cli.protocols import wire
+from personaplex_cli.protocols.adapter import (
+    Adapter,
+    Begin,
+    Opening,
+    Out,
+    Pace,
+    Queued,
+    Send,
+    ServerEvent,
+    StopSpeaking,
+    facts,
+)
+from personaplex_cli.protocols.wire import Action, Control, Message, Metadata, Request, WireError
+
+# Bytes of one message: a second of the best Opus, but minutes of the worst, which would take long to decode.
+MAX_OPUS_BYTES = 1 << 16
+QUIET_SECONDS = 1.0  # without an event, then a ping is sent; NVIDIA's web client leaves after ten
+
+
+class Moshi(Adapter):
+    def __init__(self) -> None:
+        self._knows_metadata = False
+        self._reader = OpusReader()
+        self._writer = OpusWriter()
+        self._busy = True  # something has happened since the last tick
+        self._quiet_since = 0.0
+
+    def open(self, opening: Opening) -> Iterator[Out]:
+        yield Begin(Request.from_query(opening.query))
+
+    def decode(self, message: str | bytes) -> Iterator[Out]:
+        match wire.unpack(message) if isinstance(message, bytes) else None:
+            case wire.Sound(ogg) if len(ogg) > MAX_OPUS_BYTES:
+                raise WireError("Too much sound came at once.", "Send it as it is spoken.")
+            case wire.Sound(ogg):
+                yield self._reader.read(ogg)
+            case Control(Action.PAUSE):
+                yield StopSpeaking()
+            case Control(Action.RESTART):
+                yield Begin(None)
+            case Metadata():
+                self._knows_metadata = True
+
+    def encode(self, event: ServerEvent) -> Iterator[Out]:
+        self._busy = True
+        for message in self._messages(event):
+            yield Send(wire.pack(message))
+
+    def tick(self, now: float) -> Iterator[Out]:
+        if self._busy:
+            self._busy, self._quiet_since = False, now
+        elif now - self._quiet_since >= QUIET_SECONDS:
+            self._quiet_since = now
+            yield Send(wire.pack(wire.Ping()))
+
+    def _messages(self, event: ServerEvent) -> Iterator[Message]:
+        match event:
+            case np.ndarray():
+                if ogg := self._writer.write(event):
+                    yield wire.Sound(ogg)
+            case Step(text=text) if text:
+                yield wire.Words(text)
+            case Pace() if self._knows_metadata:
+                yield Metadata(vars(event))
+            case Began():
+                yield wire.Handshake()
+                yield Metadata({"personaplex": __version__, **facts(event)})
+            case Queued(position):
+                yield Metadata({"queue": position})
+            case Hushed(on):
+                yield Metadata({"hushed": on})
+            case PersonaplexError():
+                yield wire.Failure(f"{event} {event.hint}".strip())

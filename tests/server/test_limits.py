@@ -1,0 +1,159 @@
+"""What clients may not use up: time, memory, connections."""
+
+import asyncio
+import gc
+import json
+import threading
+from contextlib import AsyncExitStack, suppress
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, WSMsgType
+from runningserver import (
+    SEED,
+    RunningServer,
+    connected,
+    fetched,
+    next_json,
+    next_message,
+    pcm,
+    speech,
+)
+
+from personaplex_cli.audio.recording import pcm16
+from personaplex_cli.options import ServeOptions
+from personaplex_cli.protocols.wire import PATH, Failure
+from personaplex_cli.server import app, session
+
+
+def test_a_silent_client_is_disconnected(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "IDLE_TIMEOUT", 0.2)
+    monkeypatch.setattr(session, "TICK_SECONDS", 0.05)
+
+    async def keep_silent() -> None:
+        async with connected(server.socket(f"{PATH}?{SEED}")) as socket:
+            assert "No sound" in (await next_message(socket, Failure)).text
+            await socket.receive()
+            assert socket.close_code == 4408
+
+    asyncio.run(keep_silent())
+
+
+def test_a_talk_that_has_lasted_too_long_is_ended(demo_folder: Path) -> None:
+    async def talk_on(server: RunningServer) -> None:
+        async with connected(server.socket("/pcm")) as socket:
+            await next_json(socket, "ready")
+            saying = asyncio.create_task(say_something(socket))
+            assert "minutes" in (await next_json(socket, "error"))["message"]
+            await next_json(socket, "state")
+            await socket.receive()
+            assert socket.close_code == 4408
+            saying.cancel()
+
+    async def say_something(socket: Any) -> None:
+        while True:
+            await socket.send_bytes(pcm16(speech(1)))
+            await asyncio.sleep(0.02)
+
+    with RunningServer(demo_folder, ServeOptions(max_minutes=0.005)) as server:
+        asyncio.run(talk_on(server))
+
+
+def test_a_client_that_reads_nothing_is_cut_off_and_keeps_no_other_waiting(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "SEND_TIMEOUT", 0.3)
+    before = len(server.notes)
+
+    async def talk_and_never_listen() -> None:
+        frame = bytes(2 * 15_360)
+        async with connected(server.socket("/pcm?sample_rate=192000")) as socket:
+            await next_json(socket, "ready")
+            with pytest.raises(ConnectionError):
+                while True:
+                    await socket.send_bytes(frame)
+                    await asyncio.sleep(0.002)
+
+    asyncio.run(talk_and_never_listen())
+    asyncio.run(pcm(server))
+    assert any("stuck" in note and "lost" in note for note in server.notes[before:])
+
+
+def test_a_client_that_answers_no_ping_is_given_up(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "PING_SECONDS", 0.1)
+
+    async def play_dead() -> None:
+        async with connected(server.socket(f"/pcm?{SEED}"), autoping=False) as socket:
+            await next_json(socket, "ready")
+            while (await socket.receive()).type not in (WSMsgType.CLOSED, WSMsgType.ERROR, WSMsgType.CLOSE):
+                pass
+
+    asyncio.run(play_dead())
+    asyncio.run(pcm(server))
+
+
+def test_sound_that_comes_too_fast_is_dropped_not_kept(server: RunningServer) -> None:
+    async def flood() -> None:
+        async with connected(server.socket(f"/pcm?{SEED}")) as socket:
+            await next_json(socket, "ready")
+            for _ in range(10):
+                await socket.send_bytes(pcm16(speech(100)))
+            await socket.send_json({"type": "ping"})
+            answered = 0
+            async for message in socket:
+                answered += message.type.name == "BINARY"
+                if message.type.name == "TEXT" and json.loads(message.data)["type"] == "pong":
+                    break
+            assert answered < 500
+
+    before = len(server.notes)
+    asyncio.run(flood())
+    asyncio.run(pcm(server))
+    assert any("of sound lost" in note for note in server.notes[before:])
+
+
+def test_a_thousand_come_and_go_and_nothing_stays(server: RunningServer) -> None:
+    async def come_and_go(times: int) -> None:
+        async with ClientSession() as session:
+            for number, path in enumerate(islice(cycle(("/pcm", "/ws", "/")), times)):
+                async with session.ws_connect(server.socket(f"{path}?{SEED}")) as socket:
+                    if number % 50 == 0:
+                        await next_json(socket, "ready")
+        while json.loads((await fetched(f"{server.url}/health"))[1])["state"] == "busy":
+            await asyncio.sleep(0.01)
+
+    def alive() -> tuple[int, int, int]:
+        server.events.clear()
+        gc.collect()
+        objects = gc.get_objects()
+        # Python keeps some threads for reading files, as many as it likes up to a few.
+        threads = [each for each in threading.enumerate() if not each.name.startswith("asyncio_")]
+        return len(threads), sum(isinstance(each, asyncio.Task) for each in objects), len(objects)
+
+    asyncio.run(come_and_go(200))
+    before = alive()
+    asyncio.run(come_and_go(800))
+    threads, tasks, objects = alive()
+    assert threads == before[0] and tasks < before[1] + 10
+    assert objects < before[2] + 800  # less than one for each
+
+
+def test_connections_are_bounded(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MAX_CONNECTIONS", 3)
+
+    async def crowd() -> None:
+        port = int(server.url.rpartition(":")[2])
+        async with asyncio.timeout(20), AsyncExitStack() as open_ones:
+            for _ in range(50):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                open_ones.push_async_callback(writer.wait_closed)
+                open_ones.callback(writer.close)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.02):
+                        assert await reader.read() == b""
+                        return
+            raise AssertionError("everybody may connect")
+
+    asyncio.run(crowd())

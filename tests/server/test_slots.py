@@ -1,0 +1,182 @@
+"""A model that holds two conversations at once, and what surrounds it; the engine is a fake of a few lines."""
+
+import asyncio
+import json
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from runningserver import RunningServer, connected, fetched, frames, next_json, pcm, refused, speech, talk_pcm
+
+from personaplex_cli.character import Character
+from personaplex_cli.conversation import Conversation, Reply
+from personaplex_cli.events import Began, Ended, Event, Phase, State, Timings
+from personaplex_cli.options import ServeOptions
+from personaplex_cli.samples import FRAME, Samples
+from personaplex_cli.server.admission import Admission, ConversationQueue
+from personaplex_cli.server.app import App
+from personaplex_cli.server.client_audio import ClientAudio
+
+
+class CountingEngine:
+    """Answers every frame of its n-th conversation with samples of n/100."""
+
+    slots = 2
+
+    def __init__(self) -> None:
+        self._begun = 0
+        self._waiting: dict[int, Character] = {}
+        self._numbers: dict[int, int] = {}
+
+    def begin(self, slot: int, character: Character) -> None:
+        self._waiting[slot] = character
+
+    def prefill(self) -> Iterable[tuple[int, Event | Exception]] | None:
+        if not self._waiting:
+            return None
+        slot, who = self._waiting.popitem()
+        self._begun += 1
+        self._numbers[slot] = self._begun
+        began = Began(who.persona, who.voice, "fake", "cpu", "none", who.sampling.seed, 1, 3000)
+        return [(slot, State(Phase.PRIMING)), (slot, began)]
+
+    def step(self, frames: Mapping[int, Samples], silent: Collection[int] = ()) -> Mapping[int, Reply | Exception]:
+        time.sleep(0.005)
+        return {
+            slot: Reply(np.full(FRAME, self._numbers[slot] / 100, dtype=np.float32), "", timings=Timings(1, 2, 3))
+            for slot in frames
+        }
+
+    def end(self, slot: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class FakeApp(App):
+    def _start(self) -> CountingEngine:
+        return CountingEngine()
+
+
+@pytest.fixture
+def server() -> Iterator[RunningServer]:
+    with RunningServer("demo", ServeOptions(queue=1), kind=FakeApp) as running:
+        yield running
+
+
+def number(sound: bytes) -> set[int]:
+    """Of the conversations that this was said in."""
+    return {round(100 * each / 32768) for each in set(np.frombuffer(sound, "<i2").tolist())}
+
+
+def test_two_talk_at_once_and_a_third_waits(server: RunningServer) -> None:
+    async def talk() -> None:
+        async with connected(server.socket("/pcm?seed=1")) as first:
+            await next_json(first, "ready")
+            assert (await state())["state"] == "ready"
+            async with connected(server.socket("/pcm?seed=1")) as second:
+                await next_json(second, "ready")
+                assert (await state())["sessions"].items() >= {"active": 2, "waiting": 0}.items()
+                answers = await asyncio.gather(*(talk_pcm(each, frames(speech(10))) for each in (first, second)))
+                assert [number(sound) for sound, _ in answers] == [{1}, {2}]
+                async with connected(server.socket("/pcm?seed=1")) as third:
+                    assert (await next_json(third, "state"))["position"] == 1
+                    assert (await state())["state"] == "busy"
+                    assert (await refused(server.socket("/pcm")))[0] == 503
+                    await second.close()
+                    await next_json(third, "ready")
+                    assert number((await talk_pcm(third, frames(speech(3))))[0]) == {3}
+            assert number((await talk_pcm(first, frames(speech(3))))[0]) == {1}
+
+    async def state() -> dict[str, Any]:
+        return dict(json.loads((await fetched(f"{server.url}/health"))[1]))
+
+    asyncio.run(talk())
+
+
+def test_after_a_restart_nothing_old_is_heard_or_sent(server: RunningServer) -> None:
+    async def talk() -> None:
+        async with connected(server.socket("/pcm?seed=1")) as socket:
+            await next_json(socket, "ready")
+            for conversation in range(2, 7):
+                for message in frames(speech(12)):
+                    await socket.send_bytes(message)
+                await socket.send_json({"type": "restart"})
+                while (await next_json(socket, "state"))["state"] != "priming":
+                    pass
+                kinds = [(await socket.receive()).type.name for _ in range(2)]  # ready, live
+                assert kinds == ["TEXT", "TEXT"]
+                assert number((await talk_pcm(socket, frames(speech(3))))[0]) == {conversation}
+                await socket.send_json({"type": "ping"})
+                while (message := await socket.receive()).data != '{"type": "pong"}':
+                    assert message.type.name == "TEXT"  # at most the pace
+
+    asyncio.run(talk())
+    assert number(asyncio.run(pcm(server))) == {7}
+
+
+def test_conversations_that_the_model_did_not_get_to_are_ended() -> None:
+    ended = list[Event]()
+
+    def conversation() -> Conversation:
+        return Conversation(Character("a", "", "b", "c.pt"), ClientAudio(lambda pcm: None), ended.append)
+
+    queue = ConversationQueue()
+    queue.put(conversation())
+    coming = iter(queue)
+    assert next(coming) and next(coming) is None
+    queue.put(conversation())
+    queue.close()
+    assert list(coming) == [] and not ended
+    queue.abandon()
+    queue.put(conversation())
+    assert [isinstance(each, Ended) and bool(each.error) for each in ended] == [True, True]
+
+
+def test_a_place_is_free_as_soon_as_its_client_has_left() -> None:
+    async def come_and_go() -> None:
+        admission = Admission(queue=1)
+        admission.slots = 2
+        places = [admission.enter() for _ in range(4)]
+        assert places[:3] and places[3] is None
+        assert (admission.active, admission.waiting) == (2, 1)
+        first = places[0]
+        assert first
+        first.going = True
+        late = admission.enter()
+        assert late and admission.enter() is None
+        positions = late.positions()
+        assert await anext(positions) == 1
+        first.leave()
+        first.leave()
+        others = places[1]
+        assert others
+        others.leave()
+        assert [each async for each in positions] == []
+
+    asyncio.run(come_and_go())
+
+
+def test_silence_is_filled_where_the_protocol_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+    monkeypatch.setattr("personaplex_cli.server.client_audio.time.monotonic", lambda: clock)
+    audio = ClientAudio(lambda pcm: None, fills_silence=True)
+    heard = audio.frames(lambda: None)
+    assert next(heard) is None
+    audio.hear(speech(1)[:100])
+    clock = 0.2
+    frame = next(heard)
+    assert frame is not None and len(frame) == FRAME and frame[:100].any() and not frame[100:].any()
+    assert next(heard) is None
+    clock = 0.25
+    assert next(heard) is not None and next(heard) is None
+    woken = list[int]()
+    patient = ClientAudio(lambda pcm: None)
+    heard = patient.frames(lambda: woken.append(1))
+    clock = 9.0
+    assert next(heard) is None
+    patient.hear(speech(1)[:1900])
+    assert not woken
+    patient.hear(speech(1)[1900:])
+    frame = next(heard)
+    assert woken and frame is not None and np.array_equal(frame, speech(1))
