@@ -46,8 +46,18 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert not {"torch", "moshi", "sounddevice", "aiohttp", "typer", "rich", "numpy"} & set(done.stdout.split())
 
 
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text("utf-8"))))
+
+
 def test_library_code_does_not_print() -> None:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if path.relative_to(PACKAGE).parts[0] != "cli":
-            calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
-            assert not any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls), path
+    for path in set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("cli/*.py")):
+        calls = [each for each in nodes(path) if isinstance(each, ast.Call)]
+        assert not any(isinstance(each.func, ast.Name) and each.func.id == "print" for each in calls), path
+
+
+def test_the_public_names_are_for_others() -> None:
+    """Who imports them from the top would import against the layers, unseen."""
+    for path in PACKAGE.rglob("*.py"):
+        taken = [each for each in nodes(path) if isinstance(each, ast.ImportFrom) and each.module == PACKAGE.name]
+        assert not {name.name for each in taken for name in each.names} & set(personaplex_cli.__all__), path
