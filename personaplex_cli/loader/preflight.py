@@ -3,6 +3,7 @@
 import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -18,6 +19,16 @@ from personaplex_cli.options import DEMO, DeviceOptions, ModelOptions
 from personaplex_cli.samples import FRAME_SECONDS
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that torch sees: its name, its compute capability, and bytes of memory."""
+
+    name: str
+    capability: str
+    total: int
+    free: int
+
+
 def check_gpus() -> Iterator[Finding]:
     """The GPUs that torch reaches through CUDA or ROCm, and its warnings, such as that the driver is too old."""
     with warnings.catch_warnings(record=True) as caught:
@@ -28,9 +39,9 @@ def check_gpus() -> Iterator[Finding]:
     build = {"built_for": _built_for(), "said": said}
     built_for = f"this PyTorch is built for {build['built_for']}"
     for index, gpu in enumerate(found):
-        memory = f"{gpu['free'] / GIGABYTE:.1f} of {gpu['total'] / GIGABYTE:.1f} GB free"
-        text = f"{gpu['name']}, compute capability {gpu['capability']}, {memory}; {built_for}"
-        yield Finding(OK, f"GPU {index}", text, figures=gpu | build)
+        memory = f"{gpu.free / GIGABYTE:.1f} of {gpu.total / GIGABYTE:.1f} GB free"
+        text = f"{gpu.name}, compute capability {gpu.capability}, {memory}; {built_for}"
+        yield Finding(OK, f"GPU {index}", text, figures=asdict(gpu) | build)
     if not found:
         has_driver = shutil.which("nvidia-smi") is not None
         text = "; ".join(["none that PyTorch can use by CUDA", built_for, *said])
@@ -78,8 +89,7 @@ def _built_for() -> str:
     return f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
 
 
-def _gpu(index: int) -> dict[str, str | int]:
-    """A GPU that torch sees: its name, its compute capability, and bytes of memory."""
+def _gpu(index: int) -> Gpu:
     about = torch.cuda.get_device_properties(index)
     free, total = torch.cuda.mem_get_info(index)
-    return {"name": about.name, "capability": f"{about.major}.{about.minor}", "total": total, "free": free}
+    return Gpu(about.name, f"{about.major}.{about.minor}", total, free)
