@@ -155,6 +155,6 @@ def _check_disk(stock: Inventory) -> Finding:
         advice = f"The model needs {missing / GIGABYTE:.1f} GB there: make room, or set HF_HOME to another disk."
         return Finding(WRONG, "disk", found, advice, figures, ModelError.exit_code)
     if free_own < INT8_BYTES:
-        advice = f"int8 keeps {INT8_BYTES / GIGABYTE:.1f} GB; without that room it is made anew each time."
+        advice = f"int8 keeps {INT8_BYTES / GIGABYTE:.1f} GB; without that room it is made again each time."
         return Finding(WARNING, "disk", found, advice, figures)
     return Finding(OK, "disk", found, figures=figures)
