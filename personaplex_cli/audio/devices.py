@@ -16,7 +16,7 @@ from typing import Any
 
 from personaplex_cli.audio.echo import EchoCanceller
 from personaplex_cli.errors import AudioError, UsageError
-from personaplex_cli.findings import OK, WARNING, Finding
+from personaplex_cli.findings import OK, Finding, warn_if
 from personaplex_cli.options import SoundCardOptions
 from personaplex_cli.samples import SAMPLE_RATE
 
@@ -158,11 +158,8 @@ def check(options: SoundCardOptions) -> Iterator[Finding]:
         own_rate = next((each.default_rate for each in listed if each.name == side.name), side.rate)
         figures = asdict(side) | {"own_rate": own_rate}
         found = str(side) + ("" if side.rate == SAMPLE_RATE else ", resampled to 24 kHz")
-        if min(own_rate, side.rate) <= TELEPHONE_RATE:
-            advice = f"{own_rate / 1000:g} kHz sounds like a telephone: with Bluetooth, use another microphone."
-            yield Finding(WARNING, kind, found, advice, figures)
-        else:
-            yield Finding(OK, kind, found, figures=figures)
+        advice = f"{own_rate / 1000:g} kHz sounds like a telephone: with Bluetooth, use another microphone."
+        yield warn_if(min(own_rate, side.rate) <= TELEPHONE_RATE, kind, found, advice, figures)
 
 
 def open_card(choice: CardChoice, latency: str, call_back: CallBack) -> OpenCard:

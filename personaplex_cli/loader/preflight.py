@@ -11,7 +11,7 @@ from personaplex_cli.engine.quantised import why_no_kernels
 from personaplex_cli.errors import DeviceError
 from personaplex_cli.events import Event, Note
 from personaplex_cli.files import GIGABYTE
-from personaplex_cli.findings import OK, WARNING, WRONG, Finding
+from personaplex_cli.findings import OK, WARNING, WRONG, Finding, warn_if
 from personaplex_cli.library.spec import PERSONAPLEX
 from personaplex_cli.loader.device import choose_device
 from personaplex_cli.loader.memory_plan import choose_plan
@@ -46,8 +46,7 @@ def check_gpus() -> Iterator[Finding]:
         has_driver = shutil.which("nvidia-smi") is not None
         text = "; ".join(["none that PyTorch can use by CUDA", built_for, *said])
         advice = "`nvidia-smi` is here: install a PyTorch for its driver, see https://pytorch.org/get-started."
-        figures = build | {"nvidia_smi": has_driver}
-        yield Finding(WARNING, "GPU", text, advice, figures) if has_driver else Finding(OK, "GPU", text, "", figures)
+        yield warn_if(has_driver, "GPU", text, advice, build | {"nvidia_smi": has_driver})
 
 
 def check_talking(options: DeviceOptions) -> Iterator[Finding]:
@@ -77,9 +76,8 @@ def check_talking(options: DeviceOptions) -> Iterator[Finding]:
     yield Finding(OK, "talking", f"{precision}, and {seconds:.0f} s of the talk are remembered", notes, figures)
     why = why_no_kernels()
     found = f"cannot be used: {why}" if why else "can be used"
-    advice = "int8 and int4 then save memory, but take more time than bf16." if why else ""
-    kind = WARNING if why and plan.precision.is_quantised else OK
-    yield Finding(kind, "Triton kernels", found, advice, {"why_not": why})
+    advice = "int8 and int4 then save memory, but take more time than bf16."
+    yield warn_if(bool(why) and plan.precision.is_quantised, "Triton kernels", found, advice, {"why_not": why})
 
 
 def _built_for() -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dotenv import find_dotenv
 
@@ -25,12 +25,9 @@ from personaplex_cli import __version__
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Listener, Note
 from personaplex_cli.files import GIGABYTE
-from personaplex_cli.findings import OK, WARNING, WRONG, Finding
+from personaplex_cli.findings import OK, WARNING, WRONG, Finding, warn_if
 from personaplex_cli.library import settings
 from personaplex_cli.options import DeviceOptions, SoundCardOptions
-
-if TYPE_CHECKING:
-    from personaplex_cli.audio.loopback import LoopbackResult
 
 # What stays in main memory, and what is on its way to the GPU, torch included: an estimate, on the safe side.
 MAIN_MEMORY_BYTES = 4 * GIGABYTE
@@ -160,23 +157,15 @@ def _sound(card: SoundCardOptions) -> Iterator[Finding]:
 
 
 def _system() -> Iterator[Finding]:
-    version = platform.python_version()
-    figures = {
-        "python": version,
-        "implementation": platform.python_implementation(),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-    }
+    version, python = platform.python_version(), platform.python_implementation()
+    figures = {"python": version, "implementation": python, "system": platform.platform(), "cores": os.cpu_count()}
     yield Finding(OK, "system", f"Python {version} on {platform.system()} {platform.machine()}", figures=figures)
 
 
 def _packages() -> Iterator[Finding]:
     versions = {name: _version(name) for name in (*PACKAGES, *EXTRAS)}
     if missing := [name for name in PACKAGES if versions[name] is None]:
-        found, advice = (
-            f"{' and '.join(missing)} not installed",
-            f"`pip install {' '.join(missing)}`, or reinstall it all.",
-        )
+        found, advice = f"{' and '.join(missing)} not installed", f"`pip install {' '.join(missing)}`."
         yield Finding(WRONG, "packages", found, advice, versions, PersonaplexError.exit_code)
     else:
         found = f"personaplex {__version__}, torch {versions['torch']}, moshi {versions['moshi']}"
@@ -193,16 +182,10 @@ def _version(package: str) -> str | None:
 def _main_memory() -> Iterator[Finding]:
     total, free = _memory()
     figures = {"total": total, "free": free}
-    size = f"{total / GIGABYTE:.1f} GB" if total else ""
-    if free is None:
-        yield Finding(OK, "main memory", size or "unknown on this system", figures=figures)
-        return
-    found = f"{free / GIGABYTE:.1f} GB free" + (f" of {size}" if size else "")
+    sizes = [f"{free / GIGABYTE:.1f} GB free"] if free is not None else []
+    found = " of ".join(sizes + ([f"{total / GIGABYTE:.1f} GB"] if total else [])) or "unknown on this system"
     advice = f"Loading takes about {MAIN_MEMORY_BYTES / GIGABYTE:.0f} GB: close other programs."
-    if free < MAIN_MEMORY_BYTES:
-        yield Finding(WARNING, "main memory", found, advice, figures)
-    else:
-        yield Finding(OK, "main memory", found, figures=figures)
+    yield warn_if(free is not None and free < MAIN_MEMORY_BYTES, "main memory", found, advice, figures)
 
 
 def _memory() -> tuple[int | None, int | None]:
@@ -226,19 +209,15 @@ def _echo_canceller() -> Iterator[Finding]:
 
 def _terminal() -> Iterator[Finding]:
     columns, lines = shutil.get_terminal_size()
-    facts = {
-        "is_terminal": sys.stdout.isatty(),
-        "columns": columns,
-        "lines": lines,
-        "encoding": sys.stdout.encoding,
-        "TERM": os.environ.get("TERM", ""),
-    }
-    if not facts["is_terminal"]:
-        yield Finding(OK, "terminal", "none on standard output: a talk is shown as plain lines", figures=facts)
-        return
-    advice = f"The panel looks best with {NARROW} columns or more." if columns < NARROW else ""
-    found = f"{columns} columns, {lines} lines, {sys.stdout.encoding}"
-    yield Finding(WARNING if advice else OK, "terminal", found, advice, facts)
+    is_terminal, encoding = sys.stdout.isatty(), sys.stdout.encoding
+    figures = {"is_terminal": is_terminal, "columns": columns, "lines": lines, "encoding": encoding}
+    found = f"{columns} columns, {lines} lines, {encoding}"
+    if not is_terminal:
+        found = "none on standard output: a talk is shown as plain lines"
+    advice = f"The panel looks best with {NARROW} columns or more."
+    yield warn_if(
+        is_terminal and columns < NARROW, "terminal", found, advice, figures | {"TERM": os.environ.get("TERM")}
+    )
 
 
 def _settings(settable: Settable) -> Iterator[Finding]:
@@ -274,38 +253,21 @@ def _echo(card: SoundCardOptions, listen: Listener) -> Iterator[Finding]:
     if result.glitches:
         lost = ", ".join(f"{count} {kind}" for kind, count in result.glitches.items())
         advice = "Close other programs, or try --device-rate 48000."
-        found = f"lost or filled in within eight seconds: {lost}"
-        yield Finding(WARNING, "sound card", found, advice, result.glitches)
-    yield _noise(result)
+        yield Finding(WARNING, "sound card", f"lost or filled in within eight seconds: {lost}", advice, result.glitches)
+    found, advice = f"{result.noise:.0f} dBFS without speech", "That is loud, and the agent hears it, too."
+    if result.silent:
+        found = "the microphone delivers nothing but silence"
+        advice = "Is it switched off, or is this program not allowed to use it (privacy settings of the system)?"
+    figures = {"dbfs": result.noise, "silent": result.silent}
+    yield warn_if(result.silent or result.noise > NOISY_ROOM, "noise", found, advice, figures)
     figures = asdict(result) | {"median": result.delay if result.heard else None}
     if not result.heard:
         yield Finding(OK, "echo", "none heard: headphones, or the microphone is muted", figures=figures)
         return
     found = f"the speaker comes back at {round(result.level)} dB of what was played"
-    if result.level > DISTURBING_ECHO:
-        advice = "The microphone hears the speaker: use headphones or --echo-cancel."
-        yield Finding(WARNING, "echo", found, advice, figures)
-    else:
-        yield Finding(OK, "echo", f"{found}: too quiet to disturb", figures=figures)
-    yield _round_trip(result)
-
-
-def _noise(result: "LoopbackResult") -> Finding:
-    figures = {"dbfs": result.noise, "silent": result.silent}
-    if result.silent:
-        advice = "Is it switched off, or is this program not allowed to use it (privacy settings of the system)?"
-        return Finding(WARNING, "noise", "the microphone delivers nothing but silence", advice, figures)
-    if result.noise > NOISY_ROOM:
-        return Finding(WARNING, "noise", f"{result.noise:.0f} dBFS, which is loud", "The agent hears it, too.", figures)
-    return Finding(OK, "noise", f"{result.noise:.0f} dBFS without speech", figures=figures)
-
-
-def _round_trip(result: "LoopbackResult") -> Finding:
-    found = (
-        f"{result.delay:.0f} ms from the agent's voice back to its ears (spread {result.spread:.0f} ms"
-        f", {len(result.delays)} chirps; the system reports {result.reported:.0f} ms)"
-    )
+    advice = "The microphone hears the speaker: use headphones or --echo-cancel."
+    yield warn_if(result.level > DISTURBING_ECHO, "echo", found, advice, figures)
+    found = f"{result.delay:.0f} ms from the agent's voice back to its ears (spread {result.spread:.0f} ms"
+    found += f", {len(result.delays)} chirps; the system reports {result.reported:.0f} ms)"
     figures = {"milliseconds": result.delay, "spread": result.spread, "reported": result.reported}
-    if result.delay > SLOW_CARD:
-        return Finding(WARNING, "round trip", found, "Is this Bluetooth? A cable is faster.", figures)
-    return Finding(OK, "round trip", found, figures=figures)
+    yield warn_if(result.delay > SLOW_CARD, "round trip", found, "Is this Bluetooth? A cable is faster.", figures)
