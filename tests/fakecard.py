@@ -1,22 +1,23 @@
 """A sound card made of numbers, in place of the module sounddevice: it drives the real callback, without sleeping.
 
-Time passes when somebody waits for the card: waiting calls the callback with the next block of the microphone's sound.
-So a test runs in one thread, as fast as it can, and always the same.
+Time passes when the sound card looks at its clock, which it does when the next frame is not there yet: that calls the
+callback with the next block of the microphone's sound. So tests run in one thread, deterministic, without waiting.
 """
 
 import os
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from queue import Empty
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from personaplex_cli.audio import soundcard
+from personaplex_cli.audio.soundcard import DEFAULT_DEVICES, WATCHDOG_SECONDS, SoundCard
+from personaplex_cli.events import Event, Glitch, Note, Phase, State
+from personaplex_cli.options import SoundCardOptions
 from personaplex_cli.samples import SAMPLE_RATE, Samples
 
 FLAGS = ("input_underflow", "input_overflow", "output_underflow", "output_overflow", "priming_output")
@@ -57,7 +58,7 @@ class FakeCard:
     rates: tuple[int, ...] = (SAMPLE_RATE,)
     mono: bool = True  # whether it can be opened with one channel
     host_api: str = "Fake API"
-    lifetimes: deque[float] = field(default_factory=deque)  # seconds until each opening dies; then they live for ever
+    lifetimes: deque[float] = field(default_factory=deque)  # seconds until each opening dies; then they live on
     flags: Callable[[int], Flags] = lambda block: Flags()
     at_end: Callable[[], None] = lambda: None
     at_abort: Callable[[], object] = lambda: None
@@ -70,6 +71,7 @@ class FakeCard:
         self.opened: list[FakeStream] = []
         self.played: list[Samples] = []
         self.calls = 0
+        self.now = 0.0  # seconds on its clock
         self.default = SimpleNamespace(device=(0, len(self.listed) - 1) if self.listed else (-1, -1))
         self.Stream = lambda **settings: FakeStream(self, True, True, settings)
         self.InputStream = lambda **settings: FakeStream(self, True, False, settings)
@@ -113,6 +115,12 @@ class FakeCard:
     def running(self) -> "list[FakeStream]":
         return [stream for stream in self.opened if stream.running and stream.elapsed < stream.lifetime]
 
+    def clock(self) -> float:
+        """In place of SoundCard.clock: the time after the next callback, or when a card without one counts as dead."""
+        if not self.pass_time():
+            self.now += 1.01 * WATCHDOG_SECONDS
+        return self.now
+
     def pass_time(self) -> bool:
         """Let the card call back once; False if it does not (any more)."""
         if not self.running:
@@ -152,7 +160,7 @@ class FakeStream:
         self.running = False
 
     def stop(self) -> None:
-        raise AssertionError("stop() waits for ever when a device is gone")
+        raise AssertionError("stop() never returns when a device is gone")
 
     def call_back(self, count: int) -> None:
         card = self.card
@@ -172,25 +180,9 @@ class FakeStream:
         self.elapsed += count / self.samplerate
 
 
-class Arrivals:
-    """In place of SimpleQueue: to wait is to let the card's time pass."""
-
-    def __init__(self, card: FakeCard) -> None:
-        self.card = card
-        self.waiting: deque[Any] = deque()
-        self.put = self.waiting.append
-
-    def qsize(self) -> int:
-        return len(self.waiting)
-
-    def empty(self) -> bool:
-        return not self.waiting
-
-    def get(self, timeout: float = 0.0) -> Any:
-        while not self.waiting:
-            if not self.card.pass_time() and not self.waiting:
-                raise Empty
-        return self.waiting.popleft()
+def frames(card: SoundCard) -> Iterator[Samples]:
+    """What the card hears, one frame after the other, without waiting in between."""
+    return (frame for frame in card.frames(lambda: None) if frame is not None)
 
 
 def print_to_stderr(text: str) -> None:
@@ -201,5 +193,41 @@ def print_to_stderr(text: str) -> None:
 def plug_in(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> FakeCard:
     """Make it the machine's only sound card."""
     monkeypatch.setitem(sys.modules, "sounddevice", card)
-    monkeypatch.setattr(soundcard, "SimpleQueue", lambda: Arrivals(card))
+    monkeypatch.setattr(SoundCard, "clock", staticmethod(card.clock))
     return card
+
+
+def speech(seconds: float, rate: int = SAMPLE_RATE) -> Samples:
+    """A tone that swells and fades, never quite silent."""
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.3 * (1.1 + np.sin(2 * np.pi * time)) / 2.1 * np.sin(2 * np.pi * 300 * time)).astype(np.float32)
+
+
+def talk(
+    fake: FakeCard,
+    answer: Callable[[Samples], Samples | None] = lambda heard: heard,
+    options: SoundCardOptions = DEFAULT_DEVICES,
+) -> tuple[list[Samples], list[Event]]:
+    """A whole conversation, until the microphone's sound has ended: the frames that were heard, what was told."""
+    heard: list[Samples] = []
+    told: list[Event] = []
+    with SoundCard(options, told.append) as card:
+        fake.at_end = card.close
+        for frame in frames(card):
+            heard.append(frame)
+            reply = answer(frame)
+            if reply is not None:
+                card.play(reply)
+    return heard, told
+
+
+def glitches(told: list[Event], kind: str) -> int:
+    return max((event.total for event in told if isinstance(event, Glitch) and event.kind == kind), default=0)
+
+
+def notes(told: list[Event]) -> str:
+    return "\n".join(event.text for event in told if isinstance(event, Note))
+
+
+def states(told: list[Event]) -> list[Phase]:
+    return [event.name for event in told if isinstance(event, State)]

@@ -1,7 +1,7 @@
 """The sound devices of this machine, as PortAudio sees them: listing, choosing, opening.
 
-The only importer of sounddevice, and only when somebody wants a sound card: without the PortAudio library the import
-itself fails, and files can be talked to without it.
+The only importer of sounddevice, and only when a sound card is needed: without the PortAudio library the import itself
+fails, and files can be answered without it.
 """
 
 import atexit
@@ -17,13 +17,13 @@ from typing import Any
 from personaplex_cli.audio.echo import EchoCanceller
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.findings import OK, Finding, warn_if
-from personaplex_cli.options import SoundCardOptions
+from personaplex_cli.options import LiveSoundCardOptions, SoundCardOptions
 from personaplex_cli.samples import SAMPLE_RATE
 
 BLOCK_SECONDS = 0.02
 USUAL_RATES = (48_000, 44_100)  # a device's own rate, as reported, is not always true
 TELEPHONE_RATE = 16_000  # hertz; a headset that listens through Bluetooth has no more
-CLOSING_SECONDS = 2.0  # closing takes some milliseconds, unless it takes for ever
+CLOSE_TIMEOUT = 2.0  # seconds; closing takes some milliseconds, unless it never ends
 
 # PortAudio's callback: input [n, channels] or None, output [n, channels] or None, n, times, flags.
 CallBack = Callable[[Any, Any, int, Any, Any], None]
@@ -41,18 +41,6 @@ class DeviceInfo:
     default_rate: int
     is_default_input: bool
     is_default_output: bool
-
-
-@dataclass(frozen=True)
-class CardChoice:
-    """Which devices (an index or a part of the name; None for the system's), which rate (None: 24 kHz if possible),
-    and whether the agent's voice is removed from the microphone: the values of --input-device, --output-device,
-    --device-rate and --echo-cancel."""
-
-    input_device: int | str | None = None
-    output_device: int | str | None = None
-    device_rate: int | None = None
-    echo_cancel: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +86,7 @@ class OpenCard:
         """
         closing = threading.Thread(target=self._close, name="closing the sound card", daemon=True)
         closing.start()
-        closing.join(CLOSING_SECONDS)
+        closing.join(CLOSE_TIMEOUT)
         if closing.is_alive():
             atexit.unregister(portaudio()._exit_handler)
         return not closing.is_alive()
@@ -128,16 +116,15 @@ def devices() -> list[DeviceInfo]:
     ]
 
 
-def check_choice(choice: CardChoice) -> None:
-    """See that the devices and the echo canceller exist, without opening anything: better told before a model loads.
+def check_choice(options: SoundCardOptions) -> None:
+    """See that the devices and the echo canceller exist, before a model is loaded; opens nothing.
 
     Raises UsageError or AudioError as `open_card` does.
     """
     with quiet_portaudio():
-        _find(choice.input_device, "input")
-        _find(choice.output_device, "output")
-    if choice.echo_cancel:
-        EchoCanceller()
+        _find(options.input_device, "input")
+        _find(options.output_device, "output")
+    echo_canceller(options)
 
 
 def check(options: SoundCardOptions) -> Iterator[Finding]:
@@ -162,20 +149,25 @@ def check(options: SoundCardOptions) -> Iterator[Finding]:
         yield warn_if(min(own_rate, side.rate) <= TELEPHONE_RATE, kind, found, advice, figures)
 
 
-def open_card(choice: CardChoice, latency: str, call_back: CallBack) -> OpenCard:
+def echo_canceller(options: SoundCardOptions) -> EchoCanceller | None:
+    """The echo canceller if the options ask for one. Raises UsageError if its package is not installed."""
+    return EchoCanceller() if isinstance(options, LiveSoundCardOptions) and options.echo_cancel else None
+
+
+def open_card(options: SoundCardOptions, latency: str, call_back: CallBack) -> OpenCard:
     """Find the devices and open them; `latency` is PortAudio's "low" or "high".
 
     Two devices have two clocks: each gets a stream of its own, and `call_back` gets None for the other side.
     Raises UsageError for a device that does not exist, AudioError for one that cannot be opened.
     """
-    microphone, speaker = _find(choice.input_device, "input"), _find(choice.output_device, "output")
+    microphone, speaker = _find(options.input_device, "input"), _find(options.output_device, "output")
     sound = portaudio()
     if microphone["index"] == speaker["index"]:
-        streams = [_open(sound.Stream, {"input": microphone, "output": speaker}, choice, latency, call_back)]
+        streams = [_open(sound.Stream, {"input": microphone, "output": speaker}, options, latency, call_back)]
     else:
-        streams = [_open(sound.InputStream, {"input": microphone}, choice, latency, _input_only(call_back))]
+        streams = [_open(sound.InputStream, {"input": microphone}, options, latency, _input_only(call_back))]
         try:
-            streams.append(_open(sound.OutputStream, {"output": speaker}, choice, latency, _output_only(call_back)))
+            streams.append(_open(sound.OutputStream, {"output": speaker}, options, latency, _output_only(call_back)))
         except AudioError:
             streams[0].close()
             raise
@@ -207,8 +199,8 @@ def portaudio() -> Any:
 def quiet_portaudio() -> Iterator[None]:
     """Drop what C libraries write to stderr; what Python writes to `sys.stderr` still gets there.
 
-    ALSA and PortAudio think aloud, across whatever is on the screen: a few lines when a device is opened, and some
-    hundred thousand a second when it is gone.
+    ALSA and PortAudio log across whatever is on the screen: a few lines when a device is opened, and some hundred
+    thousand a second when it is gone.
     """
     try:
         descriptor, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -250,7 +242,7 @@ def _find(wanted: int | str | None, kind: str) -> Any:
         if wanted is None:
             raise AudioError(
                 f"There is no {_SIDES[kind]}.",
-                "Plug one in (`personaplex devices` lists them all), or talk through files with `personaplex run`.",
+                "Plug one in (`personaplex devices` lists them all), or use recordings with `personaplex run`.",
             ) from error
         matches = [line.strip() for line in str(error).splitlines()[1:]]
         if matches:
@@ -264,11 +256,11 @@ def _no_such_device(wanted: int | str | None, kind: str) -> UsageError:
     return UsageError(f"There is no {kind} device {wanted!r}.", f"There are: {names}")
 
 
-def _open(stream: Any, sides: dict[str, Any], choice: CardChoice, latency: str, call_back: Any) -> Any:
+def _open(stream: Any, sides: dict[str, Any], options: SoundCardOptions, latency: str, call_back: Any) -> Any:
     """PortAudio's `stream` for these devices, with the rate and the channels nearest to what the model wants."""
     sound = portaudio()
     own_rates = [round(device["default_samplerate"]) for device in sides.values()]
-    rates = [choice.device_rate] if choice.device_rate else dict.fromkeys([SAMPLE_RATE, *own_rates, *USUAL_RATES])
+    rates = [options.device_rate] if options.device_rate else dict.fromkeys([SAMPLE_RATE, *own_rates, *USUAL_RATES])
     mono = [1] * len(sides)
     every = [device[f"max_{side}_channels"] for side, device in sides.items()]
     for rate, channels in product(rates, [mono, every]):

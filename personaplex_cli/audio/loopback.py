@@ -1,6 +1,6 @@
 """How long sound takes from this program through the speaker, the air and the microphone, and how loud it comes back.
 
-Short sweeps are played and looked for in what is heard. All of it but `measure_loopback` is arithmetic on samples, and
+Short sweeps are played and looked for in what is heard. All of it but `measure_loopback` is arithmetic on samples and
 knows no sound card.
 """
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from personaplex_cli.audio.devices import CardChoice
-from personaplex_cli.audio.soundcard import SoundCard
+from personaplex_cli.audio.soundcard import SoundCard, waited
 from personaplex_cli.events import Event, Glitch, Note
+from personaplex_cli.options import SoundCardOptions
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, frame_at, frames_for, level
 
 CHIRPS = 5
-LOW_HERTZ, HIGH_HERTZ = 300.0, 6000.0  # what small loudspeakers play, and most of what headsets hear
+LOW_HERTZ, HIGH_HERTZ = 300.0, 6000.0  # what small loudspeakers play, and most of what headsets pick up
 CHIRP_SECONDS, FADE_SECONDS, PEAK = 0.5, 0.05, 0.2
 SETTLING = 4 * FRAME  # samples in which a card may crackle
 LEAD = 12 * FRAME  # samples before the first chirp, for the noise floor
 EVERY = 15 * FRAME  # samples from one chirp to the next: 1.2 s
 TAIL = 8 * FRAME  # samples that the last one may be late
-CLEAR = 10.0  # times the median of the correlation; noise alone reaches 7
-ALIKE = 0.03  # seconds by which chirps that were really heard may differ in delay
+MIN_PEAK = 10.0  # times the median of the correlation; the highest peak of noise alone is about 7 times
+MAX_SPREAD = 0.03  # seconds by which the delays of chirps may differ from their median: a choice, not a measurement
 
 
 @dataclass(frozen=True)
 class ChirpMatch:
-    """A chirp in a recording: where it begins, in samples, and how much of it came back (1: all of it)."""
+    """A chirp in a recording: where it begins, in samples, and its amplitude there relative to the one played."""
 
     place: int
     gain: float
@@ -34,11 +34,11 @@ class ChirpMatch:
 
 @dataclass(frozen=True)
 class LoopbackResult:
-    """What came back of the chirps: for each one that was heard its delay and level, beside the noise of the room.
+    """What came back of the chirps: for each one that was heard its delay and level, and the noise of the room.
 
     `delays` are milliseconds from giving a sound to the card until it is heard back, `levels` are dB relative to what
-    was played, `noise` is dBFS; a microphone that delivers nothing at all is `silent`. `reported` is the same way in
-    milliseconds as the system tells it, without the air; `glitches` counts what went wrong meanwhile.
+    was played, `noise` is dBFS; a microphone that delivers nothing at all is `silent`. `reported` is the same delay in
+    milliseconds according to the system, without the air; `glitches` counts what went wrong meanwhile.
     """
 
     delays: tuple[float, ...]
@@ -51,7 +51,7 @@ class LoopbackResult:
 
     @property
     def heard(self) -> bool:
-        """Most chirps came back, all after about the same time: not something else in the room."""
+        """Most chirps came back, all after about the same time: it was no other sound in the room."""
         return len(self.delays) > CHIRPS / 2
 
     @property
@@ -71,12 +71,13 @@ class LoopbackResult:
 
 
 def chirp() -> Samples:
-    """Half a second that rises by the same interval in every moment, faded in and out."""
+    """An exponential sweep of half a second, faded in and out; [12000] samples."""
+    from scipy import signal
+
     time = np.arange(round(CHIRP_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
-    octaves = np.log(HIGH_HERTZ / LOW_HERTZ) / CHIRP_SECONDS
-    phase = 2 * np.pi * LOW_HERTZ * np.expm1(time * octaves) / octaves
-    ends = np.minimum(1.0, np.minimum(time, time[::-1]) / FADE_SECONDS)
-    return np.asarray(PEAK * np.sin(np.pi / 2 * ends) ** 2 * np.sin(phase), dtype=np.float32)
+    sweep = signal.chirp(time, LOW_HERTZ, CHIRP_SECONDS, HIGH_HERTZ, method="logarithmic", phi=-90)
+    window = signal.windows.tukey(len(time), 2 * FADE_SECONDS / CHIRP_SECONDS)
+    return np.asarray(PEAK * window * sweep, dtype=np.float32)
 
 
 def chirps() -> Samples:
@@ -89,65 +90,64 @@ def chirps() -> Samples:
 
 
 def find(recorded: Samples, sent: Samples) -> ChirpMatch | None:
-    """The place where `sent` [n] stands out most in `recorded` [m], perhaps upside down; None if it does nowhere.
+    """Where `sent` [n] correlates best with `recorded` [m], either way up; None if it stands out nowhere.
 
     White noise may be 6 dB louder than what comes back of a chirp.
     """
-    places = len(recorded) - len(sent) + 1
-    if places < 1:
+    from scipy import signal
+
+    if len(recorded) < len(sent):
         return None
-    size = 1 << (len(recorded) + len(sent)).bit_length()
-    spectrum = np.fft.rfft(recorded.astype(np.float64), size) * np.conj(np.fft.rfft(sent.astype(np.float64), size))
-    alike = np.abs(np.fft.irfft(spectrum, size)[:places])
-    place = int(np.argmax(alike))
-    if alike[place] <= CLEAR * np.median(alike):
+    sent = sent.astype(np.float64)
+    correlation = np.abs(signal.correlate(recorded.astype(np.float64), sent, mode="valid", method="fft"))
+    place = int(np.argmax(correlation))
+    if correlation[place] <= MIN_PEAK * np.median(correlation):
         return None
-    return ChirpMatch(place, float(alike[place] / np.sum(np.square(sent, dtype=np.float64))))
+    return ChirpMatch(place, float(correlation[place] / np.dot(sent, sent)))
 
 
 def loopback_result(recorded: Samples) -> LoopbackResult:
     """What came back of `chirps()`, given what was heard meanwhile [n].
 
-    A frame is answered when it has been heard to its end, so that all that is played is a frame late by nature: that
-    one is not counted.
+    What is played in answer to a frame starts when that frame has ended: this 80 ms is not counted as delay.
     """
     sent, quiet = chirp(), recorded[SETTLING:LEAD]
     echoes = []
     for begin in _begins():
-        answered = begin + FRAME
-        echo = find(recorded[answered : begin + EVERY + len(sent)], sent)
-        if echo is not None:
-            came = recorded[answered + echo.place :][: len(sent)]
-            echoes.append((round(1000 * echo.place / SAMPLE_RATE, 1), round(_level(came, quiet, echo, sent), 1)))
-    middle = float(np.median([delay for delay, _ in echoes])) if echoes else 0.0
-    alike = [(delay, loud) for delay, loud in echoes if abs(delay - middle) <= 1000 * ALIKE]
+        played = begin + FRAME
+        match = find(recorded[played : begin + EVERY + len(sent)], sent)
+        if match is not None:
+            came = recorded[played + match.place :][: len(sent)]
+            echoes.append((round(1000 * match.place / SAMPLE_RATE, 1), round(_level(came, quiet, match, sent), 1)))
+    median = float(np.median([delay for delay, _ in echoes])) if echoes else 0.0
+    agreeing = [echo for echo in echoes if abs(echo[0] - median) <= 1000 * MAX_SPREAD]
     return LoopbackResult(
-        delays=tuple(delay for delay, _ in alike),
-        levels=tuple(loud for _, loud in alike),
+        delays=tuple(delay for delay, _ in agreeing),
+        levels=tuple(loudness for _, loudness in agreeing),
         noise=round(level(quiet), 1),
         silent=not recorded.any(),
     )
 
 
-def measure_loopback(choice: CardChoice) -> LoopbackResult:
-    """Play the chirps and hear what comes back, on a conversation's own way: its card, its cushion, its frames.
+def measure_loopback(options: SoundCardOptions) -> LoopbackResult:
+    """Play the chirps and listen for them the way a conversation does: the same card, jitter buffer and frames.
 
     Takes eight seconds. Raises UsageError or AudioError like SoundCard.
     """
-    sound, told = chirps(), list[Event]()
+    sound, events = chirps(), list[Event]()
     heard: list[Samples] = []
-    around: list[float] = []
-    with SoundCard(choice, told.append) as card:
-        for index, frame in zip(range(frames_for(len(sound))), card.frames(), strict=False):
+    reported: list[float] = []
+    with SoundCard(options, events.append) as card:
+        for index, frame in zip(range(frames_for(len(sound))), waited(card), strict=False):
             heard.append(frame)
             card.play(frame_at(sound, index))
             latency = card.latency()
-            around.append(latency.device_in + latency.queue + latency.cushion + latency.device_out)
+            reported.append(latency.device_in + latency.queue + latency.cushion + latency.device_out)
     return replace(
         loopback_result(np.concatenate(heard)),
-        reported=round(float(np.median(around)), 1),
-        glitches={event.kind: event.total for event in told if isinstance(event, Glitch)},
-        card=next(event.text for event in told if isinstance(event, Note)),
+        reported=round(float(np.median(reported)), 1),
+        glitches={event.kind: event.total for event in events if isinstance(event, Glitch)},
+        card=next(event.text for event in events if isinstance(event, Note)),
     )
 
 
@@ -155,7 +155,7 @@ def _begins() -> range:
     return range(LEAD, LEAD + CHIRPS * EVERY, EVERY)
 
 
-def _level(came: Samples, quiet: Samples, echo: ChirpMatch, sent: Samples) -> float:
-    """dB of what came back, the room's answer included and its noise taken off, relative to what was sent."""
+def _level(came: Samples, quiet: Samples, match: ChirpMatch, sent: Samples) -> float:
+    """dB of what came back, reverberation included and noise subtracted, relative to what was sent."""
     power, noise, played = (float(np.mean(np.square(each, dtype=np.float64))) for each in (came, quiet, sent))
-    return float(10 * np.log10(max(power - noise, echo.gain**2 * played) / played))
+    return float(10 * np.log10(max(power - noise, match.gain**2 * played) / played))

@@ -1,30 +1,30 @@
 """Recorded sound: any file in, 24 kHz mono inside, wav out. And a recording as the `Audio` of a conversation.
 
-sphn decodes, soxr resamples, pyloudnorm measures loudness; what is ours is to refuse what would go wrong silently.
+sphn decodes, soxr resamples, pyloudnorm measures loudness; what they would get wrong silently is refused here.
 """
 
 import shutil
 import sys
 import tempfile
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 import numpy as np
-import pyloudnorm
 import soxr
 import sphn
 
 from personaplex_cli.errors import AudioError, UsageError
+from personaplex_cli.files import atomic_file
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, SILENT_FRAME, Samples, frame_at, frames_for
 
 STDIN = "-"
-VOICE_LOUDNESS = -24.0  # LUFS; the voices that the model was trained on
+VOICE_LOUDNESS = -24.0  # LUFS, to which the reference sets voice prompts
 VOICE_PEAK = 0.99
-SHORTEST_VOICE = 0.4  # seconds; loudness is not defined below
-MAX_LATE_FRAMES = 125  # frames: for ten seconds an answer from elsewhere may be under way
+MIN_VOICE_SECONDS = 0.4  # the block of BS.1770: loudness is not defined below
+MAX_LATE_FRAMES = 125  # 10 s: how late an answer from a server may be
 # Programs that write wav into a pipe do not know its length and put the largest number in the header.
 ENDLESS = 2**29  # samples
 
@@ -32,8 +32,8 @@ ENDLESS = 2**29  # samples
 class Recording:
     """A recording [n] as the user's side of a conversation; the agent's side is kept in `answer`.
 
-    `tail` seconds of silence are listened to after the recording, so that a late answer is not cut. The answer goes
-    with the recording sample by sample, however long it was under way; while the end of it still is, there is silence.
+    `tail` seconds of silence follow the recording, so that the agent can finish. The answer is aligned with the
+    recording sample by sample, however late it came; while the end of it is still due, the user is silent.
     """
 
     def __init__(self, recording: Samples, tail: float = 0.0) -> None:
@@ -41,11 +41,22 @@ class Recording:
         self._said: list[Samples] = []
         self._length = 0  # samples said
 
+    @classmethod
+    def read(cls, path: Path | str, tail: float = 0.0) -> Self:
+        """From a sound file; raises what `read_recording` raises."""
+        return cls(read_recording(Path(path)), tail)
+
+    def write(self, path: Path | str) -> None:
+        """The answer as a wav, which is there whole or not at all. Raises AudioError if it cannot be written."""
+        with atomic_file(Path(path)) as file:
+            write_wav(file, self.answer)
+
     def __len__(self) -> int:
         """How many frames the conversation has."""
         return frames_for(len(self.heard))
 
-    def frames(self) -> Iterator[Samples]:
+    def frames(self, wake: Callable[[], None] = lambda: None) -> Iterator[Samples]:
+        """[1920] at a time, each there at once: `wake` is not called."""
         for index in range(len(self)):
             yield frame_at(self.heard, index)
         for _ in range(MAX_LATE_FRAMES):
@@ -59,12 +70,12 @@ class Recording:
 
     @property
     def answered(self) -> int:
-        """The frame in which the answer has arrived: the number of the last one of which there is any."""
+        """How far the answer has come: the index of the last frame of which there is some."""
         return max(0, frames_for(self._length) - 1)
 
     @property
     def answer(self) -> Samples:
-        """What the agent has said so far: as long as what it heard, the rest of the last frame cut off."""
+        """What the agent has said so far, [n], at most as long as what it heard: the rest of a frame is cut off."""
         said: Samples = np.concatenate([np.empty(0, dtype=np.float32), *self._said])
         return said[: len(self.heard)]
 
@@ -94,13 +105,15 @@ def read_recording(path: Path) -> Samples:
 
 
 def read_voice_sample(path: Path) -> Samples:
-    """A sample of somebody's speech, as the model wants voices: 24 kHz mono at -24 LUFS, peaks at most 0.99.
+    """A sample of speech as the model wants voices: 24 kHz mono at -24 LUFS, peaks at most 0.99.
 
     Raises AudioError if it is shorter than 0.4 s or silent, and what `read_recording` raises.
     """
+    import pyloudnorm  # brings scipy.signal along, which takes a second
+
     sample = read_recording(path)
-    if len(sample) < SHORTEST_VOICE * SAMPLE_RATE:
-        raise AudioError(f"The voice sample {path} is shorter than {SHORTEST_VOICE} s.", "10 to 20 s are best.")
+    if len(sample) < MIN_VOICE_SECONDS * SAMPLE_RATE:
+        raise AudioError(f"The voice sample {path} is shorter than {MIN_VOICE_SECONDS} s.", "10 to 20 s are best.")
     loudness = pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(sample)
     if not np.isfinite(loudness):
         raise AudioError(f"The voice sample {path} is silent.", "Record 10 to 20 s of clear speech.")

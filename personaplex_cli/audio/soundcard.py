@@ -1,33 +1,37 @@
 """The sound card as the `Audio` of a live conversation: the microphone in, the speaker out, both at once.
 
 Two threads meet here. PortAudio's callback hands over what was heard and fetches what is to be played, nothing else.
-The thread that iterates `frames()` does the rest: it hears, counts what goes wrong and looks after a card that dies.
+The thread that iterates `frames()` does the rest: it makes frames, counts losses and reopens a card that stops. Neither
+waits for the other.
 """
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from queue import SimpleQueue
+from time import monotonic
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from personaplex_cli.audio.capture import Capture
-from personaplex_cli.audio.devices import CardChoice, OpenCard, open_card, quiet_portaudio, rescan
-from personaplex_cli.audio.echo import EchoCanceller
+from personaplex_cli.audio.devices import OpenCard, echo_canceller, open_card, quiet_portaudio, rescan
 from personaplex_cli.audio.jitter_buffer import JitterBuffer
 from personaplex_cli.audio.resample import Resampler
+from personaplex_cli.conversation import Audio, Wakeup
 from personaplex_cli.errors import AudioError, PersonaplexError
-from personaplex_cli.events import Glitch, Latency, Listener, Note, State
+from personaplex_cli.events import Glitch, Latency, Listener, Note, Phase, State, ignore
+from personaplex_cli.options import SoundCardOptions
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, frame_at, frames_for, level
 
-WATCHDOG_SECONDS = 2.0  # a card that does not call back for so long is dead, whatever it says
-REOPENINGS = 3  # in a row, before the conversation ends
-MAX_BLOCKS = 500  # waiting, from the callback: 10 s in which nobody iterated frames()
+WATCHDOG_SECONDS = 2.0  # without a callback, and the card is taken for dead, whatever PortAudio says
+MAX_REOPENINGS = 3  # in a row, before the conversation ends
+MAX_BLOCKS = 500  # waiting, from the callback: 10 s in which `frames()` was not iterated
 SETTLING_SECONDS = 0.5  # the first blocks of a stream are often flagged
 TROUBLE = 3.0  # flagged blocks until the card gets larger buffers; one is forgiven in FORGIVING_SECONDS
 FORGIVING_SECONDS = 2.0
+DEFAULT_DEVICES = SoundCardOptions()
 TONE_HERTZ, TONE_SECONDS, TONE_PEAK = 440.0, 1.0, 0.1
 
 
@@ -42,61 +46,62 @@ class Block(NamedTuple):
 
 
 class SoundCard:
-    """Microphone and speaker, open for as long as the `with` block runs.
+    """Microphone and speaker, from the first call of `frames` until `close`, or the end of the `with` block.
 
-        with SoundCard(CardChoice(), listen) as card:
-            for heard in card.frames():
-                card.play(answer)
+        with SoundCard(LiveSoundCardOptions(), listen) as card:
+            for step in converse(engine, card, character): ...
 
-    `muted` may be set at any time: the frames go on, with silence in them. What is lost, filled in or worth knowing is
-    told to `listen` as Glitch, Note and State, by the thread that iterates `frames()`, never by the callback.
-    Opening raises UsageError for devices that do not exist, AudioError for those that cannot be opened.
+    `muted` may be set at any time: the frames go on, with silence in them. `listen` gets losses and gaps as Glitch, and
+    what the user should know as Note and State, from the thread that iterates `frames()`, never from the callback.
     """
 
-    def __init__(self, choice: CardChoice, listen: Listener) -> None:
+    clock = staticmethod(monotonic)  # seconds; looked at whenever the next frame is not there yet
+
+    def __init__(self, options: SoundCardOptions = DEFAULT_DEVICES, listen: Listener = ignore) -> None:
         self.muted = False
-        self._choice = choice
+        self._options = options
         self._listen = listen
-        self._said: set[str] = set()
+        self._notes: set[str] = set()
         self._totals: Counter[str] = Counter()
-        self._opening = threading.Lock()  # held while streams open and close; the callback knows nothing of it
+        self._opening = threading.Lock()  # held while streams open and close; the callback does not know it
         self._card: OpenCard | None = None
-        self._closed = False
+        self._opened = self._closed = False
         self._hung = False  # PortAudio did not return from closing a dead device
         self._quiet = ExitStack()
         self._failure: Exception | None = None
         self._portaudio_latency = "low"
         self._revivals = 0
-        # Its put is a C function without a lock that a slower thread could be holding: the callback never waits.
-        self._arrived: SimpleQueue[Block | None] = SimpleQueue()
+        # Both are called in the callback, which must not wait: neither takes a lock that a slower thread could hold.
+        self._arrived: SimpleQueue[Block] = SimpleQueue()
+        self._wake: Callable[[], None] = lambda: None
 
-    def __enter__(self) -> "SoundCard":
-        self._quiet.enter_context(quiet_portaudio())
-        try:
-            self._open()
-        except BaseException:
-            self.__exit__()
-            raise
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-        if not self._hung:  # else a thread of PortAudio's is alive, and goes on complaining
-            self._quiet.close()
 
     def close(self) -> None:
-        """End `frames()` and give the devices back. From any thread, as often as you like."""
+        """End `frames()` and give the devices back. From any thread, any number of times."""
         self._closed = True
-        self._arrived.put(None)
+        self._wake()
         with self._opening:
             self._release()
+            if not self._hung:  # else a thread of PortAudio's is alive, and goes on complaining
+                self._quiet.close()
 
-    def frames(self) -> Iterator[Samples]:
-        """What the user says from now on, [1920] at a time, until `close()`.
+    def frames(self, wake: Callable[[], None]) -> Iterator[Samples | None]:
+        """What the user says from now on, [1920] at a time, until `close()`; None while the next frame is incomplete.
 
-        Raises AudioError if the card is gone and does not come back, or if the callback failed.
+        `wake` is called in the sound callback. The first call opens the card: it raises UsageError for devices that do
+        not exist, AudioError for those that cannot be opened. The iterator raises AudioError if the card is gone and
+        does not come back, or if the callback failed.
         """
-        self._begin()
+        self._wake = wake
+        if self._opened:
+            self._begin()
+        else:
+            self._open()
         return self._frames()
 
     def play(self, pcm: Samples) -> None:
@@ -112,145 +117,38 @@ class SoundCard:
             device_out=1000 * self._device_out,
         )
 
-    # The callback.
-
-    def _call_back(self, heard: Any, to_play: Any, count: int, time: Any, flags: Any) -> None:
-        """PortAudio's thread: copy in, fetch out. Neither waits nor raises; a failure ends `frames()`."""
-        try:
-            played = None
-            if to_play is not None:
-                played = self._jitter_buffer.take(count)
-                to_play[:] = played[:, np.newaxis]
-            if self._arrived.qsize() >= MAX_BLOCKS:
-                self._ignored += 1
-                return
-            since, until = time.currentTime - time.inputBufferAdcTime, time.outputBufferDacTime - time.currentTime
-            self._arrived.put(Block(None if heard is None else heard.copy(), played, since, until, flags))
-        except Exception as failure:
-            self._failure = failure
-            if to_play is not None:
-                to_play.fill(0)
-            self._arrived.put(None)
-
-    # The thread that iterates frames().
-
-    def _frames(self) -> Iterator[Samples]:
-        while not self._closed:
-            if len(self._capture) < FRAME:
-                self._take_in(self._wait())
-            while not self._arrived.empty():
-                self._take_in(self._arrived.get())
-            if self._failure is not None:
-                raise AudioError("The sound callback failed.", "Please report this.") from self._failure
-            if len(self._capture) >= FRAME and not self._closed:
-                frame = self._capture.take()
-                self._late = len(self._capture)
-                self._tell_losses()
-                yield np.zeros_like(frame) if self.muted else frame
-
-    def _wait(self) -> Block | None:
-        """The next block; None if there is none, because of `close()`, a failure or a dead card."""
-        try:
-            return self._arrived.get(timeout=WATCHDOG_SECONDS)
-        except Empty:
-            self._revive()
-            return None
-
-    def _take_in(self, block: Block | None) -> None:
-        if block is None:
-            return
-        self._capture.put(block.heard, block.played)
-        if block.heard is not None:
-            self._device_in = block.device_in
-        if block.played is not None:
-            self._device_out = block.device_out
-        self._health.beat(block)
-        if self._health.settled and block.flags:
-            self._tell_flags(block.flags)
-        if self._health.dead:
-            self._revive()
-        elif self._health.settled and self._revivals:
-            self._revivals = 0
-            self._lost("reopened", 1, "the sound card is back")
-            self._listen(State("live"))
-        elif self._health.troubled and self._portaudio_latency == "low":
-            self._portaudio_latency = "high"
-            self._say("The sound card cannot keep up and gets larger buffers.")
-            self._reopen()
-
-    def _revive(self) -> None:
-        """The card is dead. Try again; give up after some attempts in a row."""
-        if self._revivals == REOPENINGS:
-            raise AudioError(
-                "The sound card has stopped and does not come back.",
-                "Plug it in and start again, or choose another one (see `personaplex devices`).",
-            )
-        if not self._revivals:
-            self._listen(State("reconnecting", "the sound card has stopped"))
-        self._revivals += 1
-        self._reopen()
-
-    def _tell_losses(self) -> None:
-        cushion, hearing = self._jitter_buffer, self._capture
-        amounts = {
-            "underrun": cushion.underruns,
-            "overflow": self._ignored,
-            "shed": round(1000 * cushion.shed / self._speaker_rate),
-            "dropped": round(1000 * (cushion.dropped / self._speaker_rate + hearing.dropped / SAMPLE_RATE)),
-        }
-        for kind, amount in amounts.items():
-            more = amount - self._told[kind]
-            self._told[kind] = amount
-            if more and kind in ("shed", "dropped"):
-                self._lost(kind, 1, f"{more} ms")
-            elif more:
-                self._lost(kind, more, "the answer came late" if kind == "underrun" else "nobody listened")
-
-    def _tell_flags(self, flags: Any) -> None:
-        if flags.output_underflow or flags.input_underflow:
-            self._lost("underrun", 1, "in the sound card")
-        if flags.output_overflow or flags.input_overflow:
-            self._lost("overflow", 1, "in the sound card")
-
-    def _lost(self, kind: str, times: int, detail: str) -> None:
-        self._totals[kind] += times
-        self._listen(Glitch(kind, self._totals[kind], detail))
-
-    def _say(self, text: str) -> None:
-        """Tell the user something, once."""
-        if text not in self._said:
-            self._said.add(text)
-            self._listen(Note(text))
-
     # Opening and closing.
 
     def _open(self) -> None:
         with self._opening:
             if self._closed:
                 return
-            self._card = open_card(self._choice, self._portaudio_latency, self._call_back)
+            if not self._opened:
+                self._quiet.enter_context(quiet_portaudio())
+            self._card = card = open_card(self._options, self._portaudio_latency, self._call_back)
+            self._microphone_rate, self._speaker_rate = card.microphone.rate, card.speaker.rate
             self._begin()
-            self._card.start()
-            description = self._card.description
-        self._say(description)
+            self._opened = True
+            card.start()
+        self._note(card.description)
 
     def _begin(self) -> None:
         """Nothing heard, nothing to play: how a conversation begins, and goes on with a card that was reopened."""
-        assert self._card is not None, "the card is opened by `with`"
-        microphone, speaker = self._card.microphone.rate, self._card.speaker.rate
         while not self._arrived.empty():
             self._arrived.get()
-        self._speaker_rate = speaker
-        self._outward = Resampler(SAMPLE_RATE, speaker)
-        self._jitter_buffer = JitterBuffer(speaker)
-        self._capture = Capture(microphone, speaker, EchoCanceller() if self._choice.echo_cancel else None, self._say)
-        self._health = StreamHealth(microphone, speaker)
+        self._outward = Resampler(SAMPLE_RATE, self._speaker_rate)
+        self._jitter_buffer = JitterBuffer(self._speaker_rate)
+        canceller = echo_canceller(self._options)
+        self._capture = Capture(self._microphone_rate, self._speaker_rate, canceller, self._note)
+        self._health = StreamHealth(self._microphone_rate, self._speaker_rate)
+        self._quiet_since: float | None = None  # when `frames()` first found nothing new, on the clock
         self._device_in = self._device_out = 0.0
         self._late = 0  # samples that had come after the last frame when it was taken
         self._ignored = 0
-        self._told: Counter[str] = Counter()
+        self._reported: Counter[str] = Counter()
 
     def _reopen(self) -> None:
+        self._quiet_since = None
         with self._opening:
             self._release()
             if not self._hung:  # else looking for devices anew would hang as well
@@ -262,6 +160,118 @@ class SoundCard:
         card, self._card = self._card, None
         if card is not None and not card.close():
             self._hung = True
+
+    # The callback.
+
+    def _call_back(self, heard: Any, to_play: Any, count: int, time: Any, flags: Any) -> None:
+        """PortAudio's thread: copy in, fetch out, wake. Never waits, never raises; a failure ends `frames()`."""
+        try:
+            played = None
+            if to_play is not None:
+                played = self._jitter_buffer.take(count)
+                to_play[:] = played[:, np.newaxis]
+            if self._arrived.qsize() >= MAX_BLOCKS:
+                self._ignored += 1
+                return
+            since, until = time.currentTime - time.inputBufferAdcTime, time.outputBufferDacTime - time.currentTime
+            self._arrived.put(Block(None if heard is None else heard.copy(), played, since, until, flags))
+            self._wake()
+        except Exception as failure:
+            self._failure = failure
+            if to_play is not None:
+                to_play.fill(0)
+
+    # The thread that iterates frames().
+
+    def _frames(self) -> Iterator[Samples | None]:
+        while not self._closed:
+            while not self._arrived.empty():
+                self._take_in(self._arrived.get())
+            if self._failure is not None:
+                raise AudioError("The sound callback failed.", "Please report this.") from self._failure
+            if len(self._capture) < FRAME:
+                self._watch()
+                yield None
+            elif not self._closed:
+                frame = self._capture.take()
+                self._late = len(self._capture)
+                self._report_losses()
+                yield np.zeros_like(frame) if self.muted else frame
+
+    def _watch(self) -> None:
+        """Nothing is there: reopen a card that has not called back for too long."""
+        now = self.clock()
+        if self._quiet_since is None:
+            self._quiet_since = now
+        elif now - self._quiet_since > WATCHDOG_SECONDS:
+            self._revive()
+
+    def _take_in(self, block: Block) -> None:
+        self._quiet_since = None
+        self._capture.put(block.heard, block.played)
+        if block.heard is not None:
+            self._device_in = block.device_in
+        if block.played is not None:
+            self._device_out = block.device_out
+        self._health.beat(block)
+        if self._health.settled and block.flags:
+            self._report_flags(block.flags)
+        if self._health.dead:
+            self._revive()
+        elif self._health.settled and self._revivals:
+            self._revivals = 0
+            self._lost("reopened", 1, "the sound card is back")
+            self._listen(State(Phase.LIVE))
+        elif self._health.troubled and self._portaudio_latency == "low":
+            self._portaudio_latency = "high"
+            self._note("The sound card cannot keep up and gets larger buffers.")
+            self._reopen()
+
+    def _revive(self) -> None:
+        """The card is dead: reopen it; give up after some attempts in a row."""
+        if self._revivals == MAX_REOPENINGS:
+            raise AudioError(
+                "The sound card has stopped and does not come back.",
+                "Plug it in and start again, or choose another one (see `personaplex devices`).",
+            )
+        if not self._revivals:
+            self._listen(State(Phase.RECONNECTING, "the sound card has stopped"))
+        self._revivals += 1
+        self._reopen()
+
+    def _report_losses(self) -> None:
+        buffer, rate = self._jitter_buffer, self._speaker_rate
+        amounts = {
+            "underrun": buffer.underruns,
+            "overflow": self._ignored,
+            "shed": round(1000 * buffer.shed / rate),
+            "dropped": round(1000 * (buffer.dropped / rate + self._capture.dropped / SAMPLE_RATE)),
+        }
+        for kind, more in (Counter(amounts) - self._reported).items():
+            match kind:
+                case "underrun":
+                    self._lost(kind, more, "the answer came late")
+                case "overflow":
+                    self._lost(kind, more, "the program was too busy to listen")
+                case _:
+                    self._lost(kind, 1, f"{more} ms")
+        self._reported = Counter(amounts)
+
+    def _report_flags(self, flags: Any) -> None:
+        if flags.output_underflow or flags.input_underflow:
+            self._lost("underrun", 1, "in the sound card")
+        if flags.output_overflow or flags.input_overflow:
+            self._lost("overflow", 1, "in the sound card")
+
+    def _lost(self, kind: str, times: int, detail: str) -> None:
+        self._totals[kind] += times
+        self._listen(Glitch(kind, self._totals[kind], detail))
+
+    def _note(self, text: str) -> None:
+        """A note for the user, once."""
+        if text not in self._notes:
+            self._notes.add(text)
+            self._listen(Note(text))
 
 
 class StreamHealth:
@@ -298,12 +308,22 @@ class StreamHealth:
         return self._trouble > TROUBLE
 
 
-def try_card(choice: CardChoice, listen: Listener, seconds: float) -> Iterator[float]:
+def waited(audio: Audio) -> Iterator[Samples]:
+    """The frames of `audio`, [1920] each, waiting for the next one where it is not there yet."""
+    wakeup = Wakeup()
+    for frame in audio.frames(wakeup.ring):
+        if frame is None:
+            wakeup.wait()
+        else:
+            yield frame
+
+
+def try_card(options: SoundCardOptions, listen: Listener, seconds: float) -> Iterator[float]:
     """Play a tone of a second, and yield the level of the microphone in dBFS every 80 ms, for some seconds."""
     time = np.arange(round(TONE_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
     ends = np.minimum(1.0, np.minimum(time, time[::-1]) / 0.02)  # fades in and out over 20 ms
     tone = (TONE_PEAK * ends * np.sin(2 * np.pi * TONE_HERTZ * time)).astype(np.float32)
-    with SoundCard(choice, listen) as card:
-        for index, heard in zip(range(frames_for(round(seconds * SAMPLE_RATE))), card.frames(), strict=False):
+    with SoundCard(options, listen) as card:
+        for index, heard in zip(range(frames_for(round(seconds * SAMPLE_RATE))), waited(card), strict=False):
             card.play(frame_at(tone, index))
             yield level(heard)

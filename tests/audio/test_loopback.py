@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli.audio import loopback as room
-from personaplex_cli.audio.devices import CardChoice
-from personaplex_cli.audio.loopback import CHIRPS, EVERY, LEAD, chirp, chirps, find, measure_loopback, returned
+from personaplex_cli.audio.loopback import CHIRPS, EVERY, LEAD, chirp, chirps, find, loopback_result, measure_loopback
+from personaplex_cli.options import SoundCardOptions
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, level
 
 SENT = chirp()
@@ -109,9 +109,9 @@ def test_what_comes_at_any_time_is_no_echo(seed: int, delays: list[int]) -> None
     for begin, delay in zip(range(LEAD, LEAD + CHIRPS * EVERY, EVERY), delays, strict=True):
         heard[begin + FRAME + delay :][: len(SENT)] += 0.1 * SENT[: len(heard) - begin - FRAME - delay]
     came = loopback_result(heard)
-    assert not came.delays or came.spread <= 2000 * room.ALIKE
+    assert not came.delays or came.spread <= 2000 * room.MAX_SPREAD
     if came.heard:
-        agreed = sum(abs(1000 * each / SAMPLE_RATE - came.delay) <= 2000 * room.ALIKE for each in delays)
+        agreed = sum(abs(1000 * each / SAMPLE_RATE - came.delay) <= 2000 * room.MAX_SPREAD for each in delays)
         assert agreed > CHIRPS / 2
 
 
@@ -161,7 +161,7 @@ def test_the_round_trip_is_that_of_the_card(
         microphone = hiss(10 * rate, -70, 1)
         fake = plug_in(FakeCard(microphone=microphone, blocks=(block,), listed=listed, rates=(rate,)), monkeypatch)
         fake.feedback = wire(fake, milliseconds * rate // 1000, 0.1)
-        came = measure_loopback(CardChoice())
+        came = measure_loopback(SoundCardOptions())
         assert len(came.delays) == CHIRPS and came.level == pytest.approx(-20, abs=0.5)
         assert came.noise == pytest.approx(-70, abs=4)  # less of it where a resampler cuts its upper half
         assert came.reported > 50 and ("Mic" if two_devices else "Fake") in came.card
@@ -173,5 +173,5 @@ def test_the_round_trip_is_that_of_the_card(
 
 def test_headphones_on_the_card_made_of_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(FakeCard(microphone=hiss(10 * SAMPLE_RATE, -60, 1)), monkeypatch)
-    came = measure_loopback(CardChoice())
+    came = measure_loopback(SoundCardOptions())
     assert not came.heard and came.noise == pytest.approx(-60, abs=0.5)

@@ -24,6 +24,8 @@ from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.audio.recording import Recording
 from personaplex_cli.character import Sampling
+from personaplex_cli.client import connection
+from personaplex_cli.client import engine as client
 from personaplex_cli.client.address import Server, server_url
 from personaplex_cli.client.engine import RemoteAgent, request_for
 from personaplex_cli.conversation import Disconnected
@@ -32,7 +34,6 @@ from personaplex_cli.events import Event, Glitch, Network, Note, State
 from personaplex_cli.library.catalog import voices
 from personaplex_cli.lookup import choose_character
 from personaplex_cli.protocols.wire import Request
-from personaplex_cli.client import connection, engine as client
 from personaplex_cli.samples import FRAME, SILENT_FRAME, Samples
 
 CHARACTER = choose_character("teacher", None, None, Sampling(seed=3))
