@@ -20,3 +20,8 @@ class Finding:
     advice: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
     exit_code: int = 0
+
+
+def warn_if(bad: bool, name: str, found: str, advice: str, figures: Mapping[str, Any]) -> Finding:
+    """A warning with the advice if what was found is `bad`, else all is well and the advice is left out."""
+    return Finding(WARNING if bad else OK, name, found, advice if bad else "", figures)

@@ -10,17 +10,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
 from personaplex_cli.audio.echo import EchoCanceller
 from personaplex_cli.errors import AudioError, UsageError
+from personaplex_cli.findings import OK, Finding, warn_if
 from personaplex_cli.options import LiveSoundCardOptions, SoundCardOptions
 from personaplex_cli.samples import SAMPLE_RATE
 
 BLOCK_SECONDS = 0.02
 USUAL_RATES = (48_000, 44_100)  # a device's own rate, as reported, is not always true
+TELEPHONE_RATE = 16_000  # hertz; a headset that listens through Bluetooth has no more
 CLOSE_TIMEOUT = 2.0  # seconds; closing takes some milliseconds, unless it never ends
 
 # PortAudio's callback: input [n, channels] or None, output [n, channels] or None, n, times, flags.
@@ -123,6 +125,28 @@ def check_choice(options: SoundCardOptions) -> None:
         _find(options.input_device, "input")
         _find(options.output_device, "output")
     echo_canceller(options)
+
+
+def check(options: SoundCardOptions) -> Iterator[Finding]:
+    """PortAudio, and the devices that a talk would take: opened as for a talk and closed again, without any sound.
+
+    Raises UsageError or AudioError as `open_card` does.
+    """
+    with quiet_portaudio():
+        listed = devices()
+        number, text = portaudio().get_portaudio_version()
+        figures = {"version": number, "devices": [asdict(each) for each in listed]}
+        systems = ", ".join(dict.fromkeys(each.host_api for each in listed))
+        found = f"{text.split(',')[0].removeprefix('PortAudio ')}; {len(listed)} device{'s' * (len(listed) != 1)}"
+        yield Finding(OK, "PortAudio", f"{found} ({systems})" if systems else found, figures=figures)
+        card = open_card(options, "low", lambda *_: None)
+        card.close()
+    for kind, side in (("microphone", card.microphone), ("speaker", card.speaker)):
+        own_rate = next((each.default_rate for each in listed if each.name == side.name), side.rate)
+        figures = asdict(side) | {"own_rate": own_rate}
+        found = str(side) + ("" if side.rate == SAMPLE_RATE else ", resampled to 24 kHz")
+        advice = f"{own_rate / 1000:g} kHz sounds like a telephone: with Bluetooth, use another microphone."
+        yield warn_if(min(own_rate, side.rate) <= TELEPHONE_RATE, kind, found, advice, figures)
 
 
 def echo_canceller(options: SoundCardOptions) -> EchoCanceller | None:

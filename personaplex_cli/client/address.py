@@ -1,4 +1,4 @@
-"""Where a server is: what people write for it, and the one URL that is meant. No network here."""
+"""Where a server is: the forms in which users write it, and the one URL that each means. No network here."""
 
 import re
 from contextlib import suppress
@@ -7,17 +7,20 @@ from ipaddress import AddressValueError, IPv6Address
 from urllib.parse import urlsplit, urlunsplit
 
 from personaplex_cli.errors import UsageError
+from personaplex_cli.options import PORT
 from personaplex_cli.protocols.wire import PATH
 
-PORT = 8998  # of Moshi's servers
 TLS_PORT = 443
 SCHEMES = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
 FORMS = "Write HOST, HOST:PORT, ws://HOST:PORT or wss://HOST."
 
 
 @dataclass(frozen=True)
-class Server:
-    """A server, and how to get in: `token` is sent as `Authorization: Bearer`, `insecure` trusts any certificate."""
+class Address:
+    """A server's URL, and how to get in: `token` is sent as `Authorization: Bearer`, `insecure` trusts any certificate.
+
+    Raises UsageError for a token that fits in no header.
+    """
 
     url: str
     token: str | None = None
@@ -29,15 +32,15 @@ class Server:
 
     @property
     def name(self) -> str:
-        """Host and port, as people call it; nothing secret."""
+        """Host and port, for people; nothing secret."""
         return urlsplit(self.url).netloc
 
 
 def server_url(text: str) -> str:
-    """What people write -> the URL of the WebSocket, `ws://host:port/path`.
+    """What the user wrote -> the URL of the WebSocket, `ws://host:port/path`.
 
-    Without a port it is 8998, with TLS 443: those servers stand behind a web server. Without a path it is /api/chat.
-    A query stays. Raises UsageError for what is no address.
+    The default port is 8998, with TLS 443: such servers run behind a web server. The default path is /api/chat. A query
+    stays. Raises UsageError for anything else.
     """
     text = text.strip()
     with suppress(AddressValueError):
@@ -50,7 +53,7 @@ def server_url(text: str) -> str:
     if parts.scheme not in SCHEMES:
         raise UsageError(f"A server cannot be reached by {parts.scheme}://.", FORMS)
     if "@" in parts.netloc:
-        raise UsageError("The address of the server holds a name or a password.", "Give --token instead.")
+        raise UsageError("The address of the server contains a name or a password.", "Give --token instead.")
     known = re.fullmatch(r"[\w-]+(\.[\w-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.]*", host)
     if not known or port == 0 or " " in text or not text.isprintable():
         raise UsageError(f"{text!r} is not the address of a server.", FORMS)

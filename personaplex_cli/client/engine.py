@@ -1,13 +1,14 @@
-"""The agent elsewhere: a model on a server that speaks Moshi's protocol, as the `Agent` of a conversation here.
+"""A model elsewhere as an engine: a server that speaks Moshi's protocol.
 
-Works with our server, NVIDIA's and Kyutai's. The next conversation is asked for on the same connection where the server
-can do that, else it is called again. Who it shall be travels as text, never as the name of a persona, which the server
-may not have or may know as somebody else. Knows no torch.
+Works with our server, NVIDIA's and Kyutai's. The next conversation is requested on the same connection where the server
+can do that, else on a new one. The prompt travels as text, never as the name of a persona: the server may not have it,
+or another one of that name. Knows no torch.
 """
 
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -15,202 +16,210 @@ from urllib.parse import urlencode
 import numpy as np
 
 from personaplex_cli.audio.queue import NOTHING
-from personaplex_cli.client.address import Server
+from personaplex_cli.character import Character
+from personaplex_cli.client.address import Address, server_url
 from personaplex_cli.client.connection import Arrival, Connection, number
-from personaplex_cli.conversation import Disconnected
+from personaplex_cli.conversation import Disconnected, Reply
 from personaplex_cli.errors import NetworkError, UsageError
-from personaplex_cli.events import Began, Glitch, Listener, Note, State
-from personaplex_cli.hush import Hush
-from personaplex_cli.lookup import Character
+from personaplex_cli.events import Began, Glitch, Listener, Note, Phase, State, ignore
+from personaplex_cli.options import RemoteOptions
 from personaplex_cli.protocols.wire import Action, Control, Request
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, Samples
 
-MAX_WAIT_SECONDS = 30  # seconds between two attempts
-MAX_QUERY_BYTES = 7_000  # bytes; most servers take 8,190 for the whole line
-ATTENTION_SECONDS = 0.75 * FRAME_SECONDS  # that a live step waits for something to come; the microphone must not wait
-FRESH_SECONDS = FRAME_SECONDS - ATTENTION_SECONDS
-MAX_UNSENT_FRAMES = 4  # that wait to be sent, live; what is older is not worth hearing
-MAX_FRAMES_AHEAD = 8  # frames of a recording, of the answer to it; servers drop what comes too fast for them
-ANSWER_SECONDS = 10.0  # that an answer to a recording may take
-TELLING_FRAMES = 12  # about a second between two reports of what was not sent
+MAX_RETRY_SECONDS = 30  # between two attempts
+MAX_QUERY_BYTES = 7_000  # most servers take 8,190 for the whole line
+REPLY_TIMEOUT = 0.75 * FRAME_SECONDS  # of a live step: the rest of the frame's time is for everything else
+FRESH_SECONDS = FRAME_SECONDS - REPLY_TIMEOUT
+MAX_UNSENT_FRAMES = 4  # waiting to be sent, live; older sound would only add delay
+MAX_FRAMES_AHEAD = 8  # of a recording, ahead of the answer to it; servers drop what comes too fast for them
+ANSWER_TIMEOUT = 10.0  # seconds, for the answer to a recording
+REPORT_FRAMES = 12  # about a second between two reports of unsent frames
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What has come since the last frame: `pcm` [n] at 24 kHz and words, both perhaps empty."""
-
-    pcm: Samples
-    text: str
-    timings: None = None
+def connect(options: RemoteOptions, listen: Listener = ignore, paced: bool = False) -> "RemoteEngine":
+    """The engine of a server elsewhere; it is called by the first `prefill`. Raises UsageError for its address."""
+    address = Address(server_url(options.server or ""), options.token, options.insecure)
+    return RemoteEngine(address, listen, paced)
 
 
-def request_for(character: Character, seed: int | None) -> Request:
-    """What a server is asked for. A seed only if the user wants that one: NVIDIA's server falls over any.
+def request_for(character: Character) -> Request:
+    """What a server is asked for. A seed only if the user gave one: NVIDIA's server fails on any.
 
     Raises UsageError for a voice that is a file here, and for a prompt that does not fit in a URL.
     """
-    voice, how = character.voice, character.sampling
-    if voice.path is not None:
-        raise UsageError(
-            f"The voice {voice.name} is a file here, and a server has its own voices.", "Give --voice a name."
-        )
+    sampling = character.sampling
+    if not isinstance(character.sound, str):
+        what = f"The voice {character.voice} is a file on this machine; a server has its own voices."
+        raise UsageError(what, "Give --voice a name.")
     request = Request(
-        voice=Path(voice.file).stem,
-        prompt=character.persona.prompt or " ",  # NVIDIA's server needs one, ours would take a persona's for none
-        seed=seed,
-        text_temperature=0.0 if how.greedy else how.text_temperature,
-        text_top_k=how.text_top_k,
-        audio_temperature=0.0 if how.greedy else how.audio_temperature,
-        audio_top_k=how.audio_top_k,
+        voice=Path(character.sound).stem,
+        prompt=character.prompt or " ",  # NVIDIA's server needs one; without one ours would take a persona's
+        seed=sampling.seed,
+        text_temperature=0.0 if sampling.greedy else sampling.text_temperature,
+        text_top_k=sampling.text_top_k,
+        audio_temperature=0.0 if sampling.greedy else sampling.audio_temperature,
+        audio_top_k=sampling.audio_top_k,
     )
     if len(urlencode(request.to_query())) > MAX_QUERY_BYTES:
         raise UsageError("The prompt is too long to be sent to a server.", "Shorten it to some thousand characters.")
     return request
 
 
-class RemoteAgent:
-    """Calls the server for every conversation, and again when the connection breaks off: after 1, 2, 4 ... 30 s.
+class RemoteEngine:
+    """One conversation at a time, with a server; `listen` gets what happens to the connection.
 
-    A first call that fails is not tried again, nor one that the server ended on purpose. `paced` is for recordings:
-    every step lasts its 80 ms, so that a server which knows only live talk hears one, and longer where the server or
-    the network is slow, so that nothing is lost; and nothing is tried again.
+    When the connection breaks, `prefill` dials again after 1, 2, 4 ... 30 s. A first call that fails is not repeated,
+    nor one that the server ended on purpose. `paced` is for recordings: every step lasts its 80 ms, as servers expect of
+    live sound, and longer where the server or the network is slow, so that nothing is lost; any failure is the end.
     """
 
-    def __init__(
-        self, server: Server, character: Character, seed: int | None, listen: Listener, paced: bool = False
-    ) -> None:
-        self._server = server
-        self._character = character
-        self._request = request_for(character, seed)
+    slots = 1
+
+    def __init__(self, address: Address, listen: Listener, paced: bool) -> None:
+        self._address = address
         self._listen = listen
         self._paced = paced
+        self._character: Character | None = None  # whose conversation it is
+        self._request = Request()
+        self._asked = Request()  # on this connection
         self._connection: Connection | None = None
-        self._reached = False
+        self._begun = False  # the server is ready for it, or was
+        self._reached = False  # the server has answered before
         self._failures: list[NetworkError] = []  # since the server was last heard
-        self._hush = Hush()
+        self._silent = False
         self._steps = 0  # of this conversation
         self._answered = 0  # samples that have come in it
-        self._unsent = 0  # frames, of this connection, as told
+        self._unsent = 0  # frames, of this connection, as reported
         self._due = 0.0
         self._closed = threading.Event()
 
-    def start(self) -> None:
-        """Nothing to do: the model is there already."""
+    def begin(self, slot: int, character: Character) -> None:
+        """Remember what `prefill` shall request. Raises UsageError for what no server can be asked for."""
+        self._request = request_for(character)
+        self._character = character
+        self._begun = False
 
-    def warm_up(self) -> None:
-        """Nothing to do: the server's work."""
-
-    def begin(self) -> Began:
-        """Call, and wait until the server is ready. Raises NetworkError, or Disconnected after `close`."""
-        while True:
-            try:
-                connection = self._again() or self._dial()
-                break
-            except Disconnected as error:
-                if self._closed.is_set() or self._paced or not self._reached:
-                    raise
-                self._failures.append(error)
-        self._reached = True
-        self._hush = Hush()
+    def prefill(self) -> list[tuple[int, Began | NetworkError]] | None:
+        """If a conversation waits for the server: dial, and wait until it is ready or has failed."""
+        if self._character is None or (self._begun and not self._closed.is_set()):
+            return None
+        try:
+            connection = self._reach()
+        except NetworkError as error:
+            return [(0, error)]
+        self._begun = self._reached = True
+        self._silent = False
         self._steps = self._answered = 0
         self._due = time.monotonic()
-        return self._began(connection)
+        return [(0, self._began(self._character, connection))]
 
-    def step(self, frame: Samples) -> Reply:
-        """Say a frame [1920]; returns what has come meanwhile, however long it was under way."""
+    def step(self, frames: Mapping[int, Samples], silent: Collection[int] = ()) -> Mapping[int, Reply | Exception]:
+        """Send a frame [1920] and return what has come meanwhile, however late; nothing if the connection is lost."""
         connection = self._connection
-        assert connection is not None, "a conversation starts with begin"
-        connection.say(frame)
+        assert connection is not None and self._begun, "a conversation starts with begin and prefill"
+        if silent and not self._silent:
+            connection.say(Control(Action.PAUSE))  # our server obeys; what another one goes on saying is not heard
+        self._silent = bool(silent)
+        connection.say(frames[0])
         self._steps += 1
-        self._tell_unsent(connection)
+        self._report_unsent(connection)
         try:
             arrivals = self._paced_arrivals(connection) if self._paced else self._fresh_arrivals(connection)
-        except Disconnected as error:
-            self._failures.append(error)
-            raise
+        except NetworkError as error:
+            self._begun = False
+            return {} if self._lost(error) else {0: error}
         pcm = np.concatenate([NOTHING, *(each.pcm for each in arrivals)])
         self._answered += len(pcm)
         if len(pcm):
             self._failures.clear()
-        if self._hush.holds(frame):
-            return Reply(np.zeros_like(pcm), "")
-        return Reply(pcm, "".join(each.text for each in arrivals))
+        if silent:
+            return {0: Reply(np.zeros_like(pcm), "")}
+        return {0: Reply(pcm, "".join(each.text for each in arrivals))}
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        told = self._connection.metadata if self._connection else {}
-        sampling = {**vars(self._character.sampling), "seed": _whole(told.get("seed"))}
-        return {
-            "server": self._server.name,
-            "model": _text(told.get("model")),
-            "precision": _text(told.get("precision")),
-            "persona": self._character.persona.name,
-            "prompt": self._character.persona.prompt,
-            "voice": self._character.voice.name,
-            "sampling": sampling,
-        }
-
-    def hush(self) -> None:
-        """Be silent until the user speaks. Our server obeys; what another one goes on saying is not heard."""
-        self._hush.begin()
-        if self._connection:
-            self._connection.say(Control(Action.PAUSE))
-
-    @property
-    def hushed(self) -> bool:
-        return self._hush.on
+    def end(self, slot: int) -> None:
+        """The connection stays: the next conversation may be possible on it."""
+        self._character = None
+        self._begun = False
 
     def close(self) -> None:
         self._closed.set()
+        if connection := self._connection:
+            connection.hang_up()
+
+    def _reach(self) -> Connection:
+        """The connection, when the server is ready on it. Raises NetworkError, or Disconnected after `close`."""
+        while not self._closed.is_set():
+            try:
+                return self._again() or self._dial()
+            except NetworkError as error:
+                if not self._lost(error):
+                    raise
+        raise Disconnected("The connection was closed.")
+
+    def _lost(self, error: NetworkError) -> bool:
+        """Give the connection up; returns whether another one shall be tried."""
         self._hang_up()
+        retry = isinstance(error, Disconnected) and self._reached and not self._paced
+        self._failures = [*self._failures, error] if retry else []
+        return retry
 
     def _hang_up(self) -> None:
-        if self._connection:
-            self._connection.hang_up()
+        connection, self._connection = self._connection, None
+        if connection:
+            connection.hang_up()
 
     def _again(self) -> Connection | None:
-        """The connection that there is, with a new conversation on it; None if it is of no use for that."""
-        if self._connection is None or self._failures or not self._connection.begin_again():
+        """The connection that there is, with a new conversation on it; None if that is not possible."""
+        connection = self._connection
+        if connection is None or self._asked != self._request or not connection.begin_again():
             return None
-        self._connection.wait()
-        return self._connection
+        connection.wait()
+        return connection
 
     def _dial(self) -> Connection:
         self._hang_up()
-        self._wait()
+        self._wait_after_failures()
         self._unsent = 0
-        connection = self._connection = Connection(
-            self._server,
-            self._request.to_query(),
-            2 * MAX_FRAMES_AHEAD if self._paced else MAX_UNSENT_FRAMES,
-            self._listen,
-        )
+        self._asked = self._request
+        max_unsent = 2 * MAX_FRAMES_AHEAD if self._paced else MAX_UNSENT_FRAMES
+        connection = self._connection = Connection(self._address, self._asked.to_query(), max_unsent, self._listen)
         if self._closed.is_set():
             connection.hang_up()
         connection.wait()
         return connection
 
-    def _wait(self) -> None:
-        """After a failure, for as long as the failures before it suggest."""
+    def _wait_after_failures(self) -> None:
+        """Longer with every failure in a row."""
         if not self._failures:
             return
-        seconds = min(MAX_WAIT_SECONDS, 2 ** (len(self._failures) - 1))
-        self._listen(State("disconnected", f"trying again in {seconds} s"))
-        self._listen(Note(f"In {seconds} s a new conversation is tried: {self._failures[-1]}"))
+        seconds = min(MAX_RETRY_SECONDS, 2 ** (len(self._failures) - 1))
+        self._listen(State(Phase.DISCONNECTED, f"trying again in {seconds} s"))
+        self._listen(Note(f"Reconnecting in {seconds} s: {self._failures[-1]}"))
         if self._closed.wait(seconds):
-            raise Disconnected("The connection was ended.")
+            raise Disconnected("The connection was closed.")
 
-    def _began(self, connection: Connection) -> Began:
-        told = connection.metadata
+    def _began(self, character: Character, connection: Connection) -> Began:
+        metadata = connection.metadata
+        model, precision, seed = _text(metadata, "model"), _text(metadata, "precision"), _whole(metadata, "seed")
+        settings = {
+            "server": self._address.name,
+            "model": model,
+            "precision": precision,
+            "persona": character.persona,
+            "prompt": character.prompt,
+            "voice": character.voice,
+            "sampling": {**asdict(character.sampling), "seed": seed},
+        }
         return Began(
-            persona=self._character.persona.name,
-            voice=self._character.voice.name,
-            model=_text(told.get("model")),
-            device=self._server.name,
-            precision=_text(told.get("precision")),
-            seed=_whole(told.get("seed")),
-            prompt_frames=_whole(told.get("prompt_frames")) or 0,
-            context=_whole(told.get("context")) or 0,
+            persona=character.persona,
+            voice=character.voice,
+            model=model,
+            device=self._address.name,
+            precision=precision,
+            seed=seed,
+            prompt_frames=_whole(metadata, "prompt_frames") or 0,
+            context=_whole(metadata, "context") or 0,
+            settings=settings,
         )
 
     def _paced_arrivals(self, connection: Connection) -> list[Arrival]:
@@ -218,19 +227,19 @@ class RemoteAgent:
         self._due = max(self._due, time.monotonic() - FRAME_SECONDS) + FRAME_SECONDS
         arrivals = list(iter(lambda: connection.hear(self._due - time.monotonic()), None))
         while self._answered + sum(len(each.pcm) for each in arrivals) < (self._steps - MAX_FRAMES_AHEAD) * FRAME:
-            arrival = connection.hear(ANSWER_SECONDS)
+            arrival = connection.hear(ANSWER_TIMEOUT)
             if arrival is None:
-                raise NetworkError(f"{self._server.name} does not answer any more.", "Is the server well? Try again.")
+                raise NetworkError(f"{self._address.name} has stopped answering.", "Check the server, and try again.")
             arrivals.append(arrival)
         return arrivals
 
     def _fresh_arrivals(self, connection: Connection) -> list[Arrival]:
-        """Something that has come just now, and all before it; or what there is when the next frame is near.
+        """Sound that has just come, and all that came before it; without any, what there is after REPLY_TIMEOUT.
 
-        What came long before this step is an answer that missed the last one: whoever took it at once would miss the
-        next one, too, and so on. It is taken along with that instead.
+        What came long before this step is an answer that missed the step before. A step that returned with that alone
+        would miss its own answer, and so would every step after it.
         """
-        until = time.monotonic() + ATTENTION_SECONDS
+        until = time.monotonic() + REPLY_TIMEOUT
         arrivals: list[Arrival] = []
         while (arrival := connection.hear(until - time.monotonic())) is not None:
             arrivals.append(arrival)
@@ -238,15 +247,17 @@ class RemoteAgent:
                 until = 0.0  # take what is there, wait no longer
         return arrivals
 
-    def _tell_unsent(self, connection: Connection) -> None:
-        if connection.unsent > self._unsent and self._steps % TELLING_FRAMES == 0:
+    def _report_unsent(self, connection: Connection) -> None:
+        if connection.unsent > self._unsent and self._steps % REPORT_FRAMES == 0:
             self._unsent = connection.unsent
             self._listen(Glitch("unsent", self._unsent, "the network is too slow"))
 
 
-def _text(value: Any) -> str:
+def _text(metadata: Mapping[str, Any], name: str) -> str:
+    value = metadata.get(name)
     return value if isinstance(value, str) else ""
 
 
-def _whole(value: Any) -> int | None:
-    return int(value) if number(value) is not None else None
+def _whole(metadata: Mapping[str, Any], name: str) -> int | None:
+    value = number(metadata.get(name))
+    return None if value is None else int(value)

@@ -10,7 +10,7 @@ import platformdirs
 
 from personaplex_cli.errors import ModelError
 from personaplex_cli.files import GIGABYTE, free_bytes
-from personaplex_cli.findings import OK, WARNING, WRONG, Finding
+from personaplex_cli.findings import OK, WRONG, Finding, warn_if
 from personaplex_cli.library.spec import spec_of_folder, spec_of_repo
 from personaplex_cli.library.weights import files_needed, is_folder
 from personaplex_cli.options import DEFAULT_MODEL, DEMO, ModelFilesOptions
@@ -129,16 +129,14 @@ def _check_token(model: str, stock: Inventory) -> Finding:
     """Whether there is a Hugging Face token, from HF_TOKEN or from `hf auth login`. It is not read."""
     from huggingface_hub import get_token
 
-    figures = {"token": get_token() is not None}
-    if figures["token"]:
-        return Finding(OK, "token", "there is a Hugging Face token", figures=figures)
-    found = "there is no Hugging Face token"
-    if stock.is_whole:
-        return Finding(OK, "token", f"{found}, and none is needed any more", figures=figures)
+    has_token = get_token() is not None
+    found = "there is a Hugging Face token" if has_token else "there is no Hugging Face token"
+    if stock.is_whole and not has_token:
+        found += ", and none is needed any more"
     advice = "Run `hf auth login`, or set HF_TOKEN."
     if model == DEFAULT_MODEL:
         advice = f"Accept the licence at https://huggingface.co/{model}, then run `hf auth login` or set HF_TOKEN."
-    return Finding(WARNING, "token", found, advice, figures)
+    return warn_if(not has_token and not stock.is_whole, "token", found, advice, {"token": has_token})
 
 
 def _check_disk(stock: Inventory) -> Finding:
@@ -154,7 +152,5 @@ def _check_disk(stock: Inventory) -> Finding:
     if free < missing:
         advice = f"The model needs {missing / GIGABYTE:.1f} GB there: make room, or set HF_HOME to another disk."
         return Finding(WRONG, "disk", found, advice, figures, ModelError.exit_code)
-    if free_own < INT8_BYTES:
-        advice = f"int8 keeps {INT8_BYTES / GIGABYTE:.1f} GB; without that room it is made anew each time."
-        return Finding(WARNING, "disk", found, advice, figures)
-    return Finding(OK, "disk", found, figures=figures)
+    advice = f"int8 keeps {INT8_BYTES / GIGABYTE:.1f} GB; without that room it is made again each time."
+    return warn_if(free_own < INT8_BYTES, "disk", found, advice, figures)

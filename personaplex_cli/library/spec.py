@@ -168,8 +168,8 @@ def spec_of_folder(folder: Path, usual: ModelSpec = PERSONAPLEX) -> ModelSpec:
 
 
 def spec_with(differing: Mapping[str, Any], usual: ModelSpec = PERSONAPLEX) -> ModelSpec:
-    """A model with some sizes replaced. Raises UsageError for entries and models that are unknown."""
-    sizes = dict(differing)
+    """A model with some sizes replaced. Raises UsageError for unknown entries and models."""
+    sizes = {**differing}
     name = sizes.pop("spec", usual.name)
     if name not in SPECS:
         raise unknown_name("spec", str(name), SPECS, "")

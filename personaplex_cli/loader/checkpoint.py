@@ -56,7 +56,7 @@ def load_lm(
         quantise(lm, precision)
         try:
             return fill(lm, path, cache.read(place))
-        except (ModelError, SafetensorError, OSError):  # the cache is damaged, not the model: make it anew
+        except (ModelError, SafetensorError, OSError):  # the cache is damaged, not the model: make it again
             cache.forget()
             return load_lm(path, sizes, precision, place, None if cache.exists else cache)
     shapes = file_shapes(lm)

@@ -21,6 +21,7 @@ from platformdirs import user_cache_path
 from safetensors.torch import save_file
 
 from personaplex_cli.engine.prompting import lay_out
+from personaplex_cli.engine.slot import SPACE
 from personaplex_cli.events import Listener, Note
 from personaplex_cli.files import atomic_folder
 from personaplex_cli.library.spec import CODEBOOKS, MOSHI, PERSONAPLEX, SPEC_FILE, ModelSpec, spec_of_folder, spec_with
@@ -57,7 +58,6 @@ DIFFERING: dict[str, Any] = {
 }
 STEPS_IN_FILE = {PERSONAPLEX.name: 2 * CODEBOOKS, MOSHI.name: CODEBOOKS}  # of the depformer
 VOICE_FRAMES = 12
-SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's mark of a word's beginning
 VOICE_NAMES = [
     f"{kind}{number}"
     for kind, last in (("NAT", 4), ("VAR", 5))

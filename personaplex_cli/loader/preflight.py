@@ -1,14 +1,21 @@
 """What loading the model would meet on this machine, found out without loading anything."""
 
+import shutil
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
 import torch
 
-from personaplex_cli.events import Listener
-from personaplex_cli.library.spec import sizes_with
+from personaplex_cli.engine.quantised import why_no_kernels
+from personaplex_cli.errors import DeviceError
+from personaplex_cli.events import Event, Note
+from personaplex_cli.files import GIGABYTE
+from personaplex_cli.findings import OK, WARNING, WRONG, Finding, warn_if
+from personaplex_cli.library.spec import PERSONAPLEX
 from personaplex_cli.loader.device import choose_device
-from personaplex_cli.loader.load import Demand, choose
+from personaplex_cli.loader.memory_plan import choose_plan
+from personaplex_cli.options import DEMO, DeviceOptions, ModelOptions
 from personaplex_cli.samples import FRAME_SECONDS
 
 
@@ -22,42 +29,65 @@ class Gpu:
     free: int
 
 
-@dataclass(frozen=True)
-class Preflight:
-    """How the 7B would run: on which kind of device, in which precision, and how many seconds it would remember."""
+def check_gpus() -> Iterator[Finding]:
+    """The GPUs that torch reaches through CUDA or ROCm, and its warnings, such as that the driver is too old."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        found = [_gpu(index) for index in range(count)]
+    said = [str(each.message).splitlines()[0] for each in caught]
+    build = {"built_for": _built_for(), "said": said}
+    built_for = f"this PyTorch is built for {build['built_for']}"
+    for index, gpu in enumerate(found):
+        memory = f"{gpu.free / GIGABYTE:.1f} of {gpu.total / GIGABYTE:.1f} GB free"
+        text = f"{gpu.name}, compute capability {gpu.capability}, {memory}; {built_for}"
+        yield Finding(OK, f"GPU {index}", text, figures=asdict(gpu) | build)
+    if not found:
+        has_driver = shutil.which("nvidia-smi") is not None
+        text = "; ".join(["none that PyTorch can use by CUDA", built_for, *said])
+        advice = "`nvidia-smi` is here: install a PyTorch for its driver, see https://pytorch.org/get-started."
+        yield warn_if(has_driver, "GPU", text, advice, build | {"nvidia_smi": has_driver})
 
-    device: str
-    precision: str
-    remembers: float
 
-    @property
-    def is_quantised(self) -> bool:
-        return self.precision in ("int8", "int4")
+def check_talking(options: DeviceOptions) -> Iterator[Finding]:
+    """Whether the model could talk here, and how much of the talk it would remember.
+
+    Raises DeviceError or UsageError as loading it would.
+    """
+    if options.model == DEMO:
+        yield Finding(OK, "talking", "the demo model is fast enough on any machine; what it says is noise")
+        return
+    said: list[Event] = []
+    device, _ = choose_device(options.device)
+    plan = choose_plan(
+        ModelOptions(device=options.device, precision=options.precision), device, PERSONAPLEX, said.append
+    )
+    precision, seconds = plan.precision.name, plan.context * FRAME_SECONDS
+    figures = {"device": device.type, "precision": precision, "remembers": seconds}
+    if device.type == "cpu":
+        advice = "Use a GPU elsewhere (--server HOST, see README), or try the program with --model demo."
+        yield Finding(WRONG, "talking", "the 7B model needs a GPU to talk", advice, figures, DeviceError.exit_code)
+        return
+    if device.type == "mps":
+        advice = "On a Mac, https://github.com/benob/personaplex-mlx is made for it."
+        yield Finding(WARNING, "talking", "a Mac's GPU; the 7B model has not been measured on it", advice, figures)
+        return
+    notes = " ".join(event.text for event in said if isinstance(event, Note))
+    yield Finding(OK, "talking", f"{precision}, and {seconds:.0f} s of the talk are remembered", notes, figures)
+    why = why_no_kernels()
+    found = f"cannot be used: {why}" if why else "can be used"
+    advice = "int8 and int4 then save memory, but take more time than bf16."
+    yield warn_if(bool(why) and plan.precision.is_quantised, "Triton kernels", found, advice, {"why_not": why})
 
 
-def built_for() -> str:
+def _built_for() -> str:
     """What this torch can compute on, such as "CUDA 12.8"."""
     if torch.version.hip:
         return f"ROCm {torch.version.hip}"
     return f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
 
 
-def gpus() -> tuple[list[Gpu], list[str]]:
-    """The GPUs that torch reaches by CUDA or ROCm, and what it says meanwhile, such as that the driver is too old."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        return [_gpu(index) for index in range(count)], [str(each.message).splitlines()[0] for each in said]
-
-
 def _gpu(index: int) -> Gpu:
     about = torch.cuda.get_device_properties(index)
     free, total = torch.cuda.mem_get_info(index)
     return Gpu(about.name, f"{about.major}.{about.minor}", total, free)
-
-
-def outlook(device: str, precision: str, listen: Listener) -> Preflight:
-    """What `load_engine` would choose for the 7B. Raises DeviceError or UsageError like it, and tells the same."""
-    where, _ = choose_device(device)
-    fit = choose(Demand(device, precision), where, sizes_with({}), listen)
-    return Preflight(where.type, fit.precision.name, fit.context * FRAME_SECONDS)

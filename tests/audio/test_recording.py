@@ -183,33 +183,6 @@ def test_wav_out_and_in_again_is_the_same_sound_clipped(samples: Samples) -> Non
     assert np.allclose(sound[:, 1], -sound[:, 0], atol=1 / 32767)
 
 
-class TestWholeFile:
-    def test_it_appears_only_when_done(self, tmp_path: Path) -> None:
-        path = tmp_path / "new" / "x.txt"
-        with atomic_file(path) as file:
-            file.write(b"half")
-            assert not path.exists()
-        assert path.read_bytes() == b"half" and list(path.parent.iterdir()) == [path]
-
-    @pytest.mark.parametrize("interruption", [KeyboardInterrupt, ValueError])
-    def test_interrupted_it_leaves_what_was_there(self, interruption: type[BaseException], tmp_path: Path) -> None:
-        path = tmp_path / "x.txt"
-        path.write_bytes(b"before")
-        with pytest.raises(interruption), atomic_file(path) as file:
-            file.write(b"half")
-            raise interruption
-        assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
-
-    def test_a_place_that_cannot_be_written_is_an_audio_error(self, tmp_path: Path) -> None:
-        (tmp_path / "file").touch()
-        with pytest.raises(AudioError, match="cannot be written"), atomic_file(tmp_path / "file" / "x.wav"):
-            pass
-        (tmp_path / "folder").mkdir()
-        with pytest.raises(AudioError, match="cannot be written"), atomic_file(tmp_path / "folder"):
-            pass
-        assert list((tmp_path / "folder").iterdir()) == []
-
-
 def test_standard_input_is_a_file_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"sound")))
     with standard_input() as path:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from personaplex_cli.errors import UsageError
 from personaplex_cli.library import catalog
 from personaplex_cli.library.settings import config_folder
+from personaplex_cli.options import DEFAULT_PERSONA
 
 SHIPPED = [f"NAT{sex}{n}" for sex in "FM" for n in range(4)] + [f"VAR{sex}{n}" for sex in "FM" for n in range(5)]
 
@@ -49,8 +50,8 @@ def test_the_shipped_personas_have_the_trained_forms_and_voices_that_exist() -> 
         assert len(persona.prompt.split()) < 80  # a token costs 80 ms of context
         assert persona.voice in SHIPPED
         assert persona.description
-    assert personas[catalog.DEFAULT_PERSONA].prompt == forms["teacher"]
-    assert personas[catalog.DEFAULT_PERSONA].voice == catalog.DEFAULT_VOICE
+    assert personas[DEFAULT_PERSONA].prompt == forms["teacher"]
+    assert personas[DEFAULT_PERSONA].voice == catalog.DEFAULT_VOICE
     assert all(part in personas["customer_service"].prompt for part in (" which is a ", " name is ", "Information: "))
 
 

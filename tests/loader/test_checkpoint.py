@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from personaplex_cli.errors import ModelError
-from personaplex_cli.library.spec import LM, sizes_of
-from personaplex_cli.library.weights import MIMI, SIZES, TOKENIZER, WEIGHTS
+from personaplex_cli.library.spec import LM, MOSHI, PERSONAPLEX, SPEC_FILE, spec_of_folder
 from personaplex_cli.loader.checkpoint import file_shapes, load_lm, load_mimi, load_tokenizer, no_random_init
 from personaplex_cli.loader.precision import PLAIN, Precision
 
+WEIGHTS, MIMI, TOKENIZER = PERSONAPLEX.weights_file, PERSONAPLEX.mimi_file, PERSONAPLEX.tokenizer_file
 GOLDEN = load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
 
 
@@ -93,12 +93,12 @@ def test_no_random_numbers_are_drawn_and_torch_is_left_as_it_was() -> None:
 
 
 def test_the_references_own_moshi_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    from personaplex_cli import model
+    from personaplex_cli import engine
 
-    model.refuse_other_moshi()
-    monkeypatch.setattr(model, "distribution", lambda name: object())
+    engine.refuse_other_moshi()
+    monkeypatch.setattr(engine, "distribution", lambda name: object())
     with pytest.raises(ModelError, match="moshi-personaplex"):
-        model.refuse_other_moshi()
+        engine.refuse_other_moshi()
 
 
 def _without(name: str) -> Callable[[Path], None]:
@@ -148,7 +148,6 @@ def test_weights_of_other_sizes_are_refused(golden_weights: Path) -> None:
 
 
 def test_mimi_keeps_eight_codebooks_in_float32(demo: Path) -> None:
-    sizes = sizes_of(demo).mimi
     with safe_open(demo / MIMI, framework="pt") as file:
         more = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     # The published file has 32 codebooks.
@@ -156,7 +155,7 @@ def test_mimi_keeps_eight_codebooks_in_float32(demo: Path) -> None:
         if "rvq_rest.vq.layers.6." in name:
             more[name.replace("layers.6.", "layers.30.")] = more[name].clone()
     save_file(more, demo / MIMI)
-    mimi = load_mimi(demo / MIMI, sizes, CPU)
+    mimi = load_mimi(demo / MIMI, spec_of_folder(demo), CPU)
     assert mimi.num_codebooks == mimi.total_codebooks == 8
     assert mimi.frame_size == 1920
     assert {tensor.dtype for tensor in mimi.parameters()} == {torch.float32}
@@ -171,14 +170,19 @@ def test_a_tokenizer_must_be_one_and_fit(demo: Path) -> None:
         load_tokenizer(demo / TOKENIZER, 480)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"lm": {"dims": 3}}', '{"lm": 3}', '{"voice": {}}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"lm": {"dims": 3}}', '{"lm": 3}', '{"voice": {}}', '{"spec": "mosh"}', '{"spec": []}']
+)
 def test_sizes_that_make_no_sense_are_refused(content: str, tmp_path: Path) -> None:
-    (tmp_path / SIZES).write_text(content)
+    (tmp_path / SPEC_FILE).write_text(content)
     with pytest.raises(ModelError, match="does not describe a model"):
-        sizes_of(tmp_path)
+        spec_of_folder(tmp_path)
 
 
 def test_a_folder_without_sizes_is_the_7b(tmp_path: Path) -> None:
-    assert sizes_of(tmp_path).lm == LM
-    (tmp_path / SIZES).write_text(json.dumps({"lm": {"context": 40}}))
-    assert sizes_of(tmp_path).lm == {**LM, "context": 40}
+    assert spec_of_folder(tmp_path) == PERSONAPLEX and PERSONAPLEX.lm == LM
+    assert spec_of_folder(tmp_path, MOSHI) == MOSHI
+    (tmp_path / SPEC_FILE).write_text(json.dumps({"lm": {"context": 40}}))
+    assert spec_of_folder(tmp_path).lm == {**LM, "context": 40}
+    (tmp_path / SPEC_FILE).write_text(json.dumps({"spec": "moshi", "lm": {"context": 40}}))
+    assert spec_of_folder(tmp_path).name == "moshi" and spec_of_folder(tmp_path).lm["context"] == 40

@@ -1,13 +1,25 @@
-"""The demo model: honest, whole, the same every time, made once."""
+"""The demo model: honest, whole, the same every time, made once; and the tiny models of other layouts."""
 
+import json
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from personaplex_cli.events import Event, Note
+import pytest
+import torch
+from golden import CPU, FP32
+from safetensors import safe_open
+
+from personaplex_cli.errors import ModelError
+from personaplex_cli.events import Event, Note, Phase, State, ignore
 from personaplex_cli.library.catalog import voices
-from personaplex_cli.library.weights import VOICES, open_folder
-from personaplex_cli.loader.demo import build_demo, demo_files
+from personaplex_cli.library.spec import MOSHI, PERSONAPLEX, SPEC_FILE
+from personaplex_cli.library.weights import open_folder, voice_names
+from personaplex_cli.loader.checkpoint import load_lm, load_mimi, load_tokenizer
+from personaplex_cli.loader.demo import DIFFERING, build_demo, demo_files
+from personaplex_cli.loader.find import find_files
+
+VOICES = PERSONAPLEX.voices_file or ""
 
 
 def test_it_is_the_same_every_time(demo_folder: Path, tmp_path: Path) -> None:
@@ -29,6 +41,38 @@ def test_it_is_made_once_and_says_what_it_is() -> None:
     with ThreadPoolExecutor(4) as threads:
         made = list(threads.map(lambda _: demo_files(said.append), range(4)))
     assert len({files.folder for files in made}) == 1
-    assert [path for path in made[0].folder.parent.iterdir() if path.name.startswith("demo-")] == [made[0].folder]
+    assert list(made[0].folder.parent.iterdir()) == [made[0].folder]
     assert open_folder(made[0].folder).weights.stat().st_size > 1_000_000
     assert any(isinstance(event, Note) and "noise" in event.text for event in said)
+
+
+def test_a_moshi_model_of_its_sizes(demo_folder: Path, tmp_path: Path) -> None:
+    """No voices, and eight depformer steps in the file instead of sixteen."""
+    build_demo(tmp_path, spec=MOSHI)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in demo_folder.iterdir()} - {VOICES}
+    assert json.loads((tmp_path / SPEC_FILE).read_text()) == {"spec": "moshi", **DIFFERING}
+    files = open_folder(tmp_path)
+    assert files.spec.name == "moshi" and not files.spec.is_prompted and voice_names(files) == []
+    lm = load_lm(files.weights, files.spec.lm, FP32, lambda name: CPU)
+    with safe_open(files.weights, framework="pt") as file:
+        assert "linears.7.weight" in file.keys() and "linears.8.weight" not in file.keys()  # noqa: SIM118
+        stacked = file.get_tensor("depformer.layers.0.self_attn.in_proj_weight").float()
+    ours = [linear.weight for linear in lm.depformer.layers[0].self_attn.in_projs]
+    assert torch.equal(torch.cat(ours), stacked)
+    assert load_mimi(files.mimi, files.spec, CPU).num_codebooks == 8
+    assert load_tokenizer(files.tokenizer, files.spec.lm["text_card"])
+
+
+def test_a_models_name_finds_its_files_wherever_they_come_from(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Event] = []
+    assert find_files("demo", None, said.append).name == "demo"
+    assert find_files(str(demo_folder), None, ignore).folder == demo_folder
+    with pytest.raises(ModelError, match="no model folder"):
+        find_files("./nowhere", None, ignore)
+    files = open_folder(demo_folder)
+    monkeypatch.setattr("personaplex_cli.library.weights.cached", lambda model, revision: None)
+    monkeypatch.setattr("personaplex_cli.library.weights.download", lambda model, revision, listen: files)
+    assert find_files("org/name", "main", said.append) is files
+    assert said[-1] == State(Phase.DOWNLOADING, "org/name")

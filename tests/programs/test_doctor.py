@@ -16,19 +16,23 @@ import pytest
 import torch
 from fakecard import FakeCard, device, plug_in
 from fakehub import FakeHub
+from fakemodel import MIMI, TOKENIZER, VOICES, WEIGHTS
 from huggingface_hub.utils import reset_sessions
 from rich.console import Console
 
-from personaplex_cli import cli, doctor
-from personaplex_cli.audio.devices import CardChoice
+from personaplex_cli.cli import main as cli
 from personaplex_cli.errors import AudioError, DeviceError, ModelError, UsageError
-from personaplex_cli.library.inventory import inventory_of_folder, safetensors_length
-from personaplex_cli.library.weights import DEFAULT_MODEL, MIMI, NEEDED, TOKENIZER, VOICES, WEIGHTS, download
-from personaplex_cli.lookup import Machine
-from personaplex_cli.programs.doctor import OK, WARNING, WRONG, Finding, Options, discreet, examine, exit_code, report
+from personaplex_cli.events import ignore
+from personaplex_cli.findings import OK, WARNING, WRONG, Finding
+from personaplex_cli.library.spec import PERSONAPLEX
+from personaplex_cli.library.weights import download
+from personaplex_cli.options import DEFAULT_MODEL, DeviceOptions, SoundCardOptions
+from personaplex_cli.programs import doctor
+from personaplex_cli.programs.doctor import discreet, examine, exit_code, report
 from personaplex_cli.screen.findings import show_findings
 
-OPTIONS = Options({"chat": {"model", "voice", "seed", "token"}, "run": {"tail"}})
+CARD = SoundCardOptions()
+SETTABLE = {"chat": {"model", "voice", "seed", "token"}, "run": {"tail"}}
 TOKEN = "hf_" + "aBcDeFgHiJ" * 4
 
 
@@ -45,11 +49,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCard:
     return plug_in(fake, monkeypatch)
 
 
-def found(
-    model: str = "demo", options: Options = OPTIONS, choice: CardChoice | None = None, sound: bool = False
-) -> Any:
-    where = Machine(model, None, "auto", "auto", False)
-    return examine(where, choice or CardChoice(), options, sound, lambda event: None)
+def found(model: str = "demo", card: SoundCardOptions = CARD, sound: bool = False) -> list[Finding]:
+    return examine(DeviceOptions(model), card, SETTABLE, sound, ignore)
 
 
 def named(findings: list[Finding], name: str) -> Finding:
@@ -78,8 +79,9 @@ def safetensors(size: int) -> bytes:
 WHOLE = {WEIGHTS: safetensors(100), MIMI: safetensors(0), TOKENIZER: b"t", VOICES: b"v"}
 
 
-def test_the_demo_model_can_talk_here() -> None:
+def test_the_demo_model_can_talk_here_and_nothing_is_played(machine: FakeCard) -> None:
     findings = found()
+    assert not machine.played and machine.calls == 0
     assert exit_code(findings) == 0 and WRONG not in kinds(findings).values()
     assert {"system", "packages", "talking", "main memory", "model", "PortAudio", "settings"} <= set(kinds(findings))
     assert named(findings, "packages").figures["torch"] == torch.__version__.split("+")[0]
@@ -93,9 +95,9 @@ def test_every_advice_belongs_to_something_and_every_exit_code_to_something_wron
 
 
 def test_a_look_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in vars(doctor) if name in ("_system", "_packages", "_main_memory", "_terminal")]:
+    for name in ("_system", "_packages", "_main_memory", "_terminal"):
         monkeypatch.setattr(doctor, name, lambda: 1 / 0)
-    monkeypatch.setattr("personaplex_cli.loader.preflight.gpus", lambda: 1 / 0)
+    monkeypatch.setattr("personaplex_cli.loader.preflight.check_gpus", lambda: 1 / 0)
     findings = found()
     assert kinds(findings)["system"] == WARNING and "ZeroDivisionError" in named(findings, "system").found
     assert exit_code(findings) == 0 and kinds(findings)["model"] == OK
@@ -126,7 +128,7 @@ def test_nvidias_own_moshi_is_told_once(tmp_path: Path) -> None:
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: moshi-personaplex\nVersion: 0.1.0\n")
     command = [sys.executable, "-m", "personaplex_cli", "doctor", "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(other.parent)}
+    environment = {**os.environ, "PYTHONPATH": f"{other.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == ModelError.exit_code and not done.stderr
     told = [each for each in json.loads(done.stdout)["findings"] if "moshi-personaplex" in each["found"]]
@@ -150,8 +152,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch, free: float, capability: tuple[int, int
     }
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
-    for place in ("quantised", "load"):
-        monkeypatch.setattr(f"personaplex_cli.{place}.why_no_kernels", lambda: kernels)
+    for place in ("preflight", "memory_plan"):
+        monkeypatch.setattr(f"personaplex_cli.loader.{place}.why_no_kernels", lambda: kernels)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_a_model_that_is_not_here(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before, "nothing is changed on the disk"
 
 
-@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("name", PERSONAPLEX.needed_files)
 def test_a_model_that_is_whole_lacks_a_file_or_is_cut_short(tmp_path: Path, name: str) -> None:
     folder = put_into_cache(tmp_path, WHOLE)
     findings = found(DEFAULT_MODEL)
@@ -230,11 +232,11 @@ def test_the_advice_for_a_damaged_file_mends_it(tmp_path: Path, monkeypatch: pyt
     for name, content in WHOLE.items():
         (origin / name).write_bytes(content)
     with FakeHub(origin) as hub:
-        files = download(DEFAULT_MODEL, None, lambda event: None, endpoint=hub.url)
+        files = download(DEFAULT_MODEL, None, ignore, endpoint=hub.url)
         files.weights.resolve().write_bytes(WHOLE[WEIGHTS][:-1])
         assert f"Delete {files.weights}, then run" in named(found(DEFAULT_MODEL), "model").advice
         files.weights.unlink()
-        download(DEFAULT_MODEL, None, lambda event: None, endpoint=hub.url)
+        download(DEFAULT_MODEL, None, ignore, endpoint=hub.url)
     reset_sessions()
     assert kinds(found(DEFAULT_MODEL))["model"] == OK
 
@@ -255,13 +257,7 @@ def test_a_folder_of_ones_own(demo_folder: Path, tmp_path: Path) -> None:
     (copy / WEIGHTS).write_bytes(b"\xff" * 20)
     assert named(found(str(copy)), "model").figures["damaged"] == [WEIGHTS]
     shutil.rmtree(copy)
-    assert set(named(found(str(copy)), "model").figures["missing"]) == set(NEEDED)
-
-
-def test_the_length_of_real_safetensors(demo_folder: Path) -> None:
-    for name in (WEIGHTS, MIMI):
-        assert safetensors_length(demo_folder / name) == (demo_folder / name).stat().st_size
-    assert inventory_of_folder(demo_folder).is_whole
+    assert set(named(found(str(copy)), "model").figures["missing"]) == set(PERSONAPLEX.needed_files)
 
 
 def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -288,7 +284,7 @@ def test_a_headset_that_sounds_like_a_telephone(machine: FakeCard) -> None:
 
 
 def test_no_sound_card_or_one_that_cannot_be_opened(machine: FakeCard) -> None:
-    assert named(found(choice=CardChoice("nothing")), "sound").exit_code == UsageError.exit_code
+    assert named(found(card=SoundCardOptions("nothing")), "sound").exit_code == UsageError.exit_code
     machine.rates = ()
     findings = found()
     assert exit_code(findings) == AudioError.exit_code and kinds(findings)["PortAudio"] == OK
@@ -312,11 +308,6 @@ def test_the_chirps_are_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     none = told(LoopbackResult((), (), -60.0))
     assert none["echo"].found.startswith("none heard") and "round trip" not in none
     assert told(LoopbackResult((), (), -100.0, silent=True))["noise"].kind == WARNING
-
-
-def test_without_sound_nothing_is_played(machine: FakeCard) -> None:
-    found()
-    assert not machine.played and machine.calls == 0
 
 
 # Settings, and what is nobody's business.
