@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from personaplex_cli.errors import AudioError
-from personaplex_cli.events import Event, Note, Step, Timings
+from personaplex_cli.events import Began, Event, Note, Step, Timings, ignore
 from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 
 SETTINGS: dict[str, Any] = {"persona": "teacher", "sampling": {"seed": 3}}
+BEGAN = Began("teacher", "NATF2", "demo", "cpu", "fp32", 3, 10, 3000, SETTINGS)
 
 
 class Ramp:
@@ -29,7 +30,7 @@ class Ramp:
         self.count = count
         self.played = 0
 
-    def frames(self) -> Iterator[Samples]:
+    def frames(self, wake: Callable[[], None]) -> Iterator[Samples]:
         return (np.full(FRAME, index / 100, dtype=np.float32) for index in range(self.count))
 
     def play(self, pcm: Samples) -> None:
@@ -38,11 +39,16 @@ class Ramp:
 
 def keep(folder: Path, frames: int, said: list[Event] | None = None) -> Recorder:
     """A conversation in which the agent says the opposite of what it hears, and a word each second."""
-    with Recorder(Ramp(frames), folder, SETTINGS, (said if said is not None else []).append) as kept:
-        for index, heard in enumerate(kept.frames()):
+    with Recorder(Ramp(frames), folder, (said if said is not None else []).append) as kept:
+        kept.hear(BEGAN)
+        for index, heard in enumerate(kept.frames(wake)):
+            assert heard is not None
             kept.play(-heard)
-            kept.step(Step(index, " word" if index % 12 == 0 else "", 0, 0, Timings(1, 1, 1)))
+            kept.hear(Step(index, " word" if index % 12 == 0 else "", 0, 0, Timings(1, 1, 1)))
     return kept
+
+
+def wake() -> None: ...
 
 
 def sound(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -72,10 +78,11 @@ def test_late_answers_are_kept_as_late_as_they_came(tmp_path: Path) -> None:
     said = [
         np.full(size, number / 10, dtype=np.float32) for number, size in enumerate((0, 0, 3 * FRAME, 0, FRAME // 2, 0))
     ]
-    with Recorder(Ramp(6), tmp_path, SETTINGS, lambda event: None) as kept:
-        for index, _ in enumerate(kept.frames()):
+    with Recorder(Ramp(6), tmp_path, ignore) as kept:
+        kept.hear(BEGAN)
+        for index, _ in enumerate(kept.frames(wake)):
             kept.play(said[index])
-            kept.step(Step(index, "", 0, 0, None))
+            kept.hear(Step(index, "", 0, 0, None))
     left, right = sound(kept.folder / "conversation.wav")
     assert len(left) == len(right) == 6 * FRAME
     expected = [np.zeros(2 * FRAME), np.full(3 * FRAME, 0.2), np.full(FRAME // 2, 0.4), np.zeros(FRAME // 2)]
@@ -89,8 +96,27 @@ def test_each_conversation_has_a_folder_of_its_own(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(AudioError, match="cannot be written"):
-        Recorder(Ramp(1), tmp_path / "file", SETTINGS, lambda event: None)
+    with Recorder(Ramp(1), tmp_path / "file", ignore) as kept, pytest.raises(AudioError, match="cannot be written"):
+        kept.hear(BEGAN)
+    assert kept.files == ()
+
+
+def test_a_conversation_that_never_begins_leaves_nothing(tmp_path: Path) -> None:
+    with Recorder(Ramp(1), tmp_path / "talks", ignore):
+        pass
+    assert not (tmp_path / "talks").exists()
+
+
+def test_begun_again_it_goes_on_in_the_same_recording(tmp_path: Path) -> None:
+    with Recorder(Ramp(3), tmp_path, ignore) as kept:
+        for _ in range(2):
+            kept.hear(BEGAN)
+            for index, heard in enumerate(kept.frames(wake)):
+                assert heard is not None
+                kept.play(heard)
+                kept.hear(Step(index, "", 0, 0, None))
+    (folder,) = tmp_path.iterdir()
+    assert len(sound(folder / "conversation.wav")[0]) == 6 * FRAME
 
 
 def test_a_disk_that_fails_ends_the_keeping_and_not_the_talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,16 +127,16 @@ def test_a_disk_that_fails_ends_the_keeping_and_not_the_talk(tmp_path: Path, mon
     said: list[Event] = []
     kept = keep(tmp_path, 30, said)
     assert kept._audio.played == 30  # type: ignore[attr-defined]
-    assert [event for event in said if isinstance(event, Note) and "not kept any further" in event.text]
+    assert [event for event in said if isinstance(event, Note) and "has stopped" in event.text]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is of POSIX")
 def test_killed_it_loses_at_most_the_last_second(tmp_path: Path) -> None:
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path; import test_recorder as t;"
-        "kept = t.Recorder(t.Ramp(30), Path(sys.argv[1]), t.SETTINGS, print); kept.__enter__();"
+        "kept = t.Recorder(t.Ramp(30), Path(sys.argv[1]), print); kept.hear(t.BEGAN);"
         "step = lambda i: t.Step(i, ' word', 0, 0, t.Timings(1, 1, 1));"
-        "[(kept.play(-heard), kept.step(step(i))) for i, heard in enumerate(kept.frames())];"
+        "[(kept.play(-heard), kept.hear(step(i))) for i, heard in enumerate(kept.frames(t.wake))];"
         "print('said', flush=True); time.sleep(60)"
     )
     arguments = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]

@@ -12,21 +12,20 @@ import pytest
 import torch
 from fakecard import FakeCard, plug_in
 
-from personaplex_cli import cli, startup
-from personaplex_cli.audio.devices import CardChoice
 from personaplex_cli.audio.recording import Recording
 from personaplex_cli.character import Sampling
+from personaplex_cli.cli import main as cli
 from personaplex_cli.conversation import converse
-from personaplex_cli.engine.engine import Engine
+from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.errors import AudioError, ModelError
 from personaplex_cli.events import Began, Event, Finished, Glitch, Hushed, Muted, Note, State, Step
-from personaplex_cli.library.weights import open_folder
-from personaplex_cli.loader.load import Demand, load_engine
-from personaplex_cli.lookup import LocalAgent, Machine, choose_character
+from personaplex_cli.loader.load import load
+from personaplex_cli.lookup import find_character
+from personaplex_cli.options import CharacterOptions, LiveSoundCardOptions, ModelOptions
 from personaplex_cli.programs.chat import Chat
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 
-CHARACTER = choose_character("teacher", None, None, Sampling(seed=3))
+CHARACTER = find_character(CharacterOptions(), Sampling(seed=3))
 
 
 def speech(frames: int) -> Samples:
@@ -55,8 +54,9 @@ class Held:
     def __init__(self, fake: FakeCard, model: Path | str, record: Path | None = None) -> None:
         self.events: list[Event] = []
         self.at: dict[int, Callable[[], None]] = {}
-        machine = Machine(str(model), None, "cpu", "auto", False)
-        self.chat = Chat(LocalAgent(machine, CHARACTER, self._listen), CardChoice(), record, self._listen)
+        options = ModelOptions(str(model), device="cpu")
+        start = lambda: load(options, self._listen, CHARACTER)  # noqa: E731
+        self.chat = Chat(start, CHARACTER, LiveSoundCardOptions(), record, self._listen)
         self._count = 0
         fake.at_end = self.chat.stop
 
@@ -83,11 +83,9 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeCard]:
 
 def offline(model: Path, recording: Samples) -> tuple[Samples, str]:
     """The same conversation with a recording."""
-    files = open_folder(model)
-    engine = load_engine(files, Demand("cpu"), lambda event: None)
-    engine.begin(CHARACTER.prompt(files))
+    engine = load(ModelOptions(str(model), device="cpu"))
     audio = Recording(recording)
-    text = "".join(step.text for step in converse(engine, audio))
+    text = "".join(step.text for step in converse(engine, audio, CHARACTER))
     return audio.answer, text.strip()
 
 
@@ -129,9 +127,9 @@ def test_the_microphone_opens_only_when_the_model_is_ready(
     plug: Callable[..., FakeCard], demo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = plug(microphone=speech(3))
-    begin = Engine.begin
+    begin = LocalEngine._begin
     opened: list[int] = []
-    monkeypatch.setattr(Engine, "begin", lambda *rest: (opened.append(len(fake.opened)), begin(*rest))[1])
+    monkeypatch.setattr(LocalEngine, "_begin", lambda *rest: (opened.append(len(fake.opened)), begin(*rest))[1])
     Held(fake, demo_folder).run()
     assert set(opened) == {0} and len(fake.opened) == 1
 
@@ -218,7 +216,7 @@ def test_what_fails_in_the_model_thread_ends_it_with_its_error(
 ) -> None:
     held = Held(plug(microphone=speech(5)), "./nowhere").run()
     assert isinstance(held.chat.error, ModelError) and held.of(State)[-1] == State("ended")
-    monkeypatch.setattr(Engine, "step", lambda *_: 1 / 0)
+    monkeypatch.setattr(LocalEngine, "step", lambda *_: 1 / 0)
     held = Held(plug(microphone=speech(5)), demo_folder).run()
     assert isinstance(held.chat.error, ZeroDivisionError)
 
@@ -233,14 +231,6 @@ def test_a_card_that_dies_for_good_ends_it_with_an_audio_error(
     assert isinstance(held.chat.error, AudioError)
     assert held.of(Finished)[-1].files and len(kept_sound(tmp_path)) == len(held.of(Step)) * FRAME
     assert State("reconnecting", "the sound card has stopped") in held.of(State)
-
-
-def test_a_machine_too_slow_to_talk_is_told(
-    plug: Callable[..., FakeCard], demo_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Engine, "warm_up", lambda *_: 120.0)
-    held = Held(plug(microphone=speech(2)), demo_folder).run()
-    assert any("120 ms" in note.text for note in held.of(Note))
 
 
 def test_stopped_before_it_is_live_it_opens_no_microphone(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
@@ -326,14 +316,6 @@ def test_what_is_wrong_with_the_devices_is_told_before_the_model_is_loaded(
 ) -> None:
     held = Held(plug(microphone=speech(2), listed=[]), demo_folder).run()
     assert isinstance(held.chat.error, AudioError) and not held.of(Note)
-
-
-def test_a_prompt_that_fills_the_memory_is_told(
-    plug: Callable[..., FakeCard], demo_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(startup, "LONG_PROMPT_FRAMES", 20)
-    held = Held(plug(microphone=speech(2)), demo_folder).run()
-    assert any("of the 240 seconds" in note.text for note in held.of(Note))
 
 
 def test_losses_are_counted_and_told(plug: Callable[..., FakeCard], demo_folder: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import wave
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,18 +208,18 @@ class TestWrong:
     def test_what_was_finished_stays_when_the_user_stops(
         self, demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        from personaplex_cli.engine.engine import Engine, Reply
+        from personaplex_cli.engine.engine import LocalEngine
 
-        step, frames = Engine.step, 0
+        step, frames = LocalEngine.step, 0
 
-        def interrupted(engine: Engine, frame: np.ndarray) -> Reply:
+        def interrupted(*rest: Any) -> Any:
             nonlocal frames
             frames += 1
             if frames == 10:  # in the second recording
                 raise KeyboardInterrupt
-            return step(engine, frame)
+            return step(*rest)
 
-        monkeypatch.setattr(Engine, "step", interrupted)
+        monkeypatch.setattr(LocalEngine, "step", interrupted)
         assert run(demo_folder, recorded(Path("a.wav")), recorded(Path("b.wav")), "-o", "out") == 130
         assert sorted(path.name for path in Path("out").iterdir()) == ["a.json", "a.wav"]
         assert "finished is kept" in capsys.readouterr().err
@@ -226,9 +227,9 @@ class TestWrong:
     def test_a_bug_says_so_and_shows_itself_only_when_asked(
         self, question: Path, demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        from personaplex_cli.engine.engine import Engine
+        from personaplex_cli.engine.engine import LocalEngine
 
-        monkeypatch.setattr(Engine, "step", lambda *_: 1 / 0)
+        monkeypatch.setattr(LocalEngine, "step", lambda *_: 1 / 0)
         assert run(demo_folder, question, "-o", "a.wav") == 1
         err = capsys.readouterr().err
         assert "bug: ZeroDivisionError" in err and "Traceback" not in err
