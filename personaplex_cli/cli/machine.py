@@ -24,7 +24,7 @@ from personaplex_cli.options import (
     VoiceOptions,
 )
 from personaplex_cli.samples import SILENT_FRAME
-from personaplex_cli.screen.progress import ProgressScreen
+from personaplex_cli.screen.plain import ProgressScreen
 from personaplex_cli.screen.tables import show_table
 
 
@@ -105,7 +105,7 @@ def doctor(
     The exit code is 0 if `chat` could work here, else that of the first thing that is wrong.
     """
     from personaplex_cli.programs import doctor as program
-    from personaplex_cli.screen.findings import show_findings
+    from personaplex_cli.screen.tables import show_findings
 
     assert context.parent is not None
     with ProgressScreen(stderr()) as screen:

@@ -25,7 +25,7 @@ from personaplex_cli.options import (
     ScreenOptions,
     ServeOptions,
 )
-from personaplex_cli.screen.progress import ProgressScreen
+from personaplex_cli.screen.plain import ProgressScreen
 
 if TYPE_CHECKING:
     from personaplex_cli.conversation import Engine

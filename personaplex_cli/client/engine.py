@@ -69,8 +69,8 @@ class RemoteEngine:
     """One conversation at a time, with a server; `listen` gets what happens to the connection.
 
     When the connection breaks, `prefill` dials again after 1, 2, 4 ... 30 s. A first call that fails is not repeated,
-    nor one that the server ended on purpose. `paced` is for recordings: every step lasts its 80 ms, as servers expect of
-    live sound, and longer where the server or the network is slow, so that nothing is lost; any failure is the end.
+    nor one that the server ended on purpose. `paced` is for recordings: every step lasts its 80 ms, as servers expect
+    of live sound, and longer where the server or the network is slow, so that nothing is lost; any failure is the end.
     """
 
     slots = 1

@@ -102,7 +102,7 @@ class TokenGenerator:
         return (F.embedding(columns[TEXT], self.embeddings[TEXT]) + total)[None]
 
     def read(self, embedded: Tensor, first: Tensor, kv: Tensor) -> Tensor:
-        """Run positions [b, t, dim] from `first` [b] on through the transformer -> the last one's output [b, 1, dim]."""
+        """Run positions [b, t, dim] from `first` [b] on through the transformer -> the last output [b, 1, dim]."""
         last = self._transformer(embedded, first, kv)[:, -1:]
         return norm(last, self._out_norm, self.lm.out_norm.eps)
 

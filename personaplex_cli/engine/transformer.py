@@ -139,7 +139,7 @@ class Depformer:
         self._kv = torch.zeros(shape, dtype=embedding.dtype, device=embedding.device)
 
     def __call__(self, step: int, previous: Tensor, hidden: Tensor) -> Tensor:
-        """The logits [b, card] of codebook `step`, after the tokens `previous` [b], for the outputs `hidden` [b, 1, dim].
+        """The logits [b, card] of codebook `step`, after the tokens `previous` [b], for outputs `hidden` [b, 1, dim].
 
         Steps of one position are taken in order, beginning with 0.
         """

@@ -52,7 +52,7 @@ class Chat:
         record: Path | None,
         listen: Listener,
     ) -> None:
-        """`start` returns the engine, in the model's thread; `record` is the folder for recordings, if there are to be any."""
+        """`start` returns the engine, in the model's thread; `record` is the folder for recordings, if any."""
         self._start = start
         self._choice = card
         self._listen = listen

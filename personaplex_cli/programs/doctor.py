@@ -119,10 +119,9 @@ def _private() -> Iterator[tuple[re.Pattern[str], str]]:
 
 def _results(name: str, check: Check) -> list[Finding]:
     """What a check found, its own failure included."""
-    found = []
+    found: list[Finding] = []
     try:
-        for finding in check():
-            found.append(finding)
+        found.extend(check())
     except PersonaplexError as error:
         found.append(Finding(WRONG, name, str(error), error.hint, exit_code=error.exit_code))
     except Exception as error:

@@ -42,7 +42,7 @@ class Place:
         self.going = False
         self._admission = admission
         self._places = places
-        self._moved = asyncio.Event()
+        self.moved = asyncio.Event()
 
     async def positions(self) -> AsyncIterator[int]:
         """The position in the queue (1: next), whenever it changes, until this one may talk."""
@@ -52,15 +52,15 @@ class Place:
             position = before - self._admission.slots + 1
             if position > 0 and position != told:
                 yield (told := position)
-            await self._moved.wait()
-            self._moved.clear()
+            await self.moved.wait()
+            self.moved.clear()
 
     def leave(self) -> None:
         """Let the next one come; twice does no harm."""
         if self in self._places:
             self._places.remove(self)
             for each in self._places:
-                each._moved.set()
+                each.moved.set()
 
 
 class ConversationQueue:

@@ -23,7 +23,6 @@ from personaplex_cli.audio.recording import (
     write_wav,
 )
 from personaplex_cli.errors import AudioError, UsageError
-from personaplex_cli.files import atomic_file
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, frame_at, frames_for, level
 
 TONE = 440.0

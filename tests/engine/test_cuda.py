@@ -1,6 +1,5 @@
 """What only a CUDA GPU can show: that what was recorded, packed and streamed answers there as it does on the CPU."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,9 @@ GOLDENS = sorted((Path(__file__).parents[1] / "data/golden").glob("golden-*.json
 
 
 @pytest.fixture(autouse=True)
-def whole_precision() -> Iterator[None]:
+def whole_precision() -> None:
     """fp32 shall be fp32."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield
 
 
 @pytest.fixture

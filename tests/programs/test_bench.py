@@ -43,7 +43,7 @@ def test_the_command_reports_one_json_line(demo_folder: Path, capsys: pytest.Cap
 
 
 def test_a_recording_is_heard_over_and_over(demo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    question = Path(__file__).parents[1] / "examples/question.wav"
+    question = Path(__file__).parents[2] / "examples/question.wav"
     assert cli.program(["bench", str(question), "--model", str(demo_folder), "--device", "cpu", "--frames", "80"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"] == 80
 

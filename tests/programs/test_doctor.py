@@ -18,7 +18,6 @@ from fakecard import FakeCard, device, plug_in
 from fakehub import FakeHub
 from fakemodel import MIMI, TOKENIZER, VOICES, WEIGHTS
 from huggingface_hub.utils import reset_sessions
-from personaplex_cli.screen.findings import show_findings
 from rich.console import Console
 
 from personaplex_cli.cli import main as cli
@@ -30,6 +29,7 @@ from personaplex_cli.library.weights import download
 from personaplex_cli.options import DEFAULT_MODEL, DeviceOptions, SoundCardOptions
 from personaplex_cli.programs import doctor
 from personaplex_cli.programs.doctor import discreet, examine, exit_code, report
+from personaplex_cli.screen.tables import show_findings
 
 CARD = SoundCardOptions()
 SETTABLE = {"chat": {"model", "voice", "seed", "token"}, "run": {"tail"}}
