@@ -130,6 +130,7 @@ def test_a_disk_that_fails_ends_the_keeping_and_not_the_talk(tmp_path: Path, mon
     assert [event for event in said if isinstance(event, Note) and "has stopped" in event.text]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is of POSIX")
 def test_killed_it_loses_at_most_the_last_second(tmp_path: Path) -> None:
     code = (

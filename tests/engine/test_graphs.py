@@ -53,6 +53,7 @@ def held(engine: LocalEngine, character: Character, frames: int, silent: range =
     return said
 
 
+@pytest.mark.slow
 def test_recorded_frames_answer_like_plain_ones_also_past_the_first_span(demo_folder: Path) -> None:
     plain, _ = warmed_up(demo_folder, None)
     recorded, notes = warmed_up(demo_folder, record)
@@ -62,6 +63,7 @@ def test_recorded_frames_answer_like_plain_ones_also_past_the_first_span(demo_fo
     assert held(recorded, CHARACTER, 250, range(5, 9)) == held(plain, CHARACTER, 250, range(5, 9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling", [Sampling(greedy=True), Sampling(audio_top_k=1000, seed=2), Sampling(audio_temperature=2, seed=2)]
 )

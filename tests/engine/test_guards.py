@@ -57,6 +57,7 @@ def live_tensors() -> Counter[tuple[Any, ...]]:
     return Counter(tuple(each.shape) for each in gc.get_objects() if issubclass(type(each), torch.Tensor))
 
 
+@pytest.mark.slow
 def test_a_thousand_frames_move_nothing_and_pile_up_nothing(engine: LocalEngine) -> None:
     frame = np.random.default_rng(0).normal(0.0, 0.1, FRAME).astype(np.float32)
     for _ in range(3):
@@ -105,6 +106,7 @@ class Reads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "layer_bits", "depformer_bits"), [("bf16", 16, 16), ("int8", 8, 8)])
 def test_at_the_real_size_a_frame_multiplies_with_each_weight_once(
     precision: str, layer_bits: int, depformer_bits: int
@@ -142,6 +144,7 @@ class Strangers(TorchDispatchMode):
         return result
 
 
+@pytest.mark.slow
 def test_at_the_real_size_no_part_of_a_frame_leaves_the_device() -> None:
     lm, mimi = unfilled(PERSONAPLEX, torch.bfloat16)
     with torch.no_grad():

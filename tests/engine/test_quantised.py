@@ -90,6 +90,7 @@ for rows, columns in ((1, 64), (7, 192), (130, 2112)):
 """
 
 
+@pytest.mark.slow
 def test_the_kernels_agree_with_the_plain_way() -> None:
     """In Triton's interpreter, which runs them on the CPU: it must be asked for before Triton is imported."""
     pytest.importorskip("triton", reason="there is no Triton for this system")

@@ -26,6 +26,7 @@ from personaplex_cli.programs import bench
 from personaplex_cli.samples import SILENT_FRAME
 
 
+@pytest.mark.slow
 def test_the_command_reports_one_json_line(demo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--model", str(demo_folder), "--device", "cpu", "--frames", "20", "--context-fill", "150"]
     assert cli.program(["bench", *arguments]) == 0
@@ -48,6 +49,7 @@ def test_a_recording_is_heard_over_and_over(demo_folder: Path, capsys: pytest.Ca
     assert json.loads(capsys.readouterr().out)["frames"] == 80
 
 
+@pytest.mark.slow
 def test_random_weights_run_like_any() -> None:
     start = partial(load_random, ModelOptions(device="cpu", precision="bf16"), spec=spec_with(DIFFERING))
     character = Character("kind", "You are kind.", "noise", NOISE_VOICE, Sampling(seed=0))

@@ -318,6 +318,7 @@ def test_what_is_wrong_with_the_devices_is_told_before_the_model_is_loaded(
     assert isinstance(held.chat.error, AudioError) and not held.of(Note)
 
 
+@pytest.mark.slow
 def test_losses_are_counted_and_told(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
     """A stall of the model: what the card heard meanwhile is not said twice, and nothing stays late."""
     fake = plug(microphone=speech(200))

@@ -6,6 +6,7 @@ import sys
 import wave
 from pathlib import Path
 
+import pytest
 from runningserver import RunningServer, connected, frames, next_json, speech, talk_pcm
 
 from personaplex_cli.audio.recording import write_wav
@@ -24,6 +25,7 @@ def robot(url: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_it_prints_the_words_and_keeps_the_sound(server: RunningServer, tmp_path: Path) -> None:
     async def talk() -> tuple[bytes, str]:
         async with connected(server.socket(f"/pcm?{SEED}")) as socket:

@@ -61,6 +61,7 @@ def test_a_talk_that_has_lasted_too_long_is_ended(demo_folder: Path) -> None:
         asyncio.run(talk_on(server))
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_nothing_is_cut_off_and_keeps_no_other_waiting(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +115,7 @@ def test_sound_that_comes_too_fast_is_dropped_not_kept(server: RunningServer) ->
     assert any("of sound lost" in note for note in server.notes[before:])
 
 
+@pytest.mark.slow
 def test_a_thousand_come_and_go_and_nothing_stays(server: RunningServer) -> None:
     async def come_and_go(times: int) -> None:
         async with ClientSession() as session:

@@ -99,6 +99,7 @@ def test_keys_are_named_once_each(document: Elements) -> None:
     assert sorted(document.values("aria-keyshortcuts")) == ["m", "q", "r", "s"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js, to run the page's scripts outside a browser")
 def test_the_laws_of_its_arithmetic(tmp_path: Path) -> None:
     """A copy, because only a package.json tells Node.js that these are modules."""

@@ -17,6 +17,7 @@ from personaplex_cli.protocols.wire import PATH, Failure, Handshake
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_cleanly(number: int, code: int, demo_folder: Path, tmp_path: Path) -> None:
     async def talk(url: str) -> None:
@@ -47,6 +48,7 @@ def test_a_signal_ends_it_cleanly(number: int, code: int, demo_folder: Path, tmp
         assert file.getnframes() >= 19 * 1920
 
 
+@pytest.mark.slow
 def test_a_signal_ends_it_while_it_loads(demo_folder: Path, tmp_path: Path) -> None:
     """The model's thread cannot be interrupted then."""
     code = (
