@@ -20,12 +20,11 @@ import numpy as np
 
 from personaplex_cli import __version__
 from personaplex_cli.audio.queue import SampleQueue
-from personaplex_cli.audio.recording import pcm16
 from personaplex_cli.conversation import Audio
 from personaplex_cli.errors import AudioError, PersonaplexError
 from personaplex_cli.events import Began, Event, Listener, Note, Step
 from personaplex_cli.files import atomic_file
-from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples
+from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, pcm16
 from personaplex_cli.transcript import Transcript
 
 MAX_LATE_FRAMES = 12  # an answer that is later than a second is not recorded

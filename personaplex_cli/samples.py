@@ -34,3 +34,8 @@ def level(samples: Samples) -> float:
     """Loudness of some samples in dBFS (root mean square): 0 for a full-scale square wave, -100 for silence."""
     power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
     return max(-100.0, 10.0 * math.log10(power)) if power > 0 else -100.0
+
+
+def pcm16(*channels: Samples) -> bytes:
+    """Channels [n] as interleaved 16-bit samples; those beyond full scale are clipped."""
+    return np.round(np.clip(np.stack(channels, axis=1), -1.0, 1.0) * 32767.0).astype("<i2").tobytes()

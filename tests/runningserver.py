@@ -18,11 +18,11 @@ import numpy as np
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
-from personaplex_cli.audio.recording import pcm16, write_wav
+from personaplex_cli.audio.recording import write_wav
 from personaplex_cli.events import Event, Note, Phase, State
 from personaplex_cli.options import AccessOptions, ModelOptions, ServeOptions
 from personaplex_cli.protocols.wire import Sound, Words, pack, unpack
-from personaplex_cli.samples import FRAME, Samples, frame_at, frames_for
+from personaplex_cli.samples import FRAME, Samples, frame_at, frames_for, pcm16
 from personaplex_cli.server.app import App
 
 SAFETY_SECONDS = 60.0

@@ -18,7 +18,7 @@ import sphn
 
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.files import atomic_file
-from personaplex_cli.samples import FRAME, SAMPLE_RATE, SILENT_FRAME, Samples, frame_at, frames_for
+from personaplex_cli.samples import FRAME, SAMPLE_RATE, SILENT_FRAME, Samples, frame_at, frames_for, pcm16
 
 STDIN = "-"
 VOICE_LOUDNESS = -24.0  # LUFS, to which the reference sets voice prompts
@@ -140,11 +140,6 @@ def write_wav(file: IO[bytes], *channels: Samples) -> None:
         out.setsampwidth(2)
         out.setframerate(SAMPLE_RATE)
         out.writeframes(pcm16(*channels))
-
-
-def pcm16(*channels: Samples) -> bytes:
-    """Channels [n] as interleaved 16-bit samples; those beyond full scale are clipped."""
-    return np.round(np.clip(np.stack(channels, axis=1), -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
 
 
 def _first_bytes(path: Path) -> bytes:

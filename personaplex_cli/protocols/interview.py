@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from personaplex_cli.audio.recording import pcm16
 from personaplex_cli.audio.resample import Resampler
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Began, Step
@@ -29,7 +28,7 @@ from personaplex_cli.protocols.adapter import (
     samples,
 )
 from personaplex_cli.protocols.wire import Request, WireError, json_object
-from personaplex_cli.samples import SAMPLE_RATE
+from personaplex_cli.samples import SAMPLE_RATE, pcm16
 
 RATE = 16_000
 MAX_FIELD_CHARACTERS = 200  # of a role, a level or a topic

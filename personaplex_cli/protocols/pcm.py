@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from personaplex_cli.audio.recording import pcm16
 from personaplex_cli.audio.resample import Resampler
 from personaplex_cli.errors import PersonaplexError, UsageError
 from personaplex_cli.events import Began, Hushed, State, Step
@@ -31,7 +30,7 @@ from personaplex_cli.protocols.adapter import (
     samples,
 )
 from personaplex_cli.protocols.wire import Request, WireError, json_object
-from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE
+from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE, pcm16
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
 

@@ -24,12 +24,11 @@ from runningserver import (
     wav,
 )
 
-from personaplex_cli.audio.recording import pcm16
 from personaplex_cli.cli import main as cli
 from personaplex_cli.library.settings import config_folder
 from personaplex_cli.options import ServeOptions
 from personaplex_cli.protocols.wire import PATH, Action, Control, Handshake, Metadata, pack
-from personaplex_cli.samples import FRAME, SAMPLE_RATE
+from personaplex_cli.samples import FRAME, SAMPLE_RATE, pcm16
 
 
 def test_over_the_network_the_same_is_said_as_in_files(

@@ -17,12 +17,11 @@ from runningserver import (
     talk_moshi,
 )
 
-from personaplex_cli.audio.recording import pcm16
 from personaplex_cli.engine.pipeline import FramePipeline
 from personaplex_cli.errors import AudioError, ModelError, NetworkError, UsageError
 from personaplex_cli.options import AccessOptions, ServeOptions
 from personaplex_cli.protocols.wire import PATH, Failure, Handshake
-from personaplex_cli.samples import FRAME
+from personaplex_cli.samples import FRAME, pcm16
 
 
 def test_a_talk_that_fails_ends_alone_and_the_next_one_is_served(

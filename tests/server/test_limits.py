@@ -22,9 +22,9 @@ from runningserver import (
     speech,
 )
 
-from personaplex_cli.audio.recording import pcm16
 from personaplex_cli.options import ServeOptions
 from personaplex_cli.protocols.wire import PATH, Failure
+from personaplex_cli.samples import pcm16
 from personaplex_cli.server import app, session
 
 
