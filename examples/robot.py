@@ -46,7 +46,7 @@ async def talk(url: str, question: str, answer: str) -> None:
                 continue
             said = json.loads(message.data)
             match said["type"]:
-                case "ready":  # nobody hears what is said before
+                case "ready":  # the model does not hear what is said before
                     tasks.create_task(speak(socket, sound, rate))
                 case "transcript":
                     print(said["text"], end="", flush=True)
@@ -63,5 +63,5 @@ async def talk(url: str, question: str, answer: str) -> None:
 if __name__ == "__main__":
     try:
         asyncio.run(talk(*sys.argv[1:]))
-    except ClientError as error:  # 401: the URL needs token=TOKEN; 503: the model still loads, or somebody else talks
+    except ClientError as error:  # 401: the URL needs token=TOKEN; 503: the model still loads, or others talk
         sys.exit(f"The server does not let us in: {error}")

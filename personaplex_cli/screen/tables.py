@@ -11,7 +11,8 @@ from personaplex_cli.screen.theme import theme_for
 
 def show_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not console.is_terminal:
-        return _write_lines(console, rows)
+        _write_lines(console, rows)
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         table.add_column(title, overflow="fold")
@@ -23,7 +24,8 @@ def show_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[
 def show_findings(console: Console, rows: Sequence[tuple[str, str, str, str]]) -> None:
     """Each row is the kind (ok, warning, wrong), what was looked at, what was found, and what to do (may be empty)."""
     if not console.is_terminal:
-        return _write_lines(console, [[" ".join(cell.split()) for cell in row] for row in rows])
+        _write_lines(console, [[" ".join(cell.split()) for cell in row] for row in rows])
+        return
     theme = theme_for(console)
     styles = {"ok": theme.good, "wrong": theme.warning}
     table = Table(box=None, pad_edge=False, show_header=False)

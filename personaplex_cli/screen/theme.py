@@ -4,11 +4,9 @@ Colours are the terminal's own sixteen wherever the background is unknown: they 
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from rich.console import Console
-
-THEMES = ("auto", "light", "dark", "none")
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Theme:
     warning: str = "bold"
     quiet: str = "dim"
     strong: str = "bold"
-    glyphs: Glyphs = field(default_factory=Glyphs)
+    glyphs: Glyphs = Glyphs()
     encoding: str = "utf-8"
 
     def readable(self, text: str) -> str:
@@ -58,30 +56,18 @@ class Theme:
 
 
 COLOURS = {
-    "auto": {"you": "cyan", "agent": "magenta", "good": "bold green", "warning": "bold red"},
-    "dark": {
-        "you": "#7dcfff",
-        "agent": "#e0af68",
-        "good": "bold #9ece6a",
-        "warning": "bold #f7768e",
-        "quiet": "#8088a0",
-    },
-    "light": {
-        "you": "#005f87",
-        "agent": "#875f00",
-        "good": "bold #2f6f00",
-        "warning": "bold #b00020",
-        "quiet": "#6c6c6c",
-    },
-    "none": {},
+    "auto": Theme("cyan", "magenta", "bold green", "bold red"),
+    "light": Theme("#005f87", "#875f00", "bold #2f6f00", "bold #b00020", "#6c6c6c"),
+    "dark": Theme("#7dcfff", "#e0af68", "bold #9ece6a", "bold #f7768e", "#8088a0"),
+    "none": Theme(),
 }
+THEMES = tuple(COLOURS)
 
 
 def theme_for(console: Console, name: str = "auto") -> Theme:
     """The theme of that name (see THEMES), with what this console can show. NO_COLOR wins over every name."""
     colours = COLOURS["none" if console.no_color else _background() if name == "auto" else name]
-    glyphs = ASCII if console.options.ascii_only else Glyphs()
-    return Theme(**colours, glyphs=glyphs, encoding=console.encoding)
+    return replace(colours, glyphs=ASCII if console.options.ascii_only else Glyphs(), encoding=console.encoding)
 
 
 def _background() -> str:

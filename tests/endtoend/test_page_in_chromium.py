@@ -22,9 +22,9 @@ expect = playwright.expect
 
 QUESTION = Path(__file__).parents[2] / "examples/question.wav"
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE = 120_000  # milliseconds; nothing takes so long unless something is wrong
+TIMEOUT = 120_000  # milliseconds; nothing takes so long unless something is wrong
 A_TIME = re.compile(r"^<?\d+(\.\d)? ms$")
-REFUSED = re.compile("WebSocket connection|status of 401|ERR_CONNECTION")  # which browsers tell, too
+REFUSED = re.compile("WebSocket connection|status of 401|ERR_CONNECTION")  # which browsers report, too
 LOUD = re.compile("[1-9]")
 DEVICES = [
     "--use-fake-device-for-media-stream",
@@ -72,7 +72,7 @@ def serve(demo_folder: Path) -> Iterator[Callable[..., Served]]:
 
 @pytest.fixture(scope="module")
 def url(demo_folder: Path) -> Iterator[str]:
-    """A server that lives through all tests. Who left the last moment may still be there: others wait."""
+    """A server that lives through all tests. A client that has just left may still hold its place: others wait."""
     server = Served(demo_folder, "--queue", "9")
     yield server.url
     server.end()
@@ -105,7 +105,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
             home = url.partition("?")[0]
             context = browser.new_context(**settings)
             visits.callback(context.close)
-            context.set_default_timeout(PATIENCE)
+            context.set_default_timeout(TIMEOUT)
             context.add_init_script(script)
             page = context.new_page()
             page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -114,7 +114,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
             page.goto(url)
             return page
 
-        expect.set_options(timeout=PATIENCE)
+        expect.set_options(timeout=TIMEOUT)
         yield visit
     assert not [each for each in complaints if not REFUSED.search(each)]
 
@@ -161,7 +161,7 @@ def test_a_conversation(url: str, visit: Callable[..., Any]) -> None:
     saved = Path(download.value.path()).read_text(encoding="utf-8")
     assert saved.count("Astronaut, voice NATM1, seed 7") == 2
     assert re.search(r"^0:\d\d  \S", saved, re.M)
-    page.get_by_role("button", name="TokenGenerator again").click()
+    page.get_by_role("button", name="Talk again").click()
     shows(page, "Live")
 
 
@@ -169,7 +169,7 @@ def test_with_the_keyboard_alone(url: str, visit: Callable[..., Any]) -> None:
     page = visit(url)
     expect(page.locator("#setup")).to_be_visible()
     page.keyboard.press("Tab")
-    page.keyboard.press("ArrowDown")  # from the teacher to somebody else
+    page.keyboard.press("ArrowDown")  # from the teacher to a custom persona
     expect(page.get_by_label("Who is it?")).to_be_visible()
     page.keyboard.press("Tab")
     page.keyboard.type("You enjoy having a good conversation. My mind is set on rqsm.")
@@ -178,7 +178,7 @@ def test_with_the_keyboard_alone(url: str, visit: Callable[..., Any]) -> None:
     expect(page.locator("#start")).to_be_focused()
     page.keyboard.press("Enter")
     shows(page, "Live")
-    expect(page.locator("#who")).to_have_text("Somebody else")
+    expect(page.locator("#who")).to_have_text("Custom")
     expect(page.locator("#words p").first).to_be_visible()
     page.keyboard.press("m")
     expect(page.locator("#muted")).to_be_visible()
@@ -260,10 +260,10 @@ def test_a_server_that_goes_away(serve: Callable[..., Served], visit: Callable[.
     expect(page.get_by_role("alert")).to_contain_text("The server shuts down.")
     expect(page.locator("#words p").first).to_be_visible()
     page.get_by_role("button", name="Reconnect").click()
-    expect(page.get_by_role("alert")).to_contain_text("The server does not answer.")
+    expect(page.get_by_role("alert")).to_contain_text("The server does not respond.")
 
 
-def test_somebody_else_is_talking(serve: Callable[..., Served], visit: Callable[..., Any]) -> None:
+def test_a_server_that_is_busy(serve: Callable[..., Served], visit: Callable[..., Any]) -> None:
     url = serve("--queue", "1").url
     first, second, third = (visit(url) for _ in range(3))
     first.get_by_role("button", name="Start talking").click()
@@ -272,7 +272,7 @@ def test_somebody_else_is_talking(serve: Callable[..., Served], visit: Callable[
     shows(second, "Next in line")
     third.get_by_role("button", name="Start talking").click()
     shows(third, "Not connected")
-    expect(third.get_by_role("alert")).to_contain_text("Somebody else is talking.")
+    expect(third.get_by_role("alert")).to_contain_text("The server is busy.")
     first.get_by_role("button", name="Hang up").click()
     shows(second, "Live")
 
@@ -282,7 +282,7 @@ def test_a_token(serve: Callable[..., Served], visit: Callable[..., Any]) -> Non
     page = visit(url)
     page.get_by_label("This server asks for a token").fill("sesame")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("not the one")
+    expect(page.get_by_role("alert")).to_contain_text("That token is wrong.")
     page.get_by_label("This server asks for a token").fill("open sesame")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Start talking").click()
@@ -294,9 +294,9 @@ def test_a_token(serve: Callable[..., Served], visit: Callable[..., Any]) -> Non
 
 def test_no_microphone(url: str, visit: Callable[..., Any]) -> None:
     troubles = {
-        "NotAllowedError": "is not allowed",
-        "NotFoundError": "There is no",
-        "NotReadableError": "does not open",
+        "NotAllowedError": "access is blocked",
+        "NotFoundError": "No microphone",
+        "NotReadableError": "cannot be opened",
     }
     for name, words in troubles.items():
         refuse = f"navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('no', '{name}') }}"
@@ -305,7 +305,7 @@ def test_no_microphone(url: str, visit: Callable[..., Any]) -> None:
         shows(page, "Not connected")
         expect(page.get_by_role("alert")).to_contain_text(words)
     page = visit(url, "Object.defineProperty(window, 'isSecureContext', { value: false })")
-    expect(page.get_by_role("alert")).to_contain_text("only to pages from localhost or https")
+    expect(page.get_by_role("alert")).to_contain_text("only on pages from localhost or https")
     expect(page.get_by_role("button", name="Start talking")).to_be_disabled()
 
 
@@ -314,7 +314,7 @@ def test_no_microphone(url: str, visit: Callable[..., Any]) -> None:
 def test_it_fits(url: str, visit: Callable[..., Any], width: int, scheme: str) -> None:
     """Nothing is wider than the screen, from a small phone on."""
     page = visit(url, viewport={"width": width, "height": 700}, color_scheme=scheme)
-    page.get_by_text("Somebody else").click()
+    page.get_by_text("Custom", exact=True).click()
     page.get_by_label("Who is it?").fill("You enjoy having a good conversation.")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.get_by_role("button", name="Start talking").click()

@@ -41,7 +41,7 @@ from personaplex_cli.screen.drawing import View, draw
 from personaplex_cli.screen.panel import Panel, screen_for
 from personaplex_cli.screen.plain import PlainLines
 from personaplex_cli.screen.state import PanelState
-from personaplex_cli.screen.theme import ASCII, COLOURS, THEMES, Theme, theme_for
+from personaplex_cli.screen.theme import ASCII, COLOURS, Theme, theme_for
 
 GOLDEN = Path(__file__).parents[1] / "data" / "screen"
 DRAW_ANEW = "PERSONAPLEX_DRAW" in os.environ  # read before a test's own environment begins
@@ -111,11 +111,10 @@ def test_a_theme_is_chosen_by_name_by_the_background_and_never_against_no_color(
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("COLORFGBG", "0;15")
     console = Console(file=io.StringIO(), force_terminal=True)
-    assert set(THEMES) == set(COLOURS)
-    assert theme_for(console).you == COLOURS["light"]["you"]
-    assert theme_for(console, "dark").you == COLOURS["dark"]["you"]
+    assert theme_for(console).you == COLOURS["light"].you
+    assert theme_for(console, "dark").you == COLOURS["dark"].you
     monkeypatch.setenv("COLORFGBG", "default")
-    assert theme_for(console).you == COLOURS["auto"]["you"]
+    assert theme_for(console).you == COLOURS["auto"].you
     monkeypatch.setenv("NO_COLOR", "1")
     assert theme_for(Console(file=io.StringIO(), force_terminal=True), "dark").you == ""
 

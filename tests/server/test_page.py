@@ -14,6 +14,7 @@ import pytest
 
 PAGE = Path(str(files("personaplex_cli.server") / "page"))
 LAWS = Path(__file__).with_suffix(".mjs")
+DATA = Path(__file__).parents[1] / "data"  # cases that the page shares with Python
 SCRIPTS = sorted(PAGE.glob("*.js"))
 REFERENCES = {"href", "src", "action", "data", "poster", "srcset"}
 POINTERS = {"for", "aria-describedby", "aria-labelledby", "aria-controls"}
@@ -53,10 +54,6 @@ def test_no_script_or_style_is_inline(document: Elements) -> None:
     assert not [tag for tag, _ in document.found if tag == "style"]
     attributes = {name for _, each in document.found for name in each}
     assert not {name for name in attributes if name == "style" or name.startswith("on")}
-    # These would be inline styles and code, too.
-    assert not re.search(
-        r"""setAttribute\(["']style|cssText|innerHTML|outerHTML|\beval\(|new Function|onclick=""", scripts()
-    )
 
 
 def test_everything_it_refers_to_lies_beside_it(document: Elements) -> None:
@@ -77,22 +74,15 @@ def test_everything_it_refers_to_lies_beside_it(document: Elements) -> None:
 @pytest.mark.parametrize("path", sorted(PAGE.iterdir()), ids=lambda path: path.name)
 def test_no_file_names_another_server(path: Path) -> None:
     text = path.read_text(encoding="utf-8").replace('xmlns="http://www.w3.org/2000/svg"', "")
-    assert "//" not in re.sub(r"(^|\s)//\s", " ", text), "an address, or a comment that needs a space"
+    assert not re.search(r"""\b(https?|wss?)://|["'(`=]//""", text)
 
 
 def test_scripts_and_page_agree_on_names(document: Elements) -> None:
     ids = document.values("id")
     assert len(ids) == len(set(ids))
-    text = scripts()
-    asked = set(re.findall(r"""\bat\("([^"]+)"\)""", text))
+    asked = set(re.findall(r"""\bat\("([^"]+)"\)""", scripts()))
     assert len(asked) > 30 and asked <= set(ids)
-    # Some ids are said in lists; and none is there for nobody.
-    style = (PAGE / "style.css").read_text(encoding="utf-8")
-    pointed = {each for value in document.values(*POINTERS) for each in value.split()}
-    assert pointed <= set(ids)
-    pointed |= {value[1:] for value in document.values("href") if value.startswith("#")}
-    for name in set(ids) - asked - pointed:
-        assert f'"{name}"' in text or f"#{name} " in style, f"nobody needs #{name}"
+    assert {each for value in document.values(*POINTERS) for each in value.split()} <= set(ids)
 
 
 def test_keys_are_named_once_each(document: Elements) -> None:
@@ -102,12 +92,12 @@ def test_keys_are_named_once_each(document: Elements) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js, to run the page's scripts outside a browser")
 def test_the_laws_of_its_arithmetic(tmp_path: Path) -> None:
-    """A copy, because only a package.json tells Node.js that these are modules."""
-    for path in [*SCRIPTS, LAWS]:
+    """In a copy, because only a package.json says to Node.js that these are modules."""
+    for path in [*SCRIPTS, LAWS, *DATA.glob("*.json")]:
         shutil.copy(path, tmp_path)
     (tmp_path / "package.json").write_text('{"type": "module"}')
     for path in SCRIPTS:
         subprocess.run(["node", "--check", path.name], cwd=tmp_path, check=True)
     done = subprocess.run(["node", "--test", LAWS.name], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert re.search(r"pass 1\d", done.stdout)
+    assert re.search(r"pass [2-9]\d", done.stdout)

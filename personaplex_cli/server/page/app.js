@@ -27,7 +27,7 @@ async function open() {
     show("setup");
   } catch (error) {
     if (error instanceof TokenNeeded) return lock();
-    notice("The server does not answer.", "Is it running?");
+    notice("The server does not respond.", "Check that it is running.");
     show("unreachable");
     return;
   }
@@ -37,7 +37,7 @@ async function open() {
 }
 
 function lock() {
-  notice(...(hasToken() ? ["That token is not the one.", "Look at it once more."] : []));
+  notice(...(hasToken() ? ["That token is wrong.", "Check it and try again."] : []));
   show("locked");
   at("token").select();
 }

@@ -3,8 +3,8 @@
 const TOKEN = "personaplex-token";
 const REASONS = {
   loading: ["The model is still loading.", "Try again in a moment."],
-  busy: ["Somebody else is talking.", "Try again in a while."],
-  ready: ["The server did not take the call.", "Try again; if it stays like that, what it prints says why."],
+  busy: ["The server is busy.", "Try again in a while."],
+  ready: ["The server refused the connection.", "Try again. If this goes on, look at what the server prints."],
 };
 
 export class TokenNeeded extends Error {}
@@ -46,14 +46,14 @@ export function conversationUrl() {
   return url;
 }
 
-/** Why a conversation did not begin, which browsers do not tell: what happened, and what to do. */
+/** Why a conversation did not begin, which browsers do not say: what happened, and what to do. */
 export async function reason() {
   try {
     await information();
     const health = await fetch(new URL("health", document.baseURI), { cache: "no-store" });
     return REASONS[(await health.json()).state] ?? REASONS.ready;
   } catch (error) {
-    if (error instanceof TokenNeeded) return ["The server asks for a token.", "Load this page again."];
-    return ["The server does not answer.", "Is it still running, and is the network there?"];
+    if (error instanceof TokenNeeded) return ["The server requires a token.", "Reload this page."];
+    return ["The server does not respond.", "Check that it is running and that you are online."];
   }
 }

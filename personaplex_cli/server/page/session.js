@@ -2,25 +2,25 @@
  * A conversation over a WebSocket: 16-bit samples in binary messages, JSON objects with a `type` in text messages.
  *
  * Knows no page: what arrives is given to `hear`, an object with one function for each kind of message (state, ready,
- * transcript, latency, error), and for what the line itself tells: sound(pcm), network(ms), slow(), closed(event).
+ * transcript, latency, error), and for the connection itself: sound(pcm), network(ms), slow(), closed(event).
  */
 
 const PING_EVERY = 2000; // milliseconds
-const PATIENCE = 15000; // without an answer to a ping
+const PING_TIMEOUT = 15000; // without an answer to a ping
 const WAITING = 0.5; // seconds of sound that may wait for the network; more is left out
 
-export class Call {
+export class Session {
   /**
    * @param {URL} url of /pcm
    * @param {object} config what is asked for: persona or prompt, voice, seed, sample_rate
    */
   constructor(url, config, hear) {
     this.hear = hear;
-    this.mostWaiting = WAITING * config.sample_rate * Int16Array.BYTES_PER_ELEMENT;
+    this.maxWaiting = WAITING * config.sample_rate * Int16Array.BYTES_PER_ELEMENT;
     this.socket = new WebSocket(url);
     this.socket.binaryType = "arraybuffer";
     this.socket.onopen = () => {
-      this.tell("config", config);
+      this.send("config", config);
       this.pulse = setInterval(() => this.ping(), PING_EVERY);
     };
     this.socket.onmessage = ({ data }) => this.receive(data);
@@ -30,16 +30,16 @@ export class Call {
   /** Say 16-bit samples; they are lost where the network does not keep up, so that the delay never grows. */
   say(pcm) {
     if (this.socket.readyState !== WebSocket.OPEN) return;
-    if (this.socket.bufferedAmount > this.mostWaiting) this.hear.slow();
+    if (this.socket.bufferedAmount > this.maxWaiting) this.hear.slow();
     else this.socket.send(pcm);
   }
 
   hush() {
-    this.tell("hush");
+    this.send("hush");
   }
 
   restart() {
-    this.tell("restart");
+    this.send("restart");
   }
 
   /** Hang up; nothing more is heard. */
@@ -49,16 +49,16 @@ export class Call {
     this.socket.close(1000);
   }
 
-  tell(type, fields = {}) {
+  send(type, fields = {}) {
     if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ type, ...fields }));
   }
 
   ping() {
     if (!this.pinged) {
       this.pinged = performance.now();
-      this.tell("ping");
-    } else if (performance.now() - this.pinged > PATIENCE) {
-      this.over({ code: 1006, reason: "The server no longer answers." });
+      this.send("ping");
+    } else if (performance.now() - this.pinged > PING_TIMEOUT) {
+      this.over({ code: 1006, reason: "The server no longer responds." });
     }
   }
 

@@ -3,8 +3,8 @@
 import { at, make } from "./page.js";
 
 const SPEAKERS = {
-  headphones: "Your voice goes out as it is. This sounds best.",
-  loudspeakers: "Your browser takes the agent’s voice out of the microphone. Headphones sound better.",
+  headphones: "Your voice is sent as it is. This sounds best.",
+  loudspeakers: "Your browser removes the agent’s voice from the microphone’s sound. Headphones sound better.",
 };
 
 /** A name for people: customer_service becomes Customer service. */
@@ -42,7 +42,7 @@ export class Setup {
     const persona = this.personas.get(this.form.elements.persona.value);
     at("writing").hidden = Boolean(persona);
     at("prompt").required = !persona;
-    at("usual-voice").textContent = `The usual one · ${this.usualVoice(persona)}`;
+    at("usual-voice").textContent = `Persona’s default (${this.usualVoice(persona)})`;
     at("speaker-hint").textContent = SPEAKERS[this.form.elements.speaker.value];
   }
 
@@ -57,7 +57,7 @@ export class Setup {
     const config = persona ? { persona } : { prompt: at("prompt").value.trim() };
     if (at("voice").value) config.voice = at("voice").value;
     if (at("seed").value) config.seed = at("seed").valueAsNumber;
-    return { config, title: persona ? title(persona) : "Somebody else", loudspeakers: at("loudspeakers").checked };
+    return { config, title: persona ? title(persona) : "Custom", loudspeakers: at("loudspeakers").checked };
   }
 }
 

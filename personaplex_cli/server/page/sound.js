@@ -1,9 +1,9 @@
 /** The microphone and the speaker of this browser, as blocks of 16-bit samples. */
 
 const MODEL_RATE = 24000; // hertz
-const SPEAKER_PATIENCE = 10000; // milliseconds
+const SPEAKER_TIMEOUT = 10000; // milliseconds
 
-/** Something the user can mend: `message` says what happened, `hint` what to do. */
+/** Something the user can fix: `message` says what happened, `hint` what to do. */
 export class Trouble extends Error {
   constructor(message, hint = "") {
     super(message);
@@ -15,8 +15,8 @@ export class Trouble extends Error {
 export function insecure() {
   if (window.isSecureContext && navigator.mediaDevices) return null;
   return new Trouble(
-    "Browsers give the microphone only to pages from localhost or https.",
-    `Come through a tunnel (ssh -L ${location.port || 80}:localhost:${location.port || 80} ${location.hostname}) ` +
+    "Browsers allow the microphone only on pages from localhost or https.",
+    `Use a tunnel (ssh -L ${location.port || 80}:localhost:${location.port || 80} ${location.hostname}) ` +
       "and open localhost, or start the server with --ssl-cert and --ssl-key.",
   );
 }
@@ -38,7 +38,7 @@ export class Sound {
     try {
       ({ context, source } = connect(stream, track.getSettings().sampleRate));
       await context.audioWorklet.addModule(new URL("worklet.js", import.meta.url)).catch(() => {
-        throw new Trouble("The server does not answer.", "Is it still running, and is the network there?");
+        throw new Trouble("The server does not respond.", "Check that it is running and that you are online.");
       });
       const mono = { channelCount: 1, channelCountMode: "explicit", outputChannelCount: [1] };
       const node = new AudioWorkletNode(context, "talk", mono);
@@ -77,10 +77,10 @@ export class Sound {
   }
 }
 
-/** Fails when the speaker has had its time: without one, some browsers wait for ever. */
+/** Fails when the speaker has had its time: without one, some browsers wait forever. */
 async function silence() {
-  await new Promise((resolve) => setTimeout(resolve, SPEAKER_PATIENCE));
-  throw new Trouble("The speaker does not open.", "Plug in headphones or loudspeakers, then start again.");
+  await new Promise((resolve) => setTimeout(resolve, SPEAKER_TIMEOUT));
+  throw new Trouble("The speaker cannot be opened.", "Plug in headphones or loudspeakers, then start again.");
 }
 
 async function microphone(audio) {
@@ -90,15 +90,15 @@ async function microphone(audio) {
     switch (error.name) {
       case "NotAllowedError":
       case "SecurityError":
-        throw new Trouble("The microphone is not allowed.", "Allow it beside this page’s address, then start again.");
+        throw new Trouble("Microphone access is blocked.", "Allow it next to this page’s address, then start again.");
       case "NotFoundError":
       case "OverconstrainedError":
-        throw new Trouble("There is no microphone.", "Plug one in, then start again.");
+        throw new Trouble("No microphone was found.", "Plug one in, then start again.");
       case "NotReadableError":
       case "AbortError":
-        throw new Trouble("The microphone does not open.", "Close other programs that use it, then start again.");
+        throw new Trouble("The microphone cannot be opened.", "Close other programs that use it, then start again.");
       default:
-        throw new Trouble(`The microphone does not open: ${error.message}`);
+        throw new Trouble(`The microphone cannot be opened: ${error.message}`);
     }
   }
 }
@@ -114,7 +114,7 @@ function connect(stream, microphoneRate) {
     }
   }
   throw new Trouble(
-    "This browser cannot use a microphone and a speaker of different rates together.",
+    "This browser cannot use a microphone and a speaker with different sample rates.",
     "Choose both from the same device in the system's settings, or use another browser.",
   );
 }

@@ -1,16 +1,16 @@
-/** The conversation on the page: joins microphone, line, speaker and words, and shows how it goes. */
+/** The conversation on the page: joins microphone, session, speaker and words, and shows how it goes. */
 
-import { Call } from "./session.js";
 import { Levels } from "./levels.js";
 import { at, notice } from "./page.js";
 import { conversationUrl, reason } from "./server.js";
+import { Session } from "./session.js";
 import { Sound, Trouble } from "./sound.js";
 import { clock } from "./transcript.js";
 import { Words } from "./words.js";
 
 const FRAME = 0.08; // seconds
 const FADING = 30; // seconds before the persona is lost that the page begins to warn
-const WARNING = 5000; // milliseconds that a passing trouble is told
+const WARNING = 5000; // milliseconds that a passing problem is shown
 const SHOWN = {
   microphone: "Asking for the microphone",
   connecting: "Connecting",
@@ -29,8 +29,8 @@ export class Talk {
     this.levels = new Levels(at("history"), { you: at("you-meter"), agent: at("agent-meter") });
     this.mute(false);
     at("mute").addEventListener("click", () => this.mute(!this.muted));
-    at("hush").addEventListener("click", () => this.call.hush());
-    at("restart").addEventListener("click", () => this.call.restart());
+    at("hush").addEventListener("click", () => this.session.hush());
+    at("restart").addEventListener("click", () => this.session.restart());
     at("hang-up").addEventListener("click", () => this.end("ended"));
     at("reconnect").addEventListener("click", () => this.start(this.wish));
     at("keep").addEventListener("click", () => this.words.save());
@@ -43,7 +43,7 @@ export class Talk {
     setInterval(() => this.showTime(), 250);
   }
 
-  /** Talk with somebody: asks for the microphone, calls, and goes on until somebody ends it. */
+  /** Talk: asks for the microphone, connects, and goes on until one side ends it. */
   async start(wish) {
     const attempt = (this.attempt = Symbol("attempt"));
     this.wish = wish;
@@ -68,7 +68,7 @@ export class Talk {
     }
     this.show("connecting");
     this.levels.start();
-    this.call = new Call(conversationUrl(), { ...wish.config, sample_rate: this.sound.rate }, this.hearing());
+    this.session = new Session(conversationUrl(), { ...wish.config, sample_rate: this.sound.rate }, this.hearing());
     const wakeLock = await navigator.wakeLock?.request("screen").catch(() => null); // a phone that sleeps hears nothing
     if (this.attempt === attempt) this.wakeLock = wakeLock;
     else wakeLock?.release();
@@ -84,7 +84,7 @@ export class Talk {
       hushed: ({ on }) => this.showHushed(on),
       latency: ({ step_ms }) => this.showStep(step_ms),
       network: (milliseconds) => (at("network").textContent = inMilliseconds(milliseconds)),
-      slow: () => this.warn("The network is slow.", "Some of your words do not arrive."),
+      slow: () => this.warn("The network is slow.", "Some of your words are lost."),
       error: (error) => this.complain(error),
       closed: (event) => this.hungUp(event),
     };
@@ -107,7 +107,7 @@ export class Talk {
   /** What the microphone heard and the speaker said in the last moment. */
   block({ pcm, heard, said, underruns, cushion }) {
     const live = this.state === "live";
-    if (live) this.call.say(this.muted ? new ArrayBuffer(pcm.byteLength) : pcm);
+    if (live) this.session.say(this.muted ? new ArrayBuffer(pcm.byteLength) : pcm);
     this.levels.add(this.muted ? 0 : heard, said);
     if (live) at("cushion").textContent = inMilliseconds(1000 * cushion);
     at("underruns").textContent = underruns;
@@ -142,28 +142,28 @@ export class Talk {
     this.warned = setTimeout(() => this.error || notice(), WARNING);
   }
 
-  /** The server closed the line, or the network did. */
+  /** The server closed the connection, or the network did. */
   async hungUp({ reason: word }) {
     const answered = this.state !== "connecting";
     this.end("disconnected");
     if (this.error) return;
-    const why = word || answered ? ["The conversation was cut off.", word] : await reason();
+    const why = word || answered ? ["The connection was lost.", word] : await reason();
     if (this.state === "disconnected") notice(...why);
   }
 
   fail(error) {
     this.end("disconnected");
-    notice(error.message, error instanceof Trouble ? error.hint : "Another browser may do better.");
+    notice(error.message, error instanceof Trouble ? error.hint : "Try another browser.");
   }
 
   end(state) {
     if (OVER.includes(this.state)) return;
     clearTimeout(this.warned);
     this.attempt = null;
-    this.call?.close();
+    this.session?.close();
     this.sound?.close();
     this.wakeLock?.release();
-    this.call = this.sound = this.wakeLock = null;
+    this.session = this.sound = this.wakeLock = null;
     this.levels.stop();
     this.mute(false);
     this.showHushed(false);
@@ -216,6 +216,6 @@ function press(event) {
 }
 
 function inMilliseconds(milliseconds) {
-  if (milliseconds < 1) return "<1 ms"; // some browsers' clocks tell no more
+  if (milliseconds < 1) return "<1 ms"; // some browsers' clocks are no finer
   return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
 }
