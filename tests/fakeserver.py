@@ -54,6 +54,35 @@ async def echo(guest: Guest) -> None:
             await guest.say(message)
 
 
+async def echo_on(guest: Guest) -> None:
+    """`echo` without the handshake."""
+    while (message := await guest.hear()) is not None:
+        if message[:1] == SOUND:
+            await guest.say(message)
+
+
+def answers(status: int, **headers: str) -> Callable[[web.Request], web.Response | None]:
+    return lambda request: web.Response(
+        status=status, headers={name.replace("_", "-"): headers[name] for name in headers}
+    )
+
+
+async def leaves(guest: Guest) -> None:
+    guest.cut()
+
+
+def says(*messages: bytes, code: int | None = None) -> Script:
+    async def script(guest: Guest) -> None:
+        for message in messages:
+            await guest.say(message)
+        if code is None:
+            await guest.hear()
+        else:
+            await guest.socket.close(code=code, message=b"because")
+
+    return script
+
+
 async def settle() -> None:
     """Let asyncio do what it has put off: a connection is accepted, or closed, in some rounds of its loop.
 

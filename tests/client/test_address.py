@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from personaplex_cli.client.address import Server, server_url
+from personaplex_cli.client.address import Address, server_url
 from personaplex_cli.errors import UsageError
 
 
@@ -68,7 +68,7 @@ def test_every_form_of_an_address_means_the_same_place(scheme: str, host: str, p
     assert parts.scheme == ("wss" if tls else "ws") and parts.path == "/api/chat"
     assert parts.hostname == host.strip("[]") and parts.port == (port or (443 if tls else 8998))
     assert server_url(url) == url
-    assert Server(url).name == parts.netloc
+    assert Address(url).name == parts.netloc
 
 
 @given(st.text(max_size=40) | st.from_regex(r"(wss?://)?[a-z\[\]:.@/?#%0-9 ]{0,20}", fullmatch=True))
@@ -86,7 +86,7 @@ def test_anything_else_is_a_url_that_can_be_called_or_a_usage_error(written: str
 @given(st.text(min_size=1, max_size=20))
 def test_a_token_can_be_sent_or_is_refused(token: str) -> None:
     try:
-        Server("ws://gpu:8998/api/chat", token)
+        Address("ws://gpu:8998/api/chat", token)
     except UsageError:
         assert not (token.isascii() and token.isprintable())
     else:
