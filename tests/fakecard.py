@@ -208,26 +208,26 @@ def talk(
     answer: Callable[[Samples], Samples | None] = lambda heard: heard,
     options: SoundCardOptions = DEFAULT_DEVICES,
 ) -> tuple[list[Samples], list[Event]]:
-    """A whole conversation, until the microphone's sound has ended: the frames that were heard, what was told."""
+    """A whole conversation, until the microphone's sound has ended: the frames that were heard, the events."""
     heard: list[Samples] = []
-    told: list[Event] = []
-    with SoundCard(options, told.append) as card:
+    events: list[Event] = []
+    with SoundCard(options, events.append) as card:
         fake.at_end = card.close
         for frame in frames(card):
             heard.append(frame)
             reply = answer(frame)
             if reply is not None:
                 card.play(reply)
-    return heard, told
+    return heard, events
 
 
-def glitches(told: list[Event], kind: str) -> int:
-    return max((event.total for event in told if isinstance(event, Glitch) and event.kind == kind), default=0)
+def glitches(events: list[Event], kind: str) -> int:
+    return max((event.total for event in events if isinstance(event, Glitch) and event.kind == kind), default=0)
 
 
-def notes(told: list[Event]) -> str:
-    return "\n".join(event.text for event in told if isinstance(event, Note))
+def notes(events: list[Event]) -> str:
+    return "\n".join(event.text for event in events if isinstance(event, Note))
 
 
-def states(told: list[Event]) -> list[Phase]:
-    return [event.name for event in told if isinstance(event, State)]
+def states(events: list[Event]) -> list[Phase]:
+    return [event.name for event in events if isinstance(event, State)]

@@ -1,7 +1,7 @@
 """From the blocks that a card delivers to the frames that the model hears: one rate, one channel, 80 ms.
 
 Played sound comes along, sample by sample beside what was heard meanwhile: echo is cancelled and noticed here, outside
-of the sound callback. Knows no threads, no clock and no card.
+of the sound callback. No thread, no clock, no card here.
 """
 
 from collections.abc import Callable
@@ -15,27 +15,24 @@ from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 
 LIMIT = 8 * FRAME  # samples; the model never hears anything older
 # With one stream for both directions played and heard sound come in pairs. With two, a played block may wait so long
-# for what was heard meanwhile; the echo of it takes longer than that through the card, the air and the card.
-PAIRING = SAMPLE_RATE // 25
-NO_SOUND_SECONDS = 4.0
+# for what was heard meanwhile; its echo takes longer than that through the card, the air and the card again.
+PAIRING = SAMPLE_RATE // 25  # samples: 40 ms
+NO_SOUND_SECONDS = 4.0  # a choice, not a measurement
 
-NO_SOUND = (
-    "The microphone delivers nothing but silence: is it switched off, or is this program not allowed to use it "
-    "(privacy settings of the system)?"
-)
-BLEED = "The microphone hears the agent, which may answer itself: use headphones, or start with --echo-cancel."
+NO_SOUND = "The microphone delivers nothing but silence: it may be switched off, or the system's privacy settings may block it."
+BLEED = "The microphone picks up the agent, which may answer itself: use headphones, or start with --echo-cancel."
 
 
 class Capture:
-    """Blocks in, frames out; `say` is told, once each, what the user should know about the microphone.
+    """Blocks in, frames out; `warn` gets what the user should know about the microphone, perhaps again and again.
 
     Rates are in hertz. With a `canceller` the frames are free of what was played.
     """
 
     def __init__(
-        self, microphone_rate: int, speaker_rate: int, canceller: EchoCanceller | None, say: Callable[[str], None]
+        self, microphone_rate: int, speaker_rate: int, canceller: EchoCanceller | None, warn: Callable[[str], None]
     ) -> None:
-        self._say = say
+        self._warn = warn
         self._canceller = canceller
         self._bleed = BleedDetector()
         self._rate = microphone_rate
@@ -51,7 +48,7 @@ class Capture:
 
     @property
     def dropped(self) -> int:
-        """How many samples at 24 kHz nobody took in time."""
+        """How many samples at 24 kHz were not taken in time."""
         return self._heard.dropped
 
     def put(self, heard: Samples | None, played: Samples | None) -> None:
@@ -71,11 +68,11 @@ class Capture:
         if self._canceller is not None:
             return self._canceller.clean(heard, played)
         if self._bleed.hears_itself(heard, played):
-            self._say(BLEED)
+            self._warn(BLEED)
         return heard
 
     def _notice_silence(self, heard: Samples) -> None:
-        """A microphone that may not be used often looks like one in perfect silence, which does not exist."""
+        """Where access is blocked, systems often deliver perfect silence, which no real microphone does."""
         self._silent = 0 if heard.any() else self._silent + len(heard)
         if self._silent >= NO_SOUND_SECONDS * self._rate:
-            self._say(NO_SOUND)
+            self._warn(NO_SOUND)

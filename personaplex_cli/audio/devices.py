@@ -22,7 +22,7 @@ from personaplex_cli.samples import SAMPLE_RATE
 
 BLOCK_SECONDS = 0.02
 USUAL_RATES = (48_000, 44_100)  # a device's own rate, as reported, is not always true
-TELEPHONE_RATE = 16_000  # hertz; a headset that listens through Bluetooth has no more
+TELEPHONE_RATE = 16_000  # hertz, the most that a Bluetooth headset has while its microphone is on
 CLOSE_TIMEOUT = 2.0  # seconds; closing takes some milliseconds, unless it never ends
 
 # PortAudio's callback: input [n, channels] or None, output [n, channels] or None, n, times, flags.
@@ -81,8 +81,8 @@ class OpenCard:
     def close(self) -> bool:
         """Stop at once and give the devices back; False if PortAudio never returns from that.
 
-        That happens when the sound server has died. Then a thread of PortAudio's is lost, and so would be this
-        program at its end, when sounddevice tidies up: it must not.
+        That happens when the sound server has died. Then a thread of PortAudio's hangs, and so would this program at
+        its end, when sounddevice tidies up: that is unregistered.
         """
         closing = threading.Thread(target=self._close, name="closing the sound card", daemon=True)
         closing.start()
@@ -128,7 +128,7 @@ def check_choice(options: SoundCardOptions) -> None:
 
 
 def check(options: SoundCardOptions) -> Iterator[Finding]:
-    """PortAudio, and the devices that a talk would take: opened as for a talk and closed again, without any sound.
+    """PortAudio, and the devices that a conversation would use: opened and closed again, without any sound.
 
     Raises UsageError or AudioError as `open_card` does.
     """
@@ -283,8 +283,8 @@ def _open(stream: Any, sides: dict[str, Any], options: SoundCardOptions, latency
 def _refused(names: list[str], error: Exception) -> AudioError:
     return AudioError(
         f"{' and '.join(dict.fromkeys(names))} cannot be opened: {error.args[0]}.",
-        "Close other programs that use it, allow this one the microphone in the system's privacy settings, or choose "
-        "another device or --device-rate (see `personaplex devices`).",
+        "Close other programs that use it, allow microphone access in the system's privacy settings, or choose another "
+        "device or --device-rate (see `personaplex devices`).",
     )
 
 

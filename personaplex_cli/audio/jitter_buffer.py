@@ -1,10 +1,10 @@
 """What the agent says, between the model that makes 80 ms at a time and the card that plays 20 ms at a time.
 
 A frame that comes late finds the speaker still busy with the cushion of sound before it. The cushion costs latency,
-so it is as thin as the machine allows: it grows when the sound runs dry and shrinks when all goes well. Sound that
-piles up behind a stall is shed again: from silence, and from speech when it is much.
+so it is as thin as the machine allows: it grows after an underrun and shrinks while there is none. Sound that piles up
+behind a stall is shed again: from silence, and from speech when it is much.
 
-A pure function of the samples put and the counts taken: knows no clock, no sound card, no thread.
+A pure function of the samples put and the counts taken: no clock, no sound card, no thread here.
 """
 
 from collections import deque
@@ -14,22 +14,24 @@ import numpy as np
 from personaplex_cli.audio.queue import NOTHING, SampleQueue
 from personaplex_cli.samples import FRAME_SECONDS, Samples
 
+# The cushion's range, its first value, its steps and the fades are those of personaplex-webrtc's playout buffer
+# (moshi/rtc_session.py in github.com/camjac251/personaplex-webrtc). The rest are choices, not measurements.
 THINNEST_SECONDS = 0.02
 FIRST_SECONDS = 0.04
 THICKEST_SECONDS = 0.12
-STEP_SECONDS = 0.02  # thicker after running dry, thinner after CLEAN_SECONDS
+STEP_SECONDS = 0.02  # thicker after an underrun, thinner after CLEAN_SECONDS without
 CLEAN_SECONDS = 30.0
-LIMIT_SECONDS = 12 * FRAME_SECONDS  # more never waits, whatever happens
-SLACK_SECONDS = 0.01  # of backlog are not worth a cut
-LOUD_SECONDS = 0.2  # of backlog are left for the next silence to shed; beyond it speech is shortened too
-WATCHED_FRAMES = 12  # the backlog is what has been there at each of the last frames, about a second
+LIMIT_SECONDS = 12 * FRAME_SECONDS  # what waits beyond it is dropped
+SLACK_SECONDS = 0.01  # a smaller backlog is not worth a cut
+LOUD_SECONDS = 0.2  # a smaller backlog waits for silence; a larger one shortens speech, too
+WATCHED_FRAMES = 12  # about a second: the backlog is the least that waited at any of these
 FADE_SECONDS = 0.005
 LOUD_CUT_SECONDS = 0.01  # what is cut from a frame of speech
-QUIET = 10 ** (-50 / 20)  # root mean square; what is below may be cut unheard
+QUIET = 10 ** (-50 / 20)  # root mean square; below it a cut is taken to be inaudible
 
 
 class JitterBuffer:
-    """The playback queue at the card's `rate` in hertz. `put` is the model's thread, `take` the sound callback.
+    """The playback queue at the card's `rate` in hertz. The model's thread calls `put`, the sound callback `take`.
 
     `underruns` counts how often the sound ran dry, `shed` how many samples were cut from a backlog, `dropped` how
     many were lost beyond the limit. Nothing waits and nothing is locked: see SampleQueue. Each attribute is written
@@ -116,7 +118,7 @@ class JitterBuffer:
         return silence
 
     def _thicken(self) -> None:
-        """The cushion gets thicker: the gap lasts a little longer than it must."""
+        """The cushion gets thicker: the gap lasts a little longer than it had to."""
         thicker = min(self.thickness + self._samples(STEP_SECONDS), self._samples(THICKEST_SECONDS))
         self._owed = thicker - self.thickness
         self.thickness = thicker

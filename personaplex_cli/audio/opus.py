@@ -32,7 +32,7 @@ class OpusReader:
     def read(self, ogg: bytes) -> Samples:
         """Take the next bytes, cut anywhere; returns the samples [m] that they complete, perhaps none.
 
-        Raises AudioError for bytes that are no Ogg-Opus; only a new stream can be read after that.
+        Raises AudioError for bytes that are not Ogg-Opus; only a new stream can be read after that.
         """
         if ogg[:4] == b"OggS" and len(ogg) > 5 and ogg[5] & STREAM_START:
             self._stream = sphn.OpusStreamReader(SAMPLE_RATE)
@@ -41,6 +41,4 @@ class OpusReader:
         except BaseException as error:  # sphn's decoders may panic, which is no Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
-            raise AudioError(
-                "The sound that came is not Ogg-Opus.", "Send one Ogg-Opus stream, 24 kHz mono."
-            ) from error
+            raise AudioError("The sound received is not Ogg-Opus.", "Send one Ogg-Opus stream, 24 kHz mono.") from error

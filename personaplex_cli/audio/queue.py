@@ -1,6 +1,6 @@
 """Sound on its way from one thread to another: blocks of any size in, blocks of any other size out.
 
-Knows no clock, no sound card and no rate: a pure function of the samples put and the counts taken.
+A pure function of the samples put and the counts taken: no clock, no sound card, no rate here.
 """
 
 from collections import deque
@@ -10,7 +10,7 @@ import numpy as np
 from personaplex_cli.samples import Samples
 
 NOTHING: Samples = np.empty(0, dtype=np.float32)
-DESERTED = 8  # times the limit: nobody is going to take that
+DESERTED = 8  # times the limit: the other thread has stopped taking
 
 
 class SampleQueue:
@@ -20,8 +20,8 @@ class SampleQueue:
     atomic, and each count is written by one of the two threads only. A block is appended before it is counted, so
     that what is counted can be taken.
 
-    Whoever takes first drops the oldest samples beyond `limit`, in multiples of what is taken: sound that nobody took
-    in time is lost, it never makes the rest late. When nobody takes at all, what is put is lost.
+    `take` first drops the oldest samples beyond `limit`, in multiples of what is taken: sound that was not taken in
+    time is lost, it never makes the rest late. When nothing is taken at all, what is put is lost.
     """
 
     def __init__(self, limit: int) -> None:

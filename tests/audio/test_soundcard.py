@@ -21,22 +21,22 @@ RATES = [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000]
 @pytest.mark.parametrize("blocks", BLOCKS, ids=str)
 def test_live_equals_offline_for_every_block_size(plug: Callable[..., FakeCard], blocks: tuple[int, ...]) -> None:
     sound = speech(4)
-    heard, told = talk(plug(microphone=sound, blocks=blocks))
+    heard, events = talk(plug(microphone=sound, blocks=blocks))
     offline = list(Recording(sound).frames(lambda: None))[: len(sound) // FRAME]
     assert len(heard) == len(offline)
     assert all(np.array_equal(live, recorded) for live, recorded in zip(heard, offline, strict=True))
-    assert glitches(told, "dropped") == 0
+    assert glitches(events, "dropped") == 0
 
 
 @pytest.mark.parametrize("blocks", BLOCKS, ids=str)
 def test_the_answer_is_played_whole_and_in_time(plug: Callable[..., FakeCard], blocks: tuple[int, ...]) -> None:
     sound = speech(12)
     fake = plug(microphone=sound, blocks=blocks)
-    _, told = talk(fake)
+    _, events = talk(fake)
     played = np.concatenate(fake.played)
     assert len(played) == len(sound)
     # Large blocks run dry until the cushion fits them; then all is well.
-    assert glitches(told, "underrun") <= (0 if max(blocks) <= 480 else 4)
+    assert glitches(events, "underrun") <= (0 if max(blocks) <= 480 else 4)
     second_half = played[len(played) // 2 :]
     lags = range(FRAME, 4 * max(FRAME, *blocks))
     errors = [float(np.abs(second_half - sound[len(played) // 2 - lag : len(played) - lag]).max()) for lag in lags]
@@ -50,7 +50,7 @@ def test_the_answer_is_played_whole_and_in_time(plug: Callable[..., FakeCard], b
 def test_a_card_that_refuses_24_khz_runs_at_its_own_rate(plug: Callable[..., FakeCard], rate: int, block: int) -> None:
     sound = speech(10, rate)
     fake = plug(microphone=sound, blocks=(block,), rates=(rate,), listed=[device("Odd", rate=rate)])
-    heard, told = talk(fake)
+    heard, events = talk(fake)
     assert abs(len(heard) - 10 / 0.08) <= 1
     whole = np.concatenate(heard)
     assert level(whole) == pytest.approx(level(sound), abs=0.2)
@@ -58,9 +58,9 @@ def test_a_card_that_refuses_24_khz_runs_at_its_own_rate(plug: Callable[..., Fak
     played = np.concatenate(fake.played)
     assert len(played) == len(sound)
     assert level(played[len(played) // 2 :]) == pytest.approx(level(sound), abs=0.5)
-    assert glitches(told, "dropped") == 0
-    assert glitches(told, "underrun") <= 6
-    assert f"{rate / 1000:g} kHz" in notes(told)
+    assert glitches(events, "dropped") == 0
+    assert glitches(events, "underrun") <= 6
+    assert f"{rate / 1000:g} kHz" in notes(events)
 
 
 def test_any_number_of_channels(plug: Callable[..., FakeCard]) -> None:
@@ -76,10 +76,10 @@ def test_two_devices_get_two_streams(plug: Callable[..., FakeCard], speaker_rate
     sound = speech(8)
     fake = plug(microphone=sound, listed=[device("Mic", 1, 0), device("Loud", 0, 2, speaker_rate)])
     fake.rates = (24_000, speaker_rate)
-    heard, told = talk(fake)
+    heard, events = talk(fake)
     assert [stream.hears for stream in fake.opened] == [True, False]
     assert np.array_equal(np.concatenate(heard), sound[: len(heard) * FRAME])
-    assert glitches(told, "underrun") == 0
+    assert glitches(events, "underrun") == 0
     assert np.concatenate(fake.played).any()
 
 
@@ -103,8 +103,8 @@ def test_frames_never_wait_and_wake_is_called_when_the_next_may_be_there(plug: C
 def test_an_answer_that_comes_late_leaves_silence_and_is_counted(plug: Callable[..., FakeCard]) -> None:
     fake = plug(microphone=speech(6))
     count = iter(range(1000))
-    _, told = talk(fake, answer=lambda heard: heard if next(count) not in range(20, 25) else None)
-    assert glitches(told, "underrun") == 1
+    _, events = talk(fake, answer=lambda heard: heard if next(count) not in range(20, 25) else None)
+    assert glitches(events, "underrun") == 1
     blocks = [block.any() for block in fake.played]
     gap = blocks[blocks.index(True) :].index(False)
     assert not any(blocks[blocks.index(True) + gap :][:18])  # 5 frames of 4 blocks, less the cushion of 2
@@ -117,8 +117,8 @@ def test_a_stall_is_bounded_counted_and_soon_forgotten(plug: Callable[..., FakeC
     fake = plug(microphone=np.concatenate([speech(6), rest]))
     depths: list[float] = []
     queued: list[int] = []
-    told: list[Event] = []
-    with SoundCard(SoundCardOptions(), told.append) as card:
+    events: list[Event] = []
+    with SoundCard(SoundCardOptions(), events.append) as card:
         fake.at_end = card.close
         for index, frame in enumerate(frames(card)):
             if index == 20:
@@ -127,13 +127,13 @@ def test_a_stall_is_bounded_counted_and_soon_forgotten(plug: Callable[..., FakeC
             card.play(frame)
             depths.append(card.latency().cushion)
             queued.append(card.latency().queue // 80)
-    assert glitches(told, "underrun") == 1
-    assert glitches(told, "dropped") >= 1
-    assert any(isinstance(event, Glitch) and event.kind == "dropped" and event.detail for event in told)
+    assert glitches(events, "underrun") == 1
+    assert glitches(events, "dropped") >= 1
+    assert any(isinstance(event, Glitch) and event.kind == "dropped" and event.detail for event in events)
     assert max(queued) <= 8
     assert max(depths) <= 960 + 80
     assert depths[-1] <= 60 + 20  # the cushion after one underrun, and a block
-    assert glitches(told, "shed") >= 1
+    assert glitches(events, "shed") >= 1
 
 
 def test_play_never_waits_for_a_card_that_is_dead(plug: Callable[..., FakeCard]) -> None:
@@ -147,8 +147,8 @@ def test_play_never_waits_for_a_card_that_is_dead(plug: Callable[..., FakeCard])
 def test_nobody_listening_costs_no_memory(plug: Callable[..., FakeCard], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soundcard, "MAX_BLOCKS", 50)
     fake = plug(microphone=speech(8))
-    told: list[Event] = []
-    with SoundCard(SoundCardOptions(), told.append) as card:
+    events: list[Event] = []
+    with SoundCard(SoundCardOptions(), events.append) as card:
         fake.at_end = card.close
         hearing = frames(card)
         next(hearing)
@@ -156,7 +156,7 @@ def test_nobody_listening_costs_no_memory(plug: Callable[..., FakeCard], monkeyp
             fake.pass_time()
         for _ in hearing:
             pass
-    assert glitches(told, "overflow") == 50
+    assert glitches(events, "overflow") == 50
 
 
 def test_muted_means_silence_on_the_same_clock(plug: Callable[..., FakeCard]) -> None:
@@ -187,11 +187,11 @@ def test_flags_are_counted_and_a_card_in_trouble_gets_larger_buffers(plug: Calla
         return Flags("output_underflow") if block in (1, 2, *range(100, 110), 450) else Flags()
 
     fake = plug(microphone=speech(12), flags=flags)
-    _, told = talk(fake)
+    _, events = talk(fake)
     assert [stream.settings["latency"] for stream in fake.opened] == ["low", "high"]
-    assert glitches(told, "underrun") == 5  # not the first ones; 4 before the card is reopened, and a last one
-    assert "larger buffers" in notes(told)
-    assert not states(told)
+    assert glitches(events, "underrun") == 5  # not the first ones; 4 before the card is reopened, and a last one
+    assert "larger buffers" in notes(events)
+    assert not states(events)
 
 
 def test_the_latency_is_the_cards_and_ours(plug: Callable[..., FakeCard]) -> None:
@@ -209,10 +209,10 @@ def test_the_latency_is_the_cards_and_ours(plug: Callable[..., FakeCard]) -> Non
 
 
 def test_a_microphone_in_perfect_silence_is_mentioned_once(plug: Callable[..., FakeCard]) -> None:
-    _, told = talk(plug(microphone=np.zeros(10 * SAMPLE_RATE, dtype=np.float32)))
-    assert notes(told).count("nothing but silence") == 1
-    _, told = talk(plug(microphone=speech(10)))
-    assert "silence" not in notes(told)
+    _, events = talk(plug(microphone=np.zeros(10 * SAMPLE_RATE, dtype=np.float32)))
+    assert notes(events).count("nothing but silence") == 1
+    _, events = talk(plug(microphone=speech(10)))
+    assert "silence" not in notes(events)
 
 
 class Room:
@@ -244,13 +244,13 @@ def test_on_loudspeakers_headphones_are_advised_or_the_echo_is_removed(
     fake = plug(microphone=hiss)
     fake.feedback = Room(fake)
     said = words(31)
-    heard, told = talk(fake, answer=lambda frame: next(said), options=LiveSoundCardOptions(echo_cancel=cancel))
-    assert notes(told).count("--echo-cancel") == (0 if cancel else 1)
+    heard, events = talk(fake, answer=lambda frame: next(said), options=LiveSoundCardOptions(echo_cancel=cancel))
+    assert notes(events).count("--echo-cancel") == (0 if cancel else 1)
     echo = level(np.concatenate(heard)[10 * SAMPLE_RATE :])
     assert echo < -45 if cancel else echo > -35
 
 
 def test_with_headphones_nothing_is_said(plug: Callable[..., FakeCard]) -> None:
     said = words(31)
-    _, told = talk(plug(microphone=speech(30)), answer=lambda frame: next(said))
-    assert "headphones" not in notes(told)
+    _, events = talk(plug(microphone=speech(30)), answer=lambda frame: next(said))
+    assert "headphones" not in notes(events)

@@ -174,28 +174,28 @@ def test_a_failure_in_the_callback_surfaces(plug: Callable[..., FakeCard], monke
 @pytest.mark.parametrize("two", [False, True])
 def test_a_card_that_stops_calling_is_opened_again(plug: Callable[..., FakeCard], two: bool) -> None:
     listed = [device("Mic", 1, 0), device("Loud", 0, 1)] if two else [device("Both")]
-    heard, told = talk(plug(microphone=speech(16), listed=listed, lifetimes=deque([4.0] * (1 + two))))
+    heard, events = talk(plug(microphone=speech(16), listed=listed, lifetimes=deque([4.0] * (1 + two))))
     assert 12 / 0.08 < len(heard) <= 16 / 0.08
-    assert states(told) == [Phase.RECONNECTING, Phase.LIVE]
-    assert glitches(told, "reopened") == 1
+    assert states(events) == [Phase.RECONNECTING, Phase.LIVE]
+    assert glitches(events, "reopened") == 1
 
 
 @pytest.mark.parametrize("dead", [0, 1])
 def test_one_of_two_devices_stops(plug: Callable[..., FakeCard], dead: int) -> None:
     lives = [2.0, float("inf")] if dead == 0 else [float("inf"), 2.0]
     fake = plug(microphone=speech(12), listed=[device("Mic", 1, 0), device("Loud", 0, 1)], lifetimes=deque(lives))
-    _, told = talk(fake)
-    assert states(told) == [Phase.RECONNECTING, Phase.LIVE]
+    _, events = talk(fake)
+    assert states(events) == [Phase.RECONNECTING, Phase.LIVE]
     assert len(fake.opened) == 4
 
 
 def test_a_card_that_does_not_come_back_ends_the_talk(plug: Callable[..., FakeCard]) -> None:
     fake = plug(microphone=speech(9), lifetimes=deque([1.5] + [0.0] * 10))
-    told: list[Event] = []
-    with SoundCard(SoundCardOptions(), told.append) as card, pytest.raises(AudioError, match="does not come back"):
+    events: list[Event] = []
+    with SoundCard(SoundCardOptions(), events.append) as card, pytest.raises(AudioError, match="does not come back"):
         list(frames(card))
     assert len(fake.opened) == 1 + MAX_REOPENINGS
-    assert states(told) == [Phase.RECONNECTING]
+    assert states(events) == [Phase.RECONNECTING]
     assert not any(stream.running for stream in fake.opened)
 
 
@@ -207,9 +207,9 @@ def test_a_card_that_cannot_even_be_closed_is_left_behind(
     monkeypatch.setattr("personaplex_cli.audio.devices.CLOSE_TIMEOUT", 0.01)
     fake = plug(microphone=speech(9), lifetimes=deque([3.0]))
     fake.at_abort = lambda: never.wait() if len(fake.opened) == 1 else None
-    heard, told = talk(fake)
+    heard, events = talk(fake)
     never.set()
-    assert states(told) == [Phase.RECONNECTING, Phase.LIVE]
+    assert states(events) == [Phase.RECONNECTING, Phase.LIVE]
     assert len(heard) > 8 / 0.08
 
 
@@ -224,8 +224,8 @@ def test_a_card_that_is_unplugged_for_a_while(plug: Callable[..., FakeCard]) -> 
         return listed(*wanted)
 
     fake.query_devices = query  # type: ignore[method-assign,assignment]
-    heard, told = talk(fake)
-    assert states(told) == [Phase.RECONNECTING, Phase.LIVE]
+    heard, events = talk(fake)
+    assert states(events) == [Phase.RECONNECTING, Phase.LIVE]
     assert len(heard) > 8 / 0.08
 
 
@@ -236,16 +236,16 @@ def test_a_conversation_can_begin_again_while_the_card_is_unplugged(plug: Callab
     def unplugged(*wanted: object) -> object:
         raise PortAudioError("Error querying device -1")
 
-    told: list[Event] = []
-    with SoundCard(SoundCardOptions(), told.append) as card:
+    events: list[Event] = []
+    with SoundCard(SoundCardOptions(), events.append) as card:
         fake.at_end = card.close
         before = card.frames(lambda: None)
         next(before)
         fake.query_devices = unplugged  # type: ignore[method-assign,assignment]
-        while not states(told):
+        while not states(events):
             next(before)
         after = card.frames(lambda: None)
         assert next(after) is None
         fake.query_devices = listed  # type: ignore[method-assign]
         assert sum(frame is not None for frame in after) > 5 / 0.08
-    assert states(told) == [Phase.RECONNECTING, Phase.LIVE]
+    assert states(events) == [Phase.RECONNECTING, Phase.LIVE]

@@ -48,9 +48,9 @@ def test_what_people_write(written: str, url: str) -> None:
     ],
 )
 def test_what_is_no_address_is_told_with_a_remedy(written: str) -> None:
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as caught:
         server_url(written)
-    assert told.value.hint and "secret" not in f"{told.value} {told.value.hint}"
+    assert caught.value.hint and "secret" not in f"{caught.value} {caught.value.hint}"
 
 
 hosts = st.one_of(

@@ -43,9 +43,9 @@ class TestFailures:
         talk: Call,
     ) -> None:
         here = talk(serve(refuse=refuse).url, token=token)
-        with pytest.raises(NetworkError, match=said) as told:
+        with pytest.raises(NetworkError, match=said) as caught:
             here.begin()
-        assert hint in told.value.hint and Phase.DISCONNECTED not in here.states
+        assert hint in caught.value.hint and Phase.DISCONNECTED not in here.states
 
     @pytest.mark.parametrize(
         ("script", "said"),
@@ -81,9 +81,9 @@ class TestFailures:
     def test_nobody_there(self, serve: Serve, talk: Call) -> None:
         with FakeServer() as server:
             pass
-        with pytest.raises(NetworkError, match="Cannot reach") as told:
+        with pytest.raises(NetworkError, match="Cannot reach") as caught:
             talk(server.url).begin()
-        assert "personaplex serve" in told.value.hint
+        assert "personaplex serve" in caught.value.hint
         with pytest.raises(NetworkError, match="no such host"):
             talk("ws://nowhere.invalid").begin()
 
@@ -95,15 +95,15 @@ class TestFailures:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
         server = serve(tls=context)
-        with pytest.raises(NetworkError, match=r"certificate of .* is not trusted: self-signed") as told:
+        with pytest.raises(NetworkError, match=r"certificate of .* is not trusted: self-signed") as caught:
             talk(server.url).begin()
-        assert "--insecure" in told.value.hint
+        assert "--insecure" in caught.value.hint
         here = talk(server.url, insecure=True)
         here.begin()
         assert here.step(SILENT_FRAME) is not None
-        with pytest.raises(NetworkError) as told:
+        with pytest.raises(NetworkError) as caught:
             talk(server.url.replace("wss", "ws")).begin()
-        assert "wss://" in told.value.hint or "address" in told.value.hint
+        assert "wss://" in caught.value.hint or "address" in caught.value.hint
         with pytest.raises(NetworkError, match="does not speak TLS"):
             talk(serve().url.replace("ws", "wss")).begin()
 
@@ -117,7 +117,7 @@ class TestFailures:
         gone = asyncio.Event()
         monkeypatch.setattr(connection, "READY_TIMEOUT", 0.2)
         server = serve(deaf)
-        with pytest.raises(Disconnected, match="silent") as told:
+        with pytest.raises(Disconnected, match="silent") as caught:
             talk(server.url).begin()
-        assert "another conversation" in told.value.hint
+        assert "another conversation" in caught.value.hint
         server.loop.call_soon_threadsafe(gone.set)
