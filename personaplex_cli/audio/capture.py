@@ -19,7 +19,7 @@ LIMIT = 8 * FRAME  # samples; the model never hears anything older
 PAIRING = SAMPLE_RATE // 25  # samples: 40 ms
 NO_SOUND_SECONDS = 4.0  # a choice, not a measurement
 
-NO_SOUND = "The microphone delivers nothing but silence: it may be switched off, or the system's privacy settings may block it."
+NO_SOUND = "The microphone delivers nothing but silence: it may be off, or blocked in the system's privacy settings."
 BLEED = "The microphone picks up the agent, which may answer itself: use headphones, or start with --echo-cancel."
 
 

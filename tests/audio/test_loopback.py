@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from fakecard import FakeCard, device, plug_in
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personaplex_cli.audio import loopback as room
@@ -29,6 +29,7 @@ def late(sound: Samples, samples: int, gain: float) -> Samples:
     return (gain * np.concatenate([np.zeros(samples, dtype=np.float32), sound])[: len(sound)]).astype(np.float32)
 
 
+@settings(deadline=None)
 @given(place=st.integers(0, LONGEST), decibels=DECIBELS, upside_down=st.booleans())
 def test_in_silence_it_is_found_to_the_sample(place: int, decibels: float, upside_down: bool) -> None:
     gain = 10 ** (decibels / 20) * (-1 if upside_down else 1)
@@ -37,6 +38,7 @@ def test_in_silence_it_is_found_to_the_sample(place: int, decibels: float, upsid
     assert 20 * np.log10(found.gain) == pytest.approx(decibels, abs=0.01)
 
 
+@settings(deadline=None)
 @given(place=st.integers(0, LONGEST), decibels=DECIBELS, above=st.floats(-40, 6), seed=SEEDS)
 def test_in_noise_6_db_louder_it_is_found_within_a_millisecond(
     place: int, decibels: float, above: float, seed: int
@@ -46,6 +48,7 @@ def test_in_noise_6_db_louder_it_is_found_within_a_millisecond(
     assert found is not None and abs(found.place - place) <= SAMPLE_RATE / 1000
 
 
+@settings(deadline=None)
 @given(seed=SEEDS, dbfs=st.floats(-90, 0), constant=st.floats(-0.5, 0.5))
 def test_noise_is_no_chirp(seed: int, dbfs: float, constant: float) -> None:
     assert find(hiss(LONGEST + len(SENT), dbfs, seed) + np.float32(constant), SENT) is None
@@ -64,6 +67,7 @@ def test_it_is_pleasant() -> None:
     assert not sound[:LEAD].any() and np.count_nonzero(np.abs(sound) > 0.1) > CHIRPS * 5000
 
 
+@settings(deadline=None)
 @given(delay=st.integers(0, round(0.9 * SAMPLE_RATE)), decibels=st.floats(-50, 6), seed=SEEDS)
 def test_delay_and_level_are_what_the_way_makes_of_them(delay: int, decibels: float, seed: int) -> None:
     """All that is played is a frame late by nature, which is not counted. The noise is 60 dB down."""
@@ -75,6 +79,7 @@ def test_delay_and_level_are_what_the_way_makes_of_them(delay: int, decibels: fl
     assert came.noise == pytest.approx(max(-100, level(SENT) + decibels - 60), abs=0.5)
 
 
+@settings(deadline=None)
 @given(decibels=st.floats(-50, 0), seed=SEEDS)
 def test_noise_as_loud_as_the_echo_does_not_count_as_echo(decibels: float, seed: int) -> None:
     heard = late(chirps(), FRAME + 2400, 10 ** (decibels / 20))
@@ -102,6 +107,7 @@ def test_a_delay_that_changes_is_told_as_its_spread() -> None:
     assert came.delay == pytest.approx(1000 / 24, abs=0.1)
 
 
+@settings(deadline=None)
 @given(seed=SEEDS, delays=st.lists(st.integers(0, LONGEST), min_size=CHIRPS, max_size=CHIRPS))
 def test_what_comes_at_any_time_is_no_echo(seed: int, delays: list[int]) -> None:
     """Sounds alike at times of their own are counted only where most of them agree."""
