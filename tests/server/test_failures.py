@@ -78,7 +78,7 @@ def test_a_port_that_is_taken_is_refused(server: RunningServer, demo_folder: Pat
         pass
 
 
-def test_clients_are_told_when_it_shuts_down(demo_folder: Path, tmp_path: Path) -> None:
+def test_clients_get_an_error_when_it_shuts_down(demo_folder: Path, tmp_path: Path) -> None:
     async def talk(server: RunningServer) -> None:
         async with connected(server.socket(f"{PATH}?{SEED}")) as socket:
             await next_message(socket, Handshake)
