@@ -107,3 +107,11 @@ def test_what_cannot_work_is_refused_before_the_model_loads(tmp_path: Path) -> N
         RunningServer(tmp_path, ServeOptions(record=Path("/proc/nowhere")))
     with pytest.raises(UsageError):
         RunningServer(tmp_path, ServeOptions(persona="nobody"))
+
+
+def test_a_recording_that_fails_does_not_end_the_talk(demo_folder: Path, tmp_path: Path) -> None:
+    with RunningServer(demo_folder, ServeOptions(record=tmp_path / "talks")) as server:
+        (tmp_path / "talks").rmdir()
+        (tmp_path / "talks").touch()
+        assert len(asyncio.run(pcm(server))) == 5 * 2 * FRAME
+        assert any("not recorded" in note and "talks" in note for note in server.notes)
