@@ -276,12 +276,12 @@ class Session:
         """What the next event comes to; nothing if none comes for a while."""
         if not self._outgoing:
             self._arrived.clear()
-            try:
+            with suppress(TimeoutError):
                 # Not wait_for, which in Python 3.11 can swallow that the session ends.
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._arrived.wait()
-            except TimeoutError:
-                return ()
+        if not self._outgoing:  # a restart may also take back what has arrived
+            return ()
         event = self._outgoing.popleft()
         return (event,) if isinstance(event, Send) else self._adapter.encode(event)
 

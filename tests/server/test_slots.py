@@ -49,7 +49,9 @@ class CountingEngine:
             for slot in frames
         }
 
-    def end(self, slot: int) -> None: ...
+    def end(self, slot: int) -> None:
+        self._waiting.pop(slot, None)
+
     def close(self) -> None: ...
 
 
@@ -113,6 +115,17 @@ def test_after_a_restart_nothing_old_is_heard_or_sent(server: RunningServer) -> 
 
     asyncio.run(talk())
     assert number(asyncio.run(pcm(server))) == {7}
+
+
+def test_a_restart_may_come_at_any_moment(server: RunningServer) -> None:
+    async def talk() -> None:
+        async with connected(server.socket("/pcm?seed=1")) as socket:
+            for conversation in range(1, 60):
+                await next_json(socket, "ready")
+                assert number((await talk_pcm(socket, frames(speech(1 + conversation % 3))))[0]) == {conversation}
+                await socket.send_json({"type": "restart"})
+
+    asyncio.run(talk())
 
 
 def test_conversations_that_the_model_did_not_get_to_are_ended() -> None:
