@@ -120,10 +120,10 @@ def test_after_a_restart_nothing_old_is_heard_or_sent(server: RunningServer) -> 
 def test_a_restart_may_come_at_any_moment(server: RunningServer) -> None:
     async def talk() -> None:
         async with connected(server.socket("/pcm?seed=1")) as socket:
-            for moment in range(60):
+            for moment in range(150):
                 await next_json(socket, "ready")
                 await socket.send_bytes(pcm16(speech(1)))
-                await asyncio.sleep(0.005 + moment / 60_000)  # the answer takes 5 ms
+                await asyncio.sleep(0.005 + moment / 150_000)  # the answer takes 5 ms
                 await socket.send_json({"type": "restart"})
 
     asyncio.run(talk())
