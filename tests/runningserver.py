@@ -167,8 +167,8 @@ async def talk_pcm(
     socket: ClientWebSocketResponse, messages: Sequence[bytes], answers: int | None = None
 ) -> tuple[bytes, list[dict[str, Any]]]:
     """Say messages of sound to a socket that is live; returns the answer, a message for each unless there are fewer
-    `answers`, and what else was told."""
-    said, told, sent = list[bytes](), list[dict[str, Any]](), 0
+    `answers`, and what else came."""
+    said, others, sent = list[bytes](), list[dict[str, Any]](), 0
     while len(said) < (len(messages) if answers is None else answers):
         while sent < min(len(messages), len(said) + UNDER_WAY):
             await socket.send_bytes(messages[sent])
@@ -178,8 +178,8 @@ async def talk_pcm(
             said.append(message.data)
         else:
             assert message.type == WSMsgType.TEXT, (message, socket.close_code)
-            told.append(json.loads(message.data))
-    return b"".join(said), told
+            others.append(json.loads(message.data))
+    return b"".join(said), others
 
 
 async def talk_moshi(socket: ClientWebSocketResponse, packets: Sequence[bytes]) -> tuple[Samples, str]:

@@ -102,15 +102,7 @@ class Adapter(Protocol):
 
 def facts(began: Began) -> dict[str, Any]:
     """What a client may know of a conversation that begins."""
-    return {
-        "voice": began.voice,
-        "persona": began.persona,
-        "seed": began.seed,
-        "prompt_frames": began.prompt_frames,
-        "context": began.context,
-        "model": began.model,
-        "precision": began.precision,
-    }
+    return {name: getattr(began, name) for name in _FACTS}
 
 
 def error_message(error: PersonaplexError) -> Send:
@@ -126,6 +118,7 @@ def samples(pcm: bytes) -> Samples:
     return np.frombuffer(pcm, dtype="<i2").astype(np.float32) * np.float32(1 / 32768)
 
 
+_FACTS = ("voice", "persona", "seed", "prompt_frames", "context", "model", "precision")
 _CODES: dict[type[PersonaplexError], str] = {
     UsageError: "request",
     WireError: "message",

@@ -13,15 +13,16 @@ server (moshi/server.py).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from personaplex_cli.errors import NetworkError, UsageError
 
 PATH = "/api/chat"
+T = TypeVar("T")
 
 
 class WireError(NetworkError):
@@ -150,16 +151,16 @@ class Request:
 
         Raises UsageError for a number that is none; whether names and ranges are right is not known here.
         """
-        seed = _whole(query, "seed")
+        seed = _number(query, "seed", int)
         return cls(
             voice=(query.get("voice") or query.get("voice_prompt") or "").removesuffix(".pt") or None,
             persona=query.get("persona") or None,
             prompt=query.get("prompt") or query.get("text_prompt") or None,
             seed=None if seed == -1 else seed,  # which is how the official server is asked for any
-            text_temperature=_number(query, "text_temperature"),
-            text_top_k=_whole(query, "text_topk"),
-            audio_temperature=_number(query, "audio_temperature"),
-            audio_top_k=_whole(query, "audio_topk"),
+            text_temperature=_number(query, "text_temperature", float),
+            text_top_k=_number(query, "text_topk", int),
+            audio_temperature=_number(query, "audio_temperature", float),
+            audio_top_k=_number(query, "audio_topk", int),
         )
 
     def to_query(self) -> dict[str, str]:
@@ -187,15 +188,9 @@ def _action(contents: bytes) -> Action:
         raise WireError("A control message asks for something unknown.") from error
 
 
-def _whole(query: Mapping[str, str], name: str) -> int | None:
+def _number(query: Mapping[str, str], name: str, kind: Callable[[str], T]) -> T | None:
     try:
-        return int(query[name]) if query.get(name) else None
+        return kind(query[name]) if query.get(name) else None
     except ValueError as error:
-        raise UsageError(f"{name} is {query[name]!r:.40}.", "Give a whole number.") from error
-
-
-def _number(query: Mapping[str, str], name: str) -> float | None:
-    try:
-        return float(query[name]) if query.get(name) else None
-    except ValueError as error:
-        raise UsageError(f"{name} is {query[name]!r:.40}.", "Give a number.") from error
+        hint = "Give a whole number." if kind is int else "Give a number."
+        raise UsageError(f"{name} is {query[name]!r:.40}.", hint) from error

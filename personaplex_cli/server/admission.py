@@ -46,12 +46,12 @@ class Place:
 
     async def positions(self) -> AsyncIterator[int]:
         """The position in the queue (1: next), whenever it changes, until this one may talk."""
-        told = 0
+        known = 0
         while (index := self._places.index(self)) >= self._admission.slots:
             before = sum(not place.going for place in self._places[:index])
             position = before - self._admission.slots + 1
-            if position > 0 and position != told:
-                yield (told := position)
+            if position > 0 and position != known:
+                yield (known := position)
             await self.moved.wait()
             self.moved.clear()
 

@@ -1,5 +1,7 @@
 """What a server counts, for Prometheus and for `/health`. Lives on the event loop."""
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from personaplex_cli.samples import FRAME_SECONDS
@@ -11,26 +13,19 @@ class Metrics:
     """One server's own: two in a process do not mix."""
 
     def __init__(self) -> None:
-        self._registry = every = CollectorRegistry()
+        self._registry = CollectorRegistry()
+        counter, gauge = partial(Counter, registry=self._registry), partial(Gauge, registry=self._registry)
         self._steps = Histogram(
-            "personaplex_step_seconds", "Time of a step of the model.", buckets=STEP_SECONDS, registry=every
+            "personaplex_step_seconds", "Time of a step of the model.", buckets=STEP_SECONDS, registry=self._registry
         )
-        self._late = Counter("personaplex_late_steps", "Steps that took longer than their 80 ms.", registry=every)
-        self._ended = Counter(
-            "personaplex_conversations", "Visits that have ended, by what ended them.", ["end"], registry=every
-        )
-        self._refused = Counter(
-            "personaplex_refusals", "Connections that were refused, by the reason.", ["reason"], registry=every
-        )
-        self._dropped = Counter(
-            "personaplex_dropped_samples",
-            "Samples that came too fast for the model (heard) or for the client (said).",
-            ["side"],
-            registry=every,
-        )
-        self.connected = Gauge("personaplex_connected", "Clients that talk or wait.", registry=every)
-        self.waiting = Gauge("personaplex_waiting", "Clients that wait for their turn.", registry=every)
-        self.ready = Gauge("personaplex_ready", "1 when the model is loaded.", registry=every)
+        self._late = counter("personaplex_late_steps", "Steps that took longer than their 80 ms.")
+        self._ended = counter("personaplex_conversations", "Sessions that have ended, by what ended them.", ["end"])
+        self._refused = counter("personaplex_refusals", "Connections that were refused, by the reason.", ["reason"])
+        lost = "Samples that came too fast for the model (heard) or for the client (said)."
+        self._dropped = counter("personaplex_dropped_samples", lost, ["side"])
+        self.connected = gauge("personaplex_connected", "Clients that talk or wait.")
+        self.waiting = gauge("personaplex_waiting", "Clients that wait for their turn.")
+        self.ready = gauge("personaplex_ready", "1 when the model is loaded.")
         self.served = 0
         self.refused = 0
 
@@ -40,7 +35,7 @@ class Metrics:
             self._late.inc()
 
     def ended(self, end: str, talked: bool, heard_dropped: int, said_dropped: int) -> None:
-        """A visit is over: why, whether there was a conversation, and the samples that were lost in it."""
+        """A session is over: why, whether there was a conversation, and the samples that were lost in it."""
         self.served += talked
         self._ended.labels(end).inc()
         self._dropped.labels("heard").inc(heard_dropped)

@@ -4,8 +4,8 @@
     receive   messages of the client -> `decode` -> sound for the model, what else the client wants
     send      events -> `encode` -> messages
 
-The three run side by side on the event loop; when one ends, the session does. The client is told why, as its protocol
-tells errors, and by the code with which the WebSocket closes:
+The three run side by side on the event loop; when one ends, the session does. The client learns why by an error
+of its protocol, and by the code with which the WebSocket closes:
 
     1000  the client has left                 1001  the server shuts down
     1007  messages that make no sense         1009  a message beyond 1 MiB
@@ -96,7 +96,7 @@ class Host:
     hold: Callable[[Conversation], None]  # on the model; it ends with the event `Ended`
 
     def character(self, request: Request) -> Character:
-        """Who is asked for. Raises UsageError for names that do not exist and numbers out of range."""
+        """What a client asks for. Raises UsageError for names that do not exist and numbers out of range."""
         names = CharacterOptions(request.voice, request.persona or self.options.persona, request.prompt)
         asked = {field.name: getattr(request, field.name, None) for field in fields(Sampling)}
         sampling = Sampling(**{name: value for name, value in asked.items() if value is not None})
@@ -125,8 +125,7 @@ class Session:
         folder = host.options.record
         self._recorder = Recorder(self._audio, folder, host.listen) if folder else None
         self._outgoing: deque[ServerEvent | Send] = deque()
-        self._news = asyncio.Event()
-        self._sounds = 0  # frames among the outgoing
+        self._arrived = asyncio.Event()
         self._unsent = 0  # samples that were lost there
         self._live = False  # sound that comes is heard
         self._began_at: float | None = None
@@ -190,18 +189,20 @@ class Session:
             raise error
 
     async def _choose(self, request: Request) -> Character:
-        """Look up who is asked for; a voice may be a recording, which takes a while to read."""
+        """Find the character; a voice may be a recording, which takes a while to read."""
         self._character = await asyncio.to_thread(self._host.character, request)
         return self._character
 
     async def _hang_up(self) -> None:
         """Let the model go, and with it the next one's turn come."""
-        if self._conversation:
-            self._conversation.end()
-            await asyncio.shield(self._over)
-        self._place.leave()
-        if self._recorder:
-            await asyncio.to_thread(self._recorder.close)
+        try:
+            if self._conversation:
+                self._conversation.end()
+                await asyncio.shield(self._over)
+        finally:
+            self._place.leave()
+            if self._recorder:
+                await asyncio.to_thread(self._recorder.close)
 
     # In the model's thread.
 
@@ -261,7 +262,6 @@ class Session:
             self._live = False
             self._audio.clear()
             self._outgoing = deque(each for each in self._outgoing if not isinstance(each, np.ndarray | Step))
-            self._sounds = 0
             self._conversation.restart(self._character)
 
     # Send.
@@ -275,15 +275,14 @@ class Session:
     async def _next_outs(self) -> Iterable[Out]:
         """What the next event comes to; nothing if none comes for a while."""
         if not self._outgoing:
-            self._news.clear()
-            try:
+            self._arrived.clear()
+            with suppress(TimeoutError):
                 # Not wait_for, which in Python 3.11 can swallow that the session ends.
                 async with asyncio.timeout(TICK_SECONDS):
-                    await self._news.wait()
-            except TimeoutError:
-                return ()
+                    await self._arrived.wait()
+        if not self._outgoing:  # a restart may also take back what has arrived
+            return ()
         event = self._outgoing.popleft()
-        self._sounds -= isinstance(event, np.ndarray)
         return (event,) if isinstance(event, Send) else self._adapter.encode(event)
 
     async def _send_message(self, send: Send) -> None:
@@ -303,7 +302,7 @@ class Session:
 
     def _tell(self, event: ServerEvent | Send) -> None:
         self._outgoing.append(event)
-        self._news.set()
+        self._arrived.set()
 
     def _take(self, event: Event | Samples, character: Character) -> None:
         """What comes from the model, on the event loop."""
@@ -320,9 +319,7 @@ class Session:
             case Step(timings=timings) if timings:
                 self._count(timings.total)
             case np.ndarray():
-                self._sounds += 1
-                if self._sounds > MAX_UNSENT_SOUNDS:
-                    self._lose_the_oldest_sound()
+                self._make_room()
         self._tell(event)
 
     def _count(self, milliseconds: float) -> None:
@@ -335,11 +332,12 @@ class Session:
             self._tell(Pace(round(mean, 2), round(max(self._paces), 2), self._frames))
             self._paces.clear()
 
-    def _lose_the_oldest_sound(self) -> None:
-        oldest = next(index for index, each in enumerate(self._outgoing) if isinstance(each, np.ndarray))
-        del self._outgoing[oldest]
-        self._sounds -= 1
-        self._unsent += FRAME
+    def _make_room(self) -> None:
+        """Lose the oldest sound that was not sent yet, if there is too much of it."""
+        sounds = [index for index, each in enumerate(self._outgoing) if isinstance(each, np.ndarray)]
+        if len(sounds) >= MAX_UNSENT_SOUNDS:
+            del self._outgoing[sounds[0]]
+            self._unsent += FRAME
 
     async def _say_goodbye(self, close: Close) -> None:
         if close is STUCK:

@@ -51,7 +51,7 @@ def test_what_is_packed_comes_out_again(message: Message) -> None:
 
 
 @given(st.binary())
-def test_any_bytes_are_a_message_or_told(data: bytes) -> None:
+def test_any_bytes_are_a_message_or_an_error(data: bytes) -> None:
     with suppress(WireError):
         message = unpack(data)
         assert (message is None) == (data[0] > 6)
@@ -85,7 +85,7 @@ def test_the_bytes_are_the_official_ones(data: bytes, message: Message | None) -
 @pytest.mark.parametrize(
     "data", [b"", b"\x03", b"\x03\x04", b"\x04", b"\x04{", b"\x04[]", b"\x04\xff{}", b"\x04" + b"[" * 100_000]
 )
-def test_what_makes_no_sense_is_told(data: bytes) -> None:
+def test_what_makes_no_sense_is_an_error(data: bytes) -> None:
     with pytest.raises(WireError):
         unpack(data)
 
@@ -101,7 +101,7 @@ def test_what_is_asked_arrives(request: Request) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(list(Request("v", "p", "t", 1, 1, 1, 1, 1).to_query())), st.text()))
-def test_any_query_is_understood_or_told(query: dict[str, str]) -> None:
+def test_any_query_is_understood_or_an_error(query: dict[str, str]) -> None:
     with suppress(UsageError):
         Request.from_query(query)
 
@@ -134,7 +134,7 @@ def test_nothing_empty_and_no_seed_count_as_nothing_asked() -> None:
 
 
 @pytest.mark.parametrize("query", [{"seed": "x"}, {"seed": "1.5"}, {"text_topk": "ten"}, {"audio_temperature": "warm"}])
-def test_a_number_that_is_none_is_told_by_its_name(query: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match=next(iter(query))) as told:
+def test_a_wrong_number_is_called_by_its_name(query: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=next(iter(query))) as error:
         Request.from_query(query)
-    assert told.value.hint
+    assert error.value.hint

@@ -56,7 +56,7 @@ def test_the_same_seed_the_same_talk_in_every_protocol_and_every_time(server: Ru
     assert asyncio.run(pcm(server)) != asyncio.run(pcm(server, query="seed=4"))
 
 
-def test_a_client_is_told_whom_it_talks_with(server: RunningServer) -> None:
+def test_a_client_learns_whom_it_talks_with(server: RunningServer) -> None:
     query = "voice_prompt=NATM1.pt&persona=chef&seed=7&worker_auth_id=whatever"
 
     async def talk() -> None:
@@ -71,21 +71,21 @@ def test_a_client_is_told_whom_it_talks_with(server: RunningServer) -> None:
     asyncio.run(talk())
 
 
-def test_the_pace_of_the_model_is_told_every_second(server: RunningServer) -> None:
+def test_the_pace_of_the_model_is_sent_every_second(server: RunningServer) -> None:
     async def talk() -> None:
         async with connected(server.socket("/pcm")) as socket:
             await next_json(socket, "ready")
-            _, told = await talk_pcm(socket, frames(speech(40)))
-        paces = [each for each in told if each["type"] == "latency"]
+            _, messages = await talk_pcm(socket, frames(speech(40)))
+        paces = [each for each in messages if each["type"] == "latency"]
         assert [each["frame"] for each in paces] == [12, 24, 36]
         assert all(0 < each["step_ms"] <= each["max_step_ms"] for each in paces)
-        words = [each for each in told if each["type"] == "transcript"]
+        words = [each for each in messages if each["type"] == "transcript"]
         assert words and all(each["role"] == "agent" and 0 <= each["time"] < 3.2 for each in words)
 
     asyncio.run(talk())
 
 
-def test_the_first_message_may_say_who_talks(server: RunningServer) -> None:
+def test_the_first_message_may_choose_the_persona(server: RunningServer) -> None:
     async def ready(config: dict[str, Any]) -> dict[str, Any]:
         async with connected(server.socket("/pcm")) as socket:
             await socket.send_json({"type": "config", **config})
@@ -144,7 +144,7 @@ def test_the_owners_recorded_voices_can_be_asked_for_by_name(server: RunningServ
     asyncio.run(talk())
 
 
-def test_told_to_stop_talking_it_says_nothing_more(server: RunningServer) -> None:
+def test_asked_to_stop_speaking_it_says_nothing_more(server: RunningServer) -> None:
     async def talk() -> None:
         async with connected(server.socket(f"{PATH}?{SEED}")) as socket:
             await next_message(socket, Handshake)

@@ -30,13 +30,13 @@ def test_it_prints_the_words_and_keeps_the_sound(server: RunningServer, tmp_path
     async def talk() -> tuple[bytes, str]:
         async with connected(server.socket(f"/pcm?{SEED}")) as socket:
             await next_json(socket, "ready")
-            sound, told = await talk_pcm(socket, frames(QUESTION))
-            return sound, "".join(each["text"] for each in told if each["type"] == "transcript")
+            sound, messages = await talk_pcm(socket, frames(QUESTION))
+            return sound, "".join(each["text"] for each in messages if each["type"] == "transcript")
 
     sound, words = asyncio.run(talk())
-    told = robot(server.socket(f"/pcm?{SEED}"), tmp_path)
-    assert (told.returncode, told.stderr) == (0, "")
-    assert words and told.stdout.startswith(words)
+    done = robot(server.socket(f"/pcm?{SEED}"), tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert words and done.stdout.startswith(words)
     with wave.open(str(tmp_path / "answer.wav")) as answer:
         assert (answer.getnchannels(), answer.getsampwidth(), answer.getframerate()) == (1, 2, SAMPLE_RATE)
         assert any(sound) and answer.readframes(len(QUESTION)) == sound
@@ -48,9 +48,9 @@ def test_it_says_why_it_is_refused(server: RunningServer, tmp_path: Path) -> Non
             await next_json(socket, "ready")
             return await asyncio.to_thread(robot, server.socket("/pcm"), tmp_path)
 
-    for told, reason in (
+    for done, reason in (
         (robot(server.socket("/pcm?persona=nobody"), tmp_path), "no persona named 'nobody'"),
         (asyncio.run(meanwhile()), "503"),
     ):
-        assert told.returncode == 1 and reason in told.stderr and "Traceback" not in told.stderr
+        assert done.returncode == 1 and reason in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "answer.wav").exists()

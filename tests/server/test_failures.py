@@ -78,7 +78,7 @@ def test_a_port_that_is_taken_is_refused(server: RunningServer, demo_folder: Pat
         pass
 
 
-def test_clients_are_told_when_it_shuts_down(demo_folder: Path, tmp_path: Path) -> None:
+def test_clients_get_an_error_when_it_shuts_down(demo_folder: Path, tmp_path: Path) -> None:
     async def talk(server: RunningServer) -> None:
         async with connected(server.socket(f"{PATH}?{SEED}")) as socket:
             await next_message(socket, Handshake)
@@ -107,3 +107,11 @@ def test_what_cannot_work_is_refused_before_the_model_loads(tmp_path: Path) -> N
         RunningServer(tmp_path, ServeOptions(record=Path("/proc/nowhere")))
     with pytest.raises(UsageError):
         RunningServer(tmp_path, ServeOptions(persona="nobody"))
+
+
+def test_a_recording_that_fails_does_not_end_the_talk(demo_folder: Path, tmp_path: Path) -> None:
+    with RunningServer(demo_folder, ServeOptions(record=tmp_path / "talks")) as server:
+        (tmp_path / "talks").rmdir()
+        (tmp_path / "talks").touch()
+        assert len(asyncio.run(pcm(server))) == 5 * 2 * FRAME
+        assert any("not recorded" in note and "talks" in note for note in server.notes)

@@ -24,8 +24,8 @@ from personaplex_cli.protocols.wire import PATH
 def test_health_and_metrics(demo_folder: Path) -> None:
     async def look(server: RunningServer) -> None:
         health = json.loads((await fetched(f"{server.url}/health"))[1])
-        nobody = {"active": 0, "waiting": 0, "served": 0, "refused": 0}
-        assert (health["state"], health["sessions"]) == ("ready", nobody)
+        idle = {"active": 0, "waiting": 0, "served": 0, "refused": 0}
+        assert (health["state"], health["sessions"]) == ("ready", idle)
         async with connected(server.socket(f"/pcm?{SEED}")) as socket:
             await next_json(socket, "ready")
             await refused(server.socket(PATH))

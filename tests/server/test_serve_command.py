@@ -76,7 +76,7 @@ def test_a_signal_ends_it_while_it_loads(demo_folder: Path, tmp_path: Path) -> N
         (["--host", "192.0.2.1"], 6, "cannot be opened"),
     ],
 )
-def test_what_is_wrong_is_told(
+def test_what_is_wrong_ends_it_with_an_error(
     arguments: list[str], code: int, said: str, demo_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.program(["serve", "--model", str(demo_folder), "--port", "0", *arguments]) == code

@@ -8,16 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from aiohttp import web
 from runningserver import RunningServer, connected, fetched, frames, next_json, pcm, refused, speech, talk_pcm
 
 from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation, Reply
-from personaplex_cli.events import Began, Ended, Event, Phase, State, Timings
+from personaplex_cli.events import Began, Ended, Event, Phase, State, Timings, ignore
 from personaplex_cli.options import ServeOptions
+from personaplex_cli.protocols.adapter import Begin, Opening
+from personaplex_cli.protocols.pcm import Pcm
 from personaplex_cli.samples import FRAME, Samples
+from personaplex_cli.server import session
 from personaplex_cli.server.admission import Admission, ConversationQueue
 from personaplex_cli.server.app import App
 from personaplex_cli.server.client_audio import ClientAudio
+from personaplex_cli.server.metrics import Metrics
 
 
 class CountingEngine:
@@ -49,7 +54,9 @@ class CountingEngine:
             for slot in frames
         }
 
-    def end(self, slot: int) -> None: ...
+    def end(self, slot: int) -> None:
+        self._waiting.pop(slot, None)
+
     def close(self) -> None: ...
 
 
@@ -113,6 +120,24 @@ def test_after_a_restart_nothing_old_is_heard_or_sent(server: RunningServer) -> 
 
     asyncio.run(talk())
     assert number(asyncio.run(pcm(server))) == {7}
+
+
+def test_a_restart_may_take_back_all_that_waits_to_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "TICK_SECONDS", 60.0)
+
+    async def restart() -> None:
+        place, character = Admission(queue=0).enter(), Character("a", "", "b", "c.pt")
+        assert place
+        host = session.Host(ServeOptions(), Metrics(), ignore, lambda conversation: None)
+        visit = session.Session(web.WebSocketResponse(), Opening("/", {}, {}), Pcm(), place, host)
+        visit._character, visit._conversation = character, Conversation(character, visit._audio)
+        sending = asyncio.create_task(visit._next_outs())
+        await asyncio.sleep(0)
+        visit._take(speech(1), character)
+        await visit._handle(Begin(None))
+        assert list(await sending) == []
+
+    asyncio.run(restart())
 
 
 def test_conversations_that_the_model_did_not_get_to_are_ended() -> None:
