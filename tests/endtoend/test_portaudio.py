@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from personaplex_cli.audio.devices import CardChoice, devices
+from personaplex_cli.audio.devices import devices
 from personaplex_cli.audio.recording import read_recording
-from personaplex_cli.audio.soundcard import SoundCard
+from personaplex_cli.audio.soundcard import DEFAULT_DEVICES, SoundCard, waited
 from personaplex_cli.errors import AudioError
-from personaplex_cli.events import Event, Glitch, Note, State
+from personaplex_cli.events import Event, Glitch, Note, Phase, State
+from personaplex_cli.options import LiveSoundCardOptions, SoundCardOptions
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, frame_at, level
 
 SOUND_SERVER = os.environ.get("PERSONAPLEX_FAKE_SOUNDCARD", "")
@@ -60,14 +61,16 @@ def recording(path: Path) -> Iterator[None]:
 
 
 def talk(
-    seconds: float, choice: CardChoice | None = None, answer: Callable[[int, Samples], Samples] = lambda _, heard: heard
+    seconds: float,
+    options: SoundCardOptions = DEFAULT_DEVICES,
+    answer: Callable[[int, Samples], Samples] = lambda _, heard: heard,
 ) -> tuple[Samples, list[Event], list[float]]:
     """A talk: what was heard, what was told, and the milliseconds around the engine at each frame."""
     heard: list[Samples] = []
     told: list[Event] = []
     around: list[float] = []
-    with SoundCard(choice or CardChoice(), told.append) as card:
-        for index, frame in enumerate(card.frames()):
+    with SoundCard(options, told.append) as card:
+        for index, frame in enumerate(waited(card)):
             heard.append(frame)
             card.play(answer(index, frame))
             latency = card.latency()
@@ -112,7 +115,7 @@ def glitches(told: list[Event], detail: str) -> int:
     return sum(isinstance(event, Glitch) and event.detail == detail for event in told)
 
 
-def names(told: list[Event]) -> list[str]:
+def names(told: list[Event]) -> list[Phase]:
     return [event.name for event in told if isinstance(event, State)]
 
 
@@ -142,7 +145,7 @@ def test_a_card_that_only_runs_at_48_khz(speech: Path, tmp_path: Path, monkeypat
 def test_a_rate_that_the_card_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPEWIRE_ALSA", "{ alsa.rate=48000 }")
     with pytest.raises(AudioError, match="Invalid sample rate"):
-        talk(1, CardChoice(device_rate=44_100))
+        talk(1, SoundCardOptions(device_rate=44_100))
 
 
 def test_a_sound_server_that_stands_still_for_three_seconds(capfd: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +162,7 @@ def test_a_sound_server_that_stands_still_for_three_seconds(capfd: pytest.Captur
     heard, told, _ = talk(8)
     stopping.join()
     assert len(heard) > 8 * SAMPLE_RATE
-    assert names(told) == ["reconnecting", "live"]
+    assert names(told) == [Phase.RECONNECTING, Phase.LIVE]
     assert capfd.readouterr().err == ""
 
 
@@ -170,7 +173,7 @@ def test_echo_is_noticed_and_cancelled(speech: Path, tmp_path: Path) -> None:
     subprocess.run(["pw-link", *between], check=True)
     try:
         plain, told, _ = talk(12, answer=lambda index, _: frame_at(voice, index))
-        clean, told_clean, _ = talk(12, CardChoice(echo_cancel=True), lambda index, _: frame_at(voice, index))
+        clean, told_clean, _ = talk(12, LiveSoundCardOptions(echo_cancel=True), lambda index, _: frame_at(voice, index))
     finally:
         subprocess.run(["pw-link", "--disconnect", *between], check=True)
     later = slice(4 * SAMPLE_RATE, None)
