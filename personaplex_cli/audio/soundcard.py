@@ -141,14 +141,14 @@ class SoundCard:
         canceller = echo_canceller(self._options)
         self._capture = Capture(self._microphone_rate, self._speaker_rate, canceller, self._note)
         self._health = StreamHealth(self._microphone_rate, self._speaker_rate)
-        self._quiet_since: float | None = None  # when `frames()` first found nothing new, on the clock
+        self._waiting_since: float | None = None  # when `frames()` first found nothing new, on the clock
         self._device_in = self._device_out = 0.0
         self._late = 0  # samples that had come after the last frame when it was taken
         self._ignored = 0
         self._reported: Counter[str] = Counter()
 
     def _reopen(self) -> None:
-        self._quiet_since = None
+        self._waiting_since = None
         with self._opening:
             self._release()
             if not self._hung:  # else looking for devices anew would hang as well
@@ -201,13 +201,13 @@ class SoundCard:
     def _watch(self) -> None:
         """Nothing is there: reopen a card that has not called back for too long."""
         now = self.clock()
-        if self._quiet_since is None:
-            self._quiet_since = now
-        elif now - self._quiet_since > WATCHDOG_SECONDS:
+        if self._waiting_since is None:
+            self._waiting_since = now
+        elif now - self._waiting_since > WATCHDOG_SECONDS:
             self._revive()
 
     def _take_in(self, block: Block) -> None:
-        self._quiet_since = None
+        self._waiting_since = None
         self._capture.put(block.heard, block.played)
         if block.heard is not None:
             self._device_in = block.device_in

@@ -173,9 +173,7 @@ class Connection:
 
     async def _until_hung_up(self) -> None:
         talking, leaving = asyncio.create_task(self._talk()), asyncio.create_task(self._hung_up.wait())
-        await asyncio.wait((talking, leaving), return_when=asyncio.FIRST_COMPLETED)
-        for task in (talking, leaving):
-            task.cancel()
+        leaving.add_done_callback(lambda _: talking.cancel())
         try:
             with suppress(asyncio.CancelledError):
                 await talking

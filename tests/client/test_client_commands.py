@@ -14,20 +14,20 @@ import pytest
 from aiohttp import web
 from fakecard import FakeCard, plug_in
 from fakeserver import HANDSHAKE, METADATA, SOUND, WORDS, FakeServer, Guest, echo
+from remote import CHARACTER, noise, through_opus
 from runningserver import RunningServer
 
-from personaplex_cli.audio.devices import CardChoice
-from personaplex_cli.audio.opus import OpusReader, OpusWriter
-from personaplex_cli.audio.recording import Recording, read_recording
+from personaplex_cli.audio.opus import OpusReader
+from personaplex_cli.audio.recording import Recording, read_recording, write_wav
 from personaplex_cli.character import Sampling
 from personaplex_cli.cli import main as cli
-from personaplex_cli.client import engine as client
-from personaplex_cli.client.address import Server, server_url
-from personaplex_cli.client.engine import RemoteAgent
+from personaplex_cli.client.engine import connect
 from personaplex_cli.conversation import converse
 from personaplex_cli.errors import NetworkError
-from personaplex_cli.events import Began, Event, Finished, Hushed, Network, State, Step
-from personaplex_cli.lookup import LocalAgent, Machine, choose_character
+from personaplex_cli.events import Began, Event, Finished, Hushed, Network, Phase, State, Step
+from personaplex_cli.loader.load import load
+from personaplex_cli.lookup import find_character
+from personaplex_cli.options import CharacterOptions, LiveSoundCardOptions, ModelOptions, RemoteOptions
 from personaplex_cli.programs.chat import Chat
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 
@@ -42,27 +42,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def question(tmp_path: Path) -> Path:
-    """Half a second and a bit of somebody's speech, no whole number of frames."""
-    sound = read_recording(QUESTION)[SAMPLE_RATE : SAMPLE_RATE + round(SHORT * SAMPLE_RATE)]
-    with wave.open(str(tmp_path / "question.wav"), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes((sound * 32767).astype("<i2").tobytes())
+    """Half a second and a bit of speech, no whole number of frames."""
+    with (tmp_path / "question.wav").open("wb") as file:
+        write_wav(file, read_recording(QUESTION)[SAMPLE_RATE : SAMPLE_RATE + round(SHORT * SAMPLE_RATE)])
     return tmp_path / "question.wav"
 
 
-def samples(path: Path) -> Samples:
-    return read_recording(path)
-
-
-def through_opus(sound: Samples) -> Samples:
-    writer, reader = OpusWriter(), OpusReader()
-    return np.concatenate([reader.read(writer.write(frame)) for frame in sound.reshape(-1, FRAME)])
-
-
 def in_frames(sound: Samples) -> Samples:
-    return np.pad(sound, (0, -len(sound) % FRAME))
+    """[n, 1920]"""
+    return np.pad(sound, (0, -len(sound) % FRAME)).reshape(-1, FRAME)
 
 
 class TestRun:
@@ -78,17 +66,15 @@ class TestRun:
         report = json.loads(Path("answer.json").read_text())
 
         silence = np.zeros(2 * SAMPLE_RATE, dtype=np.float32)
-        audio = Recording(through_opus(in_frames(np.concatenate([samples(question), silence]))))
-        character = choose_character("chef", None, None, Sampling(seed=5))
-        agent = LocalAgent(Machine(str(demo_folder), None, "cpu", "auto", False), character, lambda event: None)
-        agent.start()
-        agent.begin()
-        text = "".join(step.text for step in converse(agent, audio)).strip()
+        audio = Recording(through_opus(in_frames(np.concatenate([read_recording(question), silence]))))
+        character = find_character(CharacterOptions(persona="chef"), Sampling(seed=5))
+        engine = load(ModelOptions(str(demo_folder), device="cpu"))
+        text = "".join(step.text for step in converse(engine, audio, character)).strip()
         assert report["text"] == text != ""
         assert report["settings"]["sampling"]["seed"] == 5 and report["settings"]["model"]
-        answer = samples(Path("answer.wav"))
+        answer = read_recording(Path("answer.wav"))
         assert len(answer) == round((SHORT + 2) * SAMPLE_RATE)
-        assert np.allclose(answer, through_opus(audio.answer)[: len(answer)], atol=1e-3)
+        assert np.allclose(answer, through_opus(in_frames(audio.answer))[: len(answer)], atol=1e-3)
 
     def test_every_recording_is_answered_in_its_length(
         self, question: Path, capsys: pytest.CaptureFixture[str]
@@ -108,12 +94,12 @@ class TestRun:
             Path("b.wav").write_bytes(question.read_bytes())
             assert cli.program(["run", str(question), "b.wav", *arguments]) == 0
             assert len(server.guests) == 2
-        expected = through_opus(in_frames(samples(question)))
+        expected = through_opus(in_frames(read_recording(question)))
         for name in ("question", "b"):
             with wave.open(f"out/{name}.wav") as file:
                 both = np.frombuffer(file.readframes(10**6), "<i2").reshape(-1, 2) / 32767
             assert len(both) == round(SHORT * SAMPLE_RATE)
-            assert np.allclose(both[:, 0], samples(question), atol=1e-3)
+            assert np.allclose(both[:, 0], read_recording(question), atol=1e-3)
             assert np.allclose(both[:, 1], expected[: len(both)], atol=1e-3)
             words = json.loads(Path(f"out/{name}.json").read_text())["words"]
             # Each word belongs to the frame that it came with, however long both were under way.
@@ -135,13 +121,13 @@ class TestRun:
             command = [sys.executable, "-c", code, "run", str(question), "-o", "answer.wav"]
             done = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
-        assert "Warming up" in done.stderr and len(samples(Path("answer.wav"))) == round(SHORT * SAMPLE_RATE)
+        assert "Warming up" in done.stderr and len(read_recording(Path("answer.wav"))) == round(SHORT * SAMPLE_RATE)
 
     @pytest.mark.parametrize(
         ("arguments", "code", "said"),
         [
             (["--server", "ftp://gpu"], 2, "cannot be reached by ftp"),
-            (["--server", "127.0.0.1:1"], 6, "127.0.0.1:1 cannot be reached"),
+            (["--server", "127.0.0.1:1"], 6, "Cannot reach 127.0.0.1:1"),
             (["--server", "gpu", "--voice", "question.wav"], 2, "a server has its own voices"),
             (["--server", "gpu", "--token", "\x07"], 2, "characters that cannot be sent"),
             (["--server", "gpu", "--voice", "NATF9"], 2, "Did you mean NATF"),
@@ -183,7 +169,7 @@ class TestRun:
 
 
 class Nothing:
-    """A screen that nobody looks at and a keyboard that nobody touches."""
+    """A screen and a keyboard that do nothing."""
 
     def show(self, event: Event) -> None: ...
 
@@ -202,10 +188,9 @@ class Held:
     def __init__(self, card: FakeCard, url: str, record: Path | None = None) -> None:
         self.events: list[Event] = []
         self.at: dict[int, Callable[[], None]] = {}
-        self.then: dict[str, Callable[[], None]] = {}
-        character = choose_character("teacher", None, None, Sampling())
-        agent = RemoteAgent(Server(server_url(url)), character, None, self._listen)
-        self.chat = Chat(agent, CardChoice(), record, self._listen)
+        self.then: dict[Phase, Callable[[], None]] = {}
+        start = lambda: connect(RemoteOptions(url), self._listen)  # noqa: E731
+        self.chat = Chat(start, CHARACTER, LiveSoundCardOptions(), record, self._listen)
         card.at_end = self.chat.stop
 
     def run(self) -> "Held":
@@ -218,7 +203,7 @@ class Held:
         return [event for event in self.events if isinstance(event, kind)]
 
     @property
-    def states(self) -> list[str]:
+    def states(self) -> list[Phase]:
         return [state.name for state in self.of(State)]
 
     def _listen(self, event: Event) -> None:
@@ -231,11 +216,7 @@ class Held:
 
 @pytest.fixture
 def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeCard]:
-    return lambda frames: plug_in(FakeCard(microphone=noise(frames)), monkeypatch)
-
-
-def noise(frames: int) -> Samples:
-    return (np.random.default_rng(0).standard_normal(frames * FRAME) * 0.1).astype(np.float32)
+    return lambda frames: plug_in(FakeCard(microphone=noise(frames).reshape(-1)), monkeypatch)
 
 
 class TestChat:
@@ -243,7 +224,7 @@ class TestChat:
         with FakeServer() as server:
             held = Held(plug(40), server.url, tmp_path / "kept").run()
         assert held.chat.error is None
-        assert held.states == ["connecting", "warming up", "live", "ended"]
+        assert held.states == [Phase.CONNECTING, Phase.WARMING_UP, Phase.LIVE, Phase.ENDED]
         assert len(held.of(Step)) == 40 and len(held.of(Began)) == 1
         # What was said arrived at the server, what it said was heard and kept.
         heard = OpusReader()
@@ -255,11 +236,7 @@ class TestChat:
         settings = json.loads(next(tmp_path.glob("kept/*/transcript.json")).read_text())["settings"]
         assert settings["server"] == held.of(Began)[0].device and settings["sampling"]["seed"] is None
 
-    def test_a_server_that_goes_away_and_comes_back(
-        self, plug: Callable[..., FakeCard], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(client, "MAX_WAIT_SECONDS", 0)
-
+    def test_a_server_that_goes_away_and_comes_back(self, plug: Callable[..., FakeCard]) -> None:
         async def leaves_once(guest: Guest) -> None:
             if len(server.guests) > 1:
                 return await echo(guest)
@@ -273,8 +250,8 @@ class TestChat:
             held.at = {100: held.chat.stop}
             held.run()
         assert held.chat.error is None and len(held.of(Began)) == 2
-        way = ["connecting", "warming up", "live"]
-        assert held.states == [*way, "disconnected", *way, "ended"]
+        way = [Phase.CONNECTING, Phase.WARMING_UP, Phase.LIVE]
+        assert held.states == [*way, Phase.DISCONNECTED, *way, Phase.ENDED]
         assert [step.index for step in held.of(Step)][-1] < 95  # counted from the new beginning
         assert len(held.of(Finished)) == 1
 
@@ -285,7 +262,7 @@ class TestChat:
             held.run()
             assert len(server.guests) == 2
         assert [step.index for step in held.of(Step)] == [*range(20), *range(20)]
-        assert "disconnected" not in held.states
+        assert Phase.DISCONNECTED not in held.states
 
     def test_keys_work_as_with_a_model_here(self, plug: Callable[..., FakeCard], demo_folder: Path) -> None:
         with RunningServer(demo_folder) as server:
@@ -304,10 +281,10 @@ class TestChat:
         began = held.of(Began)
         assert len(began) == 2 and began[0] == began[1] and began[0].context == 3000 and began[0].precision == "fp32"
 
-    @pytest.mark.parametrize("state", ["connecting", "warming up", "disconnected"])
-    def test_q_ends_it_in_every_state(self, state: str, plug: Callable[..., FakeCard]) -> None:
+    @pytest.mark.parametrize("state", [Phase.CONNECTING, Phase.WARMING_UP, Phase.DISCONNECTED])
+    def test_q_ends_it_in_every_state(self, state: Phase, plug: Callable[..., FakeCard]) -> None:
         async def primes(guest: Guest) -> None:
-            if state == "disconnected":
+            if state is Phase.DISCONNECTED:
                 await guest.say(HANDSHAKE)
                 await guest.hear()
                 server.refuse = lambda request: web.Response(status=503)
@@ -319,7 +296,7 @@ class TestChat:
             held = Held(plug(300), server.url)
             held.then = {state: lambda: held.chat._stop.set()}  # as q does; the rest is done by `end`
             held.run()
-        assert held.chat.error is None and held.states[-1] == "ended" and state in held.states
+        assert held.chat.error is None and held.states[-1] is Phase.ENDED and state in held.states
 
     def test_a_server_that_refuses_ends_it_with_its_words(self, plug: Callable[..., FakeCard]) -> None:
         async def refuses(guest: Guest) -> None:
@@ -330,7 +307,7 @@ class TestChat:
         assert isinstance(held.chat.error, NetworkError) and "No such voice." in str(held.chat.error)
 
     def test_the_network_is_told(self, plug: Callable[..., FakeCard], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("personaplex_cli.client.connection.PING_SECONDS", 0.02)
+        monkeypatch.setattr("personaplex_cli.client.connection.PING_INTERVAL", 0.02)
 
         async def tells(guest: Guest) -> None:
             await guest.say(HANDSHAKE)

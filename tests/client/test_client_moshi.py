@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 
 from personaplex_cli.audio.recording import read_recording, write_wav
 from personaplex_cli.cli import main as cli
-from personaplex_cli.library.spec import sizes_of
-from personaplex_cli.library.weights import MIMI, TOKENIZER
+from personaplex_cli.library.spec import spec_of_folder
 from personaplex_cli.samples import SAMPLE_RATE
 
 QUESTION = Path(__file__).parents[2] / "examples/question.wav"
@@ -30,11 +29,11 @@ START = "import runpy, torch; torch.cuda.synchronize = lambda: None; runpy.run_m
 def moshi_server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its address."""
     folder = tmp_path_factory.mktemp("moshi")
-    sizes = sizes_of(demo_folder)
+    spec = spec_of_folder(demo_folder)
     torch.manual_seed(1)
-    save_file(LMModel(device="cpu", dtype=torch.bfloat16, **sizes.lm).state_dict(), folder / "lm.safetensors")
-    (folder / "mimi.json").write_text(json.dumps(sizes.mimi))
-    (folder / "config.json").write_text(json.dumps({**sizes.lm, "mimi_config_name": f"file://{folder}/mimi.json"}))
+    save_file(LMModel(device="cpu", dtype=torch.bfloat16, **spec.lm).state_dict(), folder / "lm.safetensors")
+    (folder / "mimi.json").write_text(json.dumps(spec.mimi))
+    (folder / "config.json").write_text(json.dumps({**spec.lm, "mimi_config_name": f"file://{folder}/mimi.json"}))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     options = {
@@ -42,9 +41,9 @@ def moshi_server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "port": port,
         "static": "none",
         "device": "cpu",
-        "tokenizer": demo_folder / TOKENIZER,
+        "tokenizer": demo_folder / spec.tokenizer_file,
         "moshi-weight": folder / "lm.safetensors",
-        "mimi-weight": demo_folder / MIMI,
+        "mimi-weight": demo_folder / spec.mimi_file,
         "config-path": folder / "config.json",
     }
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]

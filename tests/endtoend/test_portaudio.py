@@ -19,10 +19,10 @@ import pytest
 
 from personaplex_cli.audio.devices import devices
 from personaplex_cli.audio.recording import read_recording
-from personaplex_cli.audio.soundcard import SoundCard, waited
+from personaplex_cli.audio.soundcard import DEFAULT_DEVICES, SoundCard, waited
 from personaplex_cli.errors import AudioError
-from personaplex_cli.events import Event, Glitch, Note, State
-from personaplex_cli.options import LiveSoundCardOptions
+from personaplex_cli.events import Event, Glitch, Note, Phase, State
+from personaplex_cli.options import LiveSoundCardOptions, SoundCardOptions
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, frame_at, level
 
 SOUND_SERVER = os.environ.get("PERSONAPLEX_FAKE_SOUNDCARD", "")
@@ -62,14 +62,14 @@ def recording(path: Path) -> Iterator[None]:
 
 def talk(
     seconds: float,
-    choice: LiveSoundCardOptions = LiveSoundCardOptions(),  # noqa: B008
+    options: SoundCardOptions = DEFAULT_DEVICES,
     answer: Callable[[int, Samples], Samples] = lambda _, heard: heard,
 ) -> tuple[Samples, list[Event], list[float]]:
     """A talk: what was heard, what was told, and the milliseconds around the engine at each frame."""
     heard: list[Samples] = []
     told: list[Event] = []
     around: list[float] = []
-    with SoundCard(choice, told.append) as card:
+    with SoundCard(options, told.append) as card:
         for index, frame in enumerate(waited(card)):
             heard.append(frame)
             card.play(answer(index, frame))
@@ -115,7 +115,7 @@ def glitches(told: list[Event], detail: str) -> int:
     return sum(isinstance(event, Glitch) and event.detail == detail for event in told)
 
 
-def names(told: list[Event]) -> list[str]:
+def names(told: list[Event]) -> list[Phase]:
     return [event.name for event in told if isinstance(event, State)]
 
 
@@ -145,7 +145,7 @@ def test_a_card_that_only_runs_at_48_khz(speech: Path, tmp_path: Path, monkeypat
 def test_a_rate_that_the_card_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPEWIRE_ALSA", "{ alsa.rate=48000 }")
     with pytest.raises(AudioError, match="Invalid sample rate"):
-        talk(1, LiveSoundCardOptions(device_rate=44_100))
+        talk(1, SoundCardOptions(device_rate=44_100))
 
 
 def test_a_sound_server_that_stands_still_for_three_seconds(capfd: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +162,7 @@ def test_a_sound_server_that_stands_still_for_three_seconds(capfd: pytest.Captur
     heard, told, _ = talk(8)
     stopping.join()
     assert len(heard) > 8 * SAMPLE_RATE
-    assert names(told) == ["reconnecting", "live"]
+    assert names(told) == [Phase.RECONNECTING, Phase.LIVE]
     assert capfd.readouterr().err == ""
 
 
