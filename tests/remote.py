@@ -44,7 +44,6 @@ class Remote:
         event = happened[0][1]
         if isinstance(event, Exception):
             raise event
-        assert self.engine.prefill() is None
         return event
 
     def step(self, frame: Samples = SILENT_FRAME, silent: bool = False) -> Reply:

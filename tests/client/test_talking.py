@@ -19,7 +19,9 @@ class TestTalking:
     def test_all_that_is_said_arrives_in_order(self, paced: bool, serve: Serve, talk: Call) -> None:
         frames = noise(8)
         here = talk(serve().url, paced=paced)
+        assert here.engine.prefill() is None
         here.begin()
+        assert here.engine.prefill() is None
         heard = [here.step(frame).pcm for frame in frames]
         expected = through_opus(frames)
         while sum(map(len, heard)) < len(expected):
