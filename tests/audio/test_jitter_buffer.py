@@ -43,7 +43,7 @@ def steepest(sound: Samples) -> float:
 
 def test_it_begins_with_the_cushion_and_then_plays_what_was_said() -> None:
     cushion = JitterBuffer(SAMPLE_RATE)
-    assert not played(cushion, 100).any()  # nobody has spoken, nothing is missing
+    assert not played(cushion, 100).any()  # no sound has come, nothing is missing
     said = np.concatenate([tone(FRAME, begin) for begin in range(0, 50 * FRAME, FRAME)])
     sound = converse(cushion, np.split(said, 50))
     begin = round(law.FIRST_SECONDS * SAMPLE_RATE)
@@ -176,7 +176,7 @@ def test_shortened_speech_has_no_step(begin: int) -> None:
     assert np.abs(np.diff(shorter)).max() < 1.5 * np.abs(np.diff(frame)).max()
 
 
-def test_putting_never_waits_when_nobody_takes() -> None:
+def test_putting_never_waits_when_nothing_is_taken() -> None:
     cushion = JitterBuffer(SAMPLE_RATE)
     for _ in range(1000):
         cushion.put(SPEECH)

@@ -39,7 +39,7 @@ def test_what_is_lost_is_the_oldest_and_counted(steps: list[tuple[bool, int]], l
         dropped = queue.dropped
         if is_put:
             queue.put(ramp(came, count))
-            came += count if queue.dropped == dropped else 0  # else it was refused: nobody takes any more
+            came += count if queue.dropped == dropped else 0  # else it was refused: nothing is taken any more
         else:
             taken = queue.take(count)
             lost = queue.dropped - dropped
@@ -50,7 +50,7 @@ def test_what_is_lost_is_the_oldest_and_counted(steps: list[tuple[bool, int]], l
         assert len(queue) == came - gone <= DESERTED * limit + 700
 
 
-def test_putting_never_waits_and_the_memory_is_bounded_when_nobody_takes() -> None:
+def test_putting_never_waits_and_the_memory_is_bounded_when_nothing_is_taken() -> None:
     queue = SampleQueue(limit=1920)
     for _ in range(1000):
         queue.put(np.zeros(480, dtype=np.float32))

@@ -1,4 +1,4 @@
-"""Addresses: whatever people write for a server becomes one URL, or an error that says how to write it."""
+"""Addresses: what users write for a server becomes one URL, or an error that says how to write it."""
 
 from urllib.parse import urlsplit
 

@@ -66,7 +66,7 @@ class TestFailures:
             here.begin()
             here.until(lambda: False)
 
-    def test_what_nobody_knows_is_ignored(self, serve: Serve, talk: Call) -> None:
+    def test_unknown_messages_are_ignored(self, serve: Serve, talk: Call) -> None:
         async def odd(guest: Guest) -> None:
             await guest.socket.send_str("hello")
             await guest.socket.ping(b"are you there?")
@@ -78,7 +78,7 @@ class TestFailures:
         here.begin()
         assert len(here.until(lambda: bool(here.of(Network)))) or here.step(SILENT_FRAME)
 
-    def test_nobody_there(self, serve: Serve, talk: Call) -> None:
+    def test_no_server_there(self, serve: Serve, talk: Call) -> None:
         with FakeServer() as server:
             pass
         with pytest.raises(NetworkError, match="Cannot reach") as caught:
