@@ -167,6 +167,18 @@ class TestRecordedAudio:
         assert index < len(audio) + MAX_LATE_FRAMES
         assert (index < len(audio)) or count >= samples or index == len(audio) + MAX_LATE_FRAMES - 1
 
+    def test_from_a_file_to_a_file(self, tmp_path: Path) -> None:
+        audio = Recording.read(str(wav(tmp_path / "question.wav", [tone(0.5)])), tail=0.2)
+        for frame in audio.frames(lambda: None):
+            audio.play(frame)
+        audio.write(tmp_path / "new" / "answer.wav")
+        answer = read_recording(tmp_path / "new" / "answer.wav")
+        assert len(answer) == round(0.7 * SAMPLE_RATE) and np.abs(answer[:12000] - tone(0.5)).max() < 1e-3
+        with pytest.raises(AudioError, match="cannot be written"):
+            audio.write(tmp_path)
+        with pytest.raises(UsageError, match="There is no file"):
+            Recording.read(tmp_path / "nothing.wav")
+
     def test_nothing_said_yet_is_no_sound(self) -> None:
         assert len(Recording(tone(1)).answer) == 0
 

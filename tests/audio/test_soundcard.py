@@ -144,9 +144,7 @@ def test_play_never_waits_for_a_card_that_is_dead(plug: Callable[..., FakeCard])
             card.play(speech(0.08))
 
 
-def test_frames_that_are_not_taken_cost_no_memory(
-    plug: Callable[..., FakeCard], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_not_taken_cost_no_memory(plug: Callable[..., FakeCard], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soundcard, "MAX_BLOCKS", 50)
     fake = plug(microphone=speech(8))
     events: list[Event] = []
