@@ -5,7 +5,7 @@ Numbers, text and sound only, so that any engine can be asked for it; `lookup.py
 
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -63,3 +63,9 @@ class Character:
     voice: str
     sound: str | Path | Samples
     sampling: Sampling = Sampling()
+
+    def seeded(self) -> "Character":
+        """The same with a seed of its own, if it has none: so that what begins again is the same talk."""
+        if self.sampling.seed is not None:
+            return self
+        return replace(self, sampling=replace(self.sampling, seed=fresh_seed()))

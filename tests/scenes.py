@@ -75,7 +75,7 @@ def disconnected() -> Iterator[tuple[float, Event]]:
     yield from elsewhere()
     yield 3.0, Glitch("unsent", 3, "the network is too slow")
     yield 3.0, State(Phase.DISCONNECTED, "trying again in 4 s")
-    yield 3.0, Note("In 4 s a new conversation is tried: gpu.example.org:8998 has been silent for 10 s.")
+    yield 3.0, Note("Reconnecting in 4 s: gpu.example.org:8998 has been silent for 10 s.")
     yield 4.0, Hushed(False)
 
 

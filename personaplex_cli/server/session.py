@@ -100,7 +100,7 @@ class Host:
         names = CharacterOptions(request.voice, request.persona or self.options.persona, request.prompt)
         asked = {field.name: getattr(request, field.name, None) for field in fields(Sampling)}
         sampling = Sampling(**{name: value for name, value in asked.items() if value is not None})
-        return find_named_character(names, self.options.voice, sampling)
+        return find_named_character(names, self.options.voice, sampling).seeded()
 
 
 class Session:
