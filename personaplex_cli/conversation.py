@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from personaplex_cli.character import Character
 from personaplex_cli.errors import NetworkError
@@ -138,10 +138,6 @@ class Conversation:
         self.wishes.put(Wish.END)
 
 
-class _Over(Exception):
-    """The user's sound has ended, or the conversation was told to end."""
-
-
 def converse(engine: Engine, audio: Audio, character: Character) -> Iterator[Step]:
     """Hold one conversation until `audio` ends; yields what happened in each frame. Raises what ends it."""
     with closing(converse_all(engine, [Conversation(character, audio)])) as events:
@@ -231,20 +227,18 @@ class _Rounds:
 
     def hear(self) -> Part[dict[int, Samples]]:
         """Do as each conversation wishes; returns the frames that are there, by slot."""
-        heard = {}
+        heard: dict[int, Samples] = {}
         for slot, seat in list(self.seats.items()):
             try:
                 self._obey(slot, seat)
                 yield from _hushed(seat)
-                frame = next(seat.frames, _THE_END) if seat.frames else None
-                if frame is _THE_END:
-                    yield self.ended(slot)
-                elif frame is not None:
-                    heard[slot] = frame
-            except _Over:
+                frame = next(seat.frames) if seat.frames else None
+            except StopIteration:
                 yield self.ended(slot)
             except Exception as error:
                 yield self.ended(slot, error)
+            else:
+                heard |= {} if frame is None else {slot: frame}
         return heard
 
     def answer(self, heard: Mapping[int, Samples]) -> Part[None]:
@@ -260,35 +254,33 @@ class _Rounds:
                 seat.conversation.audio.play(reply.pcm)
             except Exception as error:
                 yield self.ended(slot, error)
-                continue
-            step = Step(seat.index, reply.text, level(heard[slot]), level(reply.pcm), reply.timings)
-            seat.index += 1
-            yield seat.conversation, step
-            yield from _hushed(seat)
+            else:
+                levels = level(heard[slot]), level(reply.pcm)
+                yield seat.conversation, Step(seat.index, reply.text, *levels, reply.timings)
+                seat.index += 1
+                yield from _hushed(seat)
 
     def prefill(self) -> Part[bool]:
         """Let the engine read a piece of the prompts that wait; returns whether any did."""
-        news = self._engine.prefill()
-        for slot, event in news or ():
+        happened = self._engine.prefill()
+        for slot, event in happened or ():
             seat = self.seats[slot]
             try:
-                if isinstance(event, Exception):
-                    raise event
                 if isinstance(event, Began):
                     # What was said while the prompt was read is not heard.
                     seat.frames, seat.index = seat.conversation.audio.frames(self._wakeup.ring), 0
             except Exception as error:
-                yield self.ended(slot, error)
-            else:
-                yield seat.conversation, event
-        return news is not None
+                event = error
+            yield self.ended(slot, event) if isinstance(event, Exception) else (seat.conversation, event)
+        return happened is not None
 
     def _obey(self, slot: int, seat: _Seat) -> None:
         wishes = seat.conversation.wishes
         while not wishes.empty():
             match wishes.get():
                 case Wish.END:
-                    raise _Over
+                    seat.frames = iter(())
+                    return
                 case Wish.HUSH:
                     seat.hush.begin()
                 case Character() as character:
@@ -302,6 +294,3 @@ def _hushed(seat: _Seat) -> Iterator[Happening]:
     if seat.hush.on != seat.hushed:
         seat.hushed = seat.hush.on
         yield seat.conversation, Hushed(seat.hushed)
-
-
-_THE_END: Any = object()

@@ -54,6 +54,7 @@ def in_frames(sound: Samples) -> Samples:
 
 
 class TestRun:
+    @pytest.mark.slow
     def test_a_server_gives_the_words_that_a_model_here_gives_to_what_it_hears(
         self, question: Path, demo_folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -236,6 +237,7 @@ class TestChat:
         settings = json.loads(next(tmp_path.glob("kept/*/transcript.json")).read_text())["settings"]
         assert settings["server"] == held.of(Began)[0].device and settings["sampling"]["seed"] is None
 
+    @pytest.mark.slow
     def test_a_server_that_goes_away_and_comes_back(self, plug: Callable[..., FakeCard]) -> None:
         async def leaves_once(guest: Guest) -> None:
             if len(server.guests) > 1:
@@ -264,6 +266,7 @@ class TestChat:
         assert [step.index for step in held.of(Step)] == [*range(20), *range(20)]
         assert Phase.DISCONNECTED not in held.states
 
+    @pytest.mark.slow
     def test_keys_work_as_with_a_model_here(self, plug: Callable[..., FakeCard], demo_folder: Path) -> None:
         with RunningServer(demo_folder) as server:
             held = Held(plug(300), server.url)

@@ -65,6 +65,7 @@ def moshi_server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         process.wait()
 
 
+@pytest.mark.slow
 def test_it_answers_a_recording_whole_again_and_again(
     moshi_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from personaplex_cli.events import Glitch, Network, Note, Phase
 from personaplex_cli.samples import FRAME, Samples
 
 
+@pytest.mark.slow
 class TestSlowNetworks:
     def test_delay_is_measured_and_nothing_is_lost(self, serve: Serve, talk: Call) -> None:
         server = serve()
