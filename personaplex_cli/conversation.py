@@ -21,7 +21,7 @@ from personaplex_cli.events import Began, Ended, Event, Hushed, Listener, Step, 
 from personaplex_cli.hush import Hush
 from personaplex_cli.samples import Samples, level
 
-IDLE_SECONDS = 0.02  # between two looks at what is there, where nobody rings: a quarter of a frame
+IDLE_SECONDS = 0.02  # between two looks at what is there, where nothing rings: a quarter of a frame
 
 
 class Audio(Protocol):
@@ -93,7 +93,7 @@ class Disconnected(NetworkError):
 class Wakeup:
     """A bell between threads: `ring` it from anywhere, a sound callback included; `wait` until it has rung.
 
-    A ring while nobody waits is kept. Ringing takes no lock that another thread could hold.
+    A ring without a waiter is kept. Ringing takes no lock that another thread could hold.
     """
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class Conversation:
         self.wishes.put(Wish.HUSH)
 
     def restart(self, character: Character | None = None) -> None:
-        """Begin again from the prompt, perhaps as somebody else."""
+        """Begin again from the prompt, perhaps as another character."""
         self.wishes.put(character or self.character)
 
     def end(self) -> None:
@@ -156,7 +156,7 @@ def converse_all(
 
     `conversations` is asked for the next one whenever a slot is free; None means that there is none just now. What
     fails in one conversation ends it alone, as `Ended`. What fails in the engine ends all, and is raised.
-    Whoever takes the events must not wait long: everyone waits meanwhile.
+    What takes the events must not wait long: all conversations wait meanwhile.
     """
     wakeup = wakeup or Wakeup()
     rounds = _Rounds(engine, wakeup)
@@ -167,11 +167,11 @@ def converse_all(
             seated = len(rounds.seats)
             heard = yield from rounds.hear()
             yield from rounds.answer(heard)
-            # Prompts are read between rounds, so that nobody who talks waits for one who joins.
+            # Prompts are read between rounds, so that those who talk do not wait for those who join.
             read = yield from rounds.prefill()
             if not heard and not read and len(rounds.seats) == seated:
                 wakeup.wait()
-    except Exception as error:  # the engine's own: nobody goes on
+    except Exception as error:  # the engine's own: none goes on
         for slot in list(rounds.seats):
             yield rounds.ended(slot, error)
         raise
@@ -193,7 +193,7 @@ class _Seat:
 
 Happening = tuple[Conversation, Event]
 T = TypeVar("T")
-Part = Generator[Happening, None, T]  # yields what happens, returns what the rest of the round needs
+RoundPart = Generator[Happening, None, T]  # yields what happens, returns what the rest of the round needs
 
 
 class _Rounds:
@@ -208,7 +208,7 @@ class _Rounds:
         self._engine.end(slot)
         return self.seats.pop(slot).conversation, Ended(error)
 
-    def admit(self, coming: Iterator[Conversation | None] | None) -> Part[Iterator[Conversation | None] | None]:
+    def admit(self, coming: Iterator[Conversation | None] | None) -> RoundPart[Iterator[Conversation | None] | None]:
         """Give every free slot a conversation; returns where the next ones come from, None when all have come."""
         while coming and len(self.seats) < self._engine.slots:
             try:
@@ -225,7 +225,7 @@ class _Rounds:
                 yield self.ended(slot, error)
         return coming
 
-    def hear(self) -> Part[dict[int, Samples]]:
+    def hear(self) -> RoundPart[dict[int, Samples]]:
         """Do as each conversation wishes; returns the frames that are there, by slot."""
         heard: dict[int, Samples] = {}
         for slot, seat in list(self.seats.items()):
@@ -241,7 +241,7 @@ class _Rounds:
                 heard |= {} if frame is None else {slot: frame}
         return heard
 
-    def answer(self, heard: Mapping[int, Samples]) -> Part[None]:
+    def answer(self, heard: Mapping[int, Samples]) -> RoundPart[None]:
         """Step those who were heard, all in one batch, and play what comes of it."""
         if not heard:
             return
@@ -260,7 +260,7 @@ class _Rounds:
                 seat.index += 1
                 yield from _hushed(seat)
 
-    def prefill(self) -> Part[bool]:
+    def prefill(self) -> RoundPart[bool]:
         """Let the engine read a piece of the prompts that wait; returns whether any did."""
         happened = self._engine.prefill()
         for slot, event in happened or ():

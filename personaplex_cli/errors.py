@@ -48,7 +48,7 @@ class NetworkError(PersonaplexError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str) -> UsageError:
-    """The error for a name nobody has: it suggests the nearest ones, else says where to look (`where`)."""
+    """The error for an unknown name: it suggests the nearest ones, else says where to look (`where`)."""
     names = {each.lower(): each for each in known}
     near = [names[each] for each in get_close_matches(name.lower(), names, n=3, cutoff=0.6)]
     hint = f"Did you mean {' or '.join(near)}? {where}" if near else where

@@ -1,4 +1,4 @@
-"""What a program tells whoever watches it: frozen facts, no tensors, no terminal.
+"""What happens, as programs report it: frozen facts, no tensors, no terminal.
 
 Library code never prints. It hands these to a `Listener`; `screen/` draws them, `--json` writes them out.
 """
@@ -66,7 +66,7 @@ class Timings:
 class Step:
     """One frame of conversation: the agent's text piece (may be empty), both levels in dBFS, the engine's timings.
 
-    None for an engine elsewhere: what is known of its time is told as Network.
+    The timings are None for an engine elsewhere: what is known of its time comes as Network.
     """
 
     index: int
