@@ -24,7 +24,7 @@ from personaplex_cli.engine.transformer import Layer
 from personaplex_cli.library.spec import CODEBOOKS, PERSONAPLEX, ModelSpec, spec_with
 from personaplex_cli.loader.checkpoint import load_lm
 from personaplex_cli.loader.precision import Precision
-from personaplex_cli.samples import FRAME
+from personaplex_cli.samples import FRAME, Samples
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", torch.float32)
@@ -33,15 +33,20 @@ FP32 = Precision("fp32", torch.float32)
 class CodesCodec:
     """In place of Mimi: a frame of sound is codes, written into its first samples; what is decoded is silence."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.sound = StagingBuffer(device, heard=((1, 1, FRAME), torch.float32))
-        self._silence = torch.zeros(1, FRAME, device=device)
+    def __init__(self, device: torch.device, slots: int = 1) -> None:
+        self.sound = StagingBuffer(device, heard=((slots, 1, FRAME), torch.float32))
+        self._silence = torch.zeros(slots, FRAME, device=device)
 
     def encode(self) -> torch.Tensor:
         return self.sound.device["heard"][:, 0, :CODEBOOKS].long()
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         return self._silence
+
+
+def heard_of(codes: torch.Tensor) -> Samples:
+    """Codes [8] as a frame for `CodesCodec`."""
+    return np.pad(codes.numpy().astype(np.float32), (0, FRAME - CODEBOOKS))
 
 
 class NoWords:
@@ -74,9 +79,7 @@ class TokenTalk:
 
     def step(self, user: torch.Tensor, silent: bool = False) -> tuple[int, list[int]]:
         """The user's codes [8] of one frame -> the agent's text token and codes (8) of the same frame."""
-        heard = np.zeros(FRAME, dtype=np.float32)
-        heard[:CODEBOOKS] = user.numpy()
-        text, *codes = self.pipeline.run({0: heard}, [0] if silent else []).pop(0).tokens
+        text, *codes = self.pipeline.run({0: heard_of(user)}, [0] if silent else [])[0].tokens
         return text, codes
 
     @torch.inference_mode()

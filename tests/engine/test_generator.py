@@ -5,10 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from golden import Golden, TokenTalk, load_golden
+from golden import CodesCodec, Golden, NoWords, TokenTalk, heard_of, load_golden
 
 from personaplex_cli.character import Sampling
+from personaplex_cli.engine.generator import TokenGenerator
+from personaplex_cli.engine.pipeline import FramePipeline
+from personaplex_cli.engine.prefill import read_prompt
+from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import lay_out
+from personaplex_cli.engine.slot import Slot
 
 GREEDY = Sampling(greedy=True)
 FRAMES = 10
@@ -114,3 +119,27 @@ def test_made_silent_the_agent_says_silence_and_nothing_else_changes(talk: Token
     assert spoken[:3] == free[:3]
     assert spoken[3:6] == [silence] * 3
     assert spoken[6] != free[6] and spoken[7] != silence
+
+
+def test_in_a_batch_of_two_each_slot_says_what_it_says_alone(talk: TokenTalk, golden: Golden) -> None:
+    """Every tensor of the engine has its batch axis: two conversations, one frame apart, through one pipeline."""
+    users = [golden.codes("user")[:, :FRAMES], golden.codes("user")[:, :FRAMES].flip(1)]
+    texts = [golden.data["text_prompt"], []]
+    alone = []
+    for user, text in zip(users, texts, strict=True):
+        talk.begin(lay_out(golden.codes("voice"), text, talk.spec), GREEDY)
+        alone.append([[token, *codes] for token, codes in map(talk.step, user.T)])
+
+    generator = TokenGenerator(talk.lm, slots=2)
+    slots = [Slot(generator.embeddings, NoWords(), talk.spec) for _ in users]
+    pipeline = FramePipeline(generator, CodesCodec(generator.device, 2), slots)
+    with torch.inference_mode():
+        for number, text in enumerate(texts):
+            layout = lay_out(golden.codes("voice"), text, talk.spec)
+            read_prompt(generator, PromptCache(), number, slots[number], layout, GREEDY, 0)
+    together: list[list[Any]] = [[], []]
+    for frame in range(FRAMES):
+        heard = {number: heard_of(user[:, frame]) for number, user in enumerate(users)}
+        for number, reply in pipeline.run(heard).items():
+            together[number].append(list(reply.tokens))
+    assert together == alone
