@@ -6,26 +6,14 @@ important part first.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from rich.cells import cell_len
 from rich.text import Text
 
 from personaplex_cli.events import Phase
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
-from personaplex_cli.screen.lines import (
-    bar,
-    chain,
-    content_width,
-    lane,
-    loudness,
-    named,
-    paragraph,
-    ruler,
-    sparkline,
-    text_width,
-    waterfall,
-    wrap,
-)
+from personaplex_cli.screen import lines
 from personaplex_cli.screen.state import PanelState, clock, counted, download_speed, downloaded
 from personaplex_cli.screen.theme import Theme
 
@@ -59,15 +47,9 @@ class View:
     verbose: bool = False
 
 
-@dataclass(frozen=True)
-class Part:
-    """Lines that are shown together or not at all; the lowest rank stays longest."""
-
-    rank: int
-    lines: list[Text]
-
-
-GAP = Part(99, [Text()])
+# The rank of lines that are shown together or not at all, and the lines; the lowest rank stays longest.
+Part = tuple[int, list[Text]]
+GAP: Part = (99, [Text()])
 
 
 def draw(state: PanelState, width: int, height: int, theme: Theme, now: float, view: View) -> list[Text]:
@@ -75,18 +57,14 @@ def draw(state: PanelState, width: int, height: int, theme: Theme, now: float, v
     pen = Pen(state, width, theme, now, view)
     # Some of the history stays in view, unless the user asked for more of the panel.
     room = height - (1 if view.details or view.help else max(1, height // 5))
-    lines = fit(pen.conversation(room) if state.who or state.frames else pen.beginning(), room)
-    for line in lines:
+    middle = pen.conversation(room) if state.who or state.frames else pen.beginning()
+    parts = [part for part in (*pen.head(), GAP, *middle, GAP, (3, [pen.keys()])) if part[1]]
+    while len(parts) > 1 and sum(len(drawn) for _, drawn in parts) > room:
+        parts.remove(max(parts, key=itemgetter(0)))
+    panel = [line for _, drawn in parts for line in drawn][:room]
+    for line in panel:
         line.truncate(width, overflow="crop")
-    return lines
-
-
-def fit(parts: Sequence[Part], height: int) -> list[Text]:
-    """As many parts as fit, in their order."""
-    kept = [part for part in parts if part.lines]
-    while sum(len(part.lines) for part in kept) > height and len(kept) > 1:
-        del kept[max(range(len(kept)), key=lambda index: kept[index].rank)]
-    return [line.copy() for part in kept for line in part.lines][:height]
+    return panel
 
 
 class Pen:
@@ -95,7 +73,7 @@ class Pen:
     def __init__(self, state: PanelState, width: int, theme: Theme, now: float, view: View) -> None:
         self.state = state
         self.width = width
-        self.room = content_width(width)
+        self.room = lines.content_width(width)
         self.meter_cells = 10 if width >= NARROW else 6
         self.lane_cells = self.room - self.meter_cells - 2
         self.theme = theme
@@ -105,52 +83,43 @@ class Pen:
 
     def beginning(self) -> list[Part]:
         """What is seen until the conversation begins."""
-        return [
-            Part(0, [self.head()[0]]),
-            GAP,
-            Part(2, self.phases()),
-            Part(1, self.download()),
-            Part(4, self.log(8 if self.view.verbose else 4)),
-            *([GAP, Part(5, self.help())] if self.view.help else []),
-            GAP,
-            Part(3, [self.keys()]),
-        ]
+        shown = [(2, self.phases()), (1, self.download()), (4, self.log(4))]
+        return [*shown, GAP, (5, self.help())] if self.view.help else shown
 
     def conversation(self, height: int) -> list[Part]:
         """What is seen from then on."""
-        head, rest = self.head()
-        stages, delays = waterfall if self.view.details and height >= DETAILS_HEIGHT else chain, self.state.delays
+        stages, delays = (
+            lines.waterfall if self.view.details and height >= DETAILS_HEIGHT else lines.chain,
+            self.state.delays,
+        )
         figures = [
-            Part(4, stages(delays, self.width, self.theme) if delays else []),
-            Part(5, [self.steps()]),
-            Part(7, [self.sound()]),
-            Part(6, self.context()),
-            Part(8, self.log(8 if self.view.verbose else 2)),
+            (4, stages(delays, self.room, self.theme) if delays else []),
+            (5, [self.steps()]),
+            (7, [self.sound()]),
+            (6, self.context()),
+            (8, self.log(2)),
         ]
         return [
-            Part(0, [head]),
-            Part(9, [named("", Text(rest, self.theme.quiet), self.theme)] if rest else []),
+            (1, self.speech(max(1, min(4, height // 6)))),
             GAP,
-            Part(1, self.speech(max(1, min(4, height // 6)))),
+            (2, self.lanes()),
+            (10, [self.ruler()]),
             GAP,
-            Part(2, self.lanes()),
-            Part(10, [self.ruler()]),
-            GAP,
-            *([Part(4, self.help())] if self.view.help else figures),
-            GAP,
-            Part(3, [self.keys()]),
+            *([(4, self.help())] if self.view.help else figures),
         ]
 
-    def head(self) -> tuple[Text, str]:
-        """A rule with the state on the left and who speaks on the right; and what of that did not fit."""
-        line, who = self.status(), self.who()
+    def head(self) -> list[Part]:
+        """A rule with the state on the left and who speaks on the right; below it what of that did not fit."""
+        line, who, theme = self.status(), self.state.who, self.theme
+        facts = (who.persona, who.voice, who.model, who.device, who.precision) if who else ()
+        names = [theme.readable(fact) for fact in facts if fact]
         space = self.width - line.cell_len - 4
-        count = max(n for n in range(len(who) + 1) if n == 0 or cell_len(self.dot.join(who[:n])) <= space)
-        names = f" {self.dot.join(who[:count])} " if count else ""
-        rule, theme = self.theme.glyphs.rule, self.theme
-        line.append(rule * max(1, self.width - line.cell_len - cell_len(names) - 2), theme.quiet)
-        line.append(names).append(rule, theme.quiet)
-        return line, self.dot.join(who[count:])
+        count = max(n for n in range(len(names) + 1) if n == 0 or cell_len(self.dot.join(names[:n])) <= space)
+        shown, rest = (self.dot.join(part) for part in (names[:count], names[count:]))
+        shown = f" {shown} " if shown else ""
+        line.append(theme.glyphs.rule * max(1, self.width - line.cell_len - cell_len(shown) - 2), theme.quiet)
+        line.append(shown).append(theme.glyphs.rule, theme.quiet)
+        return [(0, [line]), (9, [lines.named("", (rest, theme.quiet), theme)] if rest else [])]
 
     def status(self) -> Text:
         state, theme, glyphs = self.state, self.theme, self.theme.glyphs
@@ -166,11 +135,6 @@ class Pen:
             (f"{theme.readable(state.detail)} " if state.detail else "", theme.quiet),
         )
 
-    def who(self) -> list[str]:
-        who = self.state.who
-        facts = (who.persona, who.voice, who.model, who.device, who.precision) if who else ()
-        return [self.theme.readable(fact) for fact in facts if fact]
-
     def phases(self) -> list[Text]:
         """The way to live: what is done and how long it took, what goes on, what is still to come."""
         state, theme, glyphs = self.state, self.theme, self.theme.glyphs
@@ -182,30 +146,29 @@ class Pen:
         words += [(f"{glyphs.working} {state.phase}", theme.strong), *((name, theme.quiet) for name in ahead)]
         while sum(len(word) + 2 for word, _ in words) - 2 > self.room:
             del words[0]  # the oldest is missed least
-        return [named("", Text("  ").join(Text(word, style) for word, style in words), theme)]
+        return [lines.named("", Text("  ").join(Text(word, style) for word, style in words), theme)]
 
     def download(self) -> list[Text]:
-        state, theme = self.state, self.theme
+        state = self.state
         if state.phase != Phase.DOWNLOADING or not state.arrivals:
             return []
         newest = state.arrivals[-1][1]
-        share = newest.done / newest.total if newest.total > 0 else 0.0
-        figures = downloaded(newest)
+        figures = f"  {downloaded(newest)}"
         if speed := download_speed(state.arrivals):
             figures += f"{self.dot}{speed / 1e6:.0f} MB/s{self.dot}{clock((newest.total - newest.done) / speed)} left"
-        line = bar(share, max(4, self.room - len(figures) - 2), theme.good, theme)
-        return [named("", line.append(f"  {figures}"), theme)]
+        return [self.gauge("", newest.done / max(1, newest.total), self.theme.good, figures)]
 
-    def speech(self, lines: int) -> list[Text]:
-        """The newest lines of what the agent is saying; always `lines` of them, so that nothing below moves."""
+    def speech(self, height: int) -> list[Text]:
+        """The newest lines of what the agent is saying; always `height` of them, so that nothing below moves."""
         state, theme, turns = self.state, self.theme, self.state.turns
-        if not turns.text:
+        if turns.text:
+            text = lines.wrap(theme.readable(turns.text), min(lines.TEXT_WIDTH, self.room) - 1)
+            text[-1] += theme.glyphs.cursor
+            newest = lines.paragraph(clock(turns.start), text, theme)[-height:]
+        else:
             words = "silent until you speak" if state.hushed else "listening" if state.phase == Phase.LIVE else ""
-            return [named("agent", Text(words, theme.quiet), theme), *[Text()] * (lines - 1)]
-        text = wrap(theme.readable(turns.text), text_width(self.width) - 1)
-        text[-1] += theme.glyphs.cursor
-        newest = paragraph(clock(turns.start), text, theme)[-lines:]
-        return newest + [Text()] * (lines - len(newest))
+            newest = [lines.named("agent", (words, theme.quiet), theme)]
+        return newest + [Text()] * (height - len(newest))
 
     def lanes(self) -> list[Text]:
         """Two levels and two timelines, a cell per frame, so that interruptions are seen."""
@@ -219,63 +182,65 @@ class Pen:
         theme, live = self.theme, self.state.phase == Phase.LIVE
         # The loudest of a quarter second: a meter that jumps 12 times a second cannot be read.
         newest = max(list(levels)[-3:], default=-100.0) if live else -100.0
-        meter = bar(loudness(newest), self.meter_cells, style, theme)
+        meter = lines.bar(lines.loudness(newest), self.meter_cells, style, theme)
         if instead:
             meter = Text().append(instead.ljust(self.meter_cells), theme.warning)
-        return named(name, meter.append("  ").append(lane(levels, self.lane_cells, theme.glyphs), style), theme)
+        lane = lines.lane(levels, self.lane_cells, theme.glyphs)
+        return lines.named(name, meter.append("  ").append(lane, style), theme)
 
     def ruler(self) -> Text:
-        seconds = ruler(self.lane_cells, self.theme.glyphs).rjust(self.room)
-        return named("", Text(seconds, self.theme.quiet), self.theme)
+        seconds = lines.ruler(self.lane_cells, self.theme.glyphs).rjust(self.room)
+        return lines.named("", (seconds, self.theme.quiet), self.theme)
 
     def steps(self) -> Text:
         """The last minute of step times; p50, p95 and misses of the whole conversation.
 
         Of a server that does not report its steps only the time to it and back is known.
         """
-        steps, theme = self.state.steps, self.theme
-        if not steps.count and "network" in self.state.stages:
-            return named("network", Text(f"{self.state.stages['network']:.0f} ms to the server and back"), theme)
+        steps, stages, theme = self.state.steps, self.state.stages, self.theme
+        if not steps.count and "network" in stages:
+            return lines.named("network", (f"{stages['network']:.0f} ms to the server and back", ""), theme)
         budget = f" of {FRAME_MS:.0f} ms" if self.width >= NARROW else ""
         figures = f"  p50 {steps.percentile(50)}{self.dot}p95 {steps.percentile(95)}{budget}{self.dot}"
-        missed = f"{steps.misses} missed"
-        cells = max(4, self.room - len(figures) - len(missed))
-        line = Text().append(sparkline(steps.last_minute(cells), FRAME_MS, theme.glyphs).rjust(cells), theme.agent)
-        return named("step", line.append(figures).append(missed, theme.warning if steps.misses else ""), theme)
+        missed = (f"{steps.misses} missed", theme.warning if steps.misses else "")
+        cells = max(4, self.room - len(figures) - len(missed[0]))
+        minute = lines.sparkline(steps.last_minute(cells), FRAME_MS, theme.glyphs).rjust(cells)
+        return lines.named("step", Text.assemble((minute, theme.agent), figures, missed), theme)
 
     def sound(self) -> Text:
         """What was lost or filled in; rare kinds only when there were any."""
         state, theme, line = self.state, self.theme, Text()
-        kinds = {"underrun": 0, "dropped": 0, **state.glitches}
-        for kind, total in kinds.items():
+        for kind, total in {"underrun": 0, "dropped": 0, **state.glitches}.items():
             words = counted(total, kind) if kind in ("underrun", "overflow") else f"{total} {theme.readable(kind)}"
             line.append(words, theme.warning if total else "").append(self.dot)
         queue = f"queue {state.stages['queue']:.0f} ms" if "queue" in state.stages else "queue unknown"
-        return named("sound", line.append(queue), theme)
+        return lines.named("sound", line.append(queue), theme)
 
     def context(self) -> list[Text]:
         """How much of the model's memory is taken, and when the persona, its oldest part, is pushed out."""
-        state, theme = self.state, self.theme
-        if not state.who or not state.who.context:
+        used, total = self.state.used, self.state.who.context if self.state.who else 0
+        if not total:
             return []
-        total = state.who.context
-        left = (total - state.used) * FRAME_SECONDS
+        left = (total - used) * FRAME_SECONDS
         words = f"persona fades in {clock(left)}" if left > 0 else "the persona has faded: r restarts"
-        figures = f"  {state.used} of {total} frames{self.dot}{words}"
+        figures = f"  {used} of {total} frames{self.dot}{words}"
         figures = figures if len(figures) + 6 <= self.room else f"  {words}"
-        style = theme.warning if left < FADING else ""
-        line = bar(state.used / max(1, total), max(4, self.room - len(figures)), style or theme.quiet, theme)
-        return [named("context", line.append(figures, style), theme)]
+        warning = self.theme.warning if left < FADING else ""
+        return [self.gauge("context", used / total, warning or self.theme.quiet, figures, warning)]
+
+    def gauge(self, name: str, share: float, style: str, figures: str, figures_style: str = "") -> Text:
+        """A bar with figures after it, together as long as the line."""
+        bar = lines.bar(share, max(4, self.room - len(figures)), style, self.theme)
+        return lines.named(name, bar.append(figures, figures_style), self.theme)
 
     def log(self, count: int) -> list[Text]:
-        """The newest notes; long ones are cut unless the view is verbose."""
-        theme, lines = self.theme, list[str]()
+        """The newest notes, `count` lines of them; a verbose view has 8 and does not cut the long ones."""
+        theme, verbose, notes = self.theme, self.view.verbose, list[str]()
+        count = 8 if verbose else count
         for text in list(self.state.log)[-count:]:
-            wrapped = wrap(theme.readable(text), self.room - len(theme.glyphs.more))
-            if len(wrapped) > 1 and not self.view.verbose:
-                wrapped = [wrapped[0] + theme.glyphs.more]
-            lines += wrapped
-        return paragraph("notes", lines[-count:], theme, theme.quiet) if lines else []
+            first, *rest = lines.wrap(theme.readable(text), self.room - len(theme.glyphs.more))
+            notes += [first, *rest] if verbose or not rest else [first + theme.glyphs.more]
+        return lines.paragraph("notes", notes[-count:], theme, theme.quiet)
 
     def keys(self) -> Text:
         """The keys that do something now, by their names; shorter or fewer where there is no room."""
@@ -293,7 +258,6 @@ class Pen:
         return line
 
     def help(self) -> list[Text]:
-        rows = [(f"{key}  {name}", meaning) for key, name, meaning in KEYS]
-        theme, column = self.theme, 18
-        lines = [Text.assemble((f" {name}".ljust(column), theme.strong), meaning) for name, meaning in rows]
-        return lines + [Text.assemble((f" {name}".ljust(column), theme.quiet), meaning) for name, meaning in LEGEND]
+        rows = [(f" {key}  {name}", self.theme.strong, meaning) for key, name, meaning in KEYS]
+        rows += [(f" {name}", self.theme.quiet, meaning) for name, meaning in LEGEND]
+        return [Text.assemble((name.ljust(18), style), meaning) for name, style, meaning in rows]

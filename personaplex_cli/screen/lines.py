@@ -1,10 +1,9 @@
-"""Everything that the panel draws as lines: wrapped text, levels as bars and lanes, the stages of the delay.
+"""What the panel's lines are made of: wrapped text, levels as bars and lanes, the stages of the delay.
 
 A line has a name on the left and its content on the right.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
@@ -29,11 +28,6 @@ def content_width(width: int) -> int:
     return width - INDENT - 1
 
 
-def text_width(width: int) -> int:
-    """Cells that sentences may fill."""
-    return min(TEXT_WIDTH, content_width(width))
-
-
 def wrap(text: str, cells: int) -> list[str]:
     """Lines no wider than `cells`, broken between words; a longer word is cut."""
     lines = [""]
@@ -46,21 +40,22 @@ def wrap(text: str, cells: int) -> list[str]:
     return lines[1:] if not lines[0] and len(lines) > 1 else lines
 
 
-def named(name: str, content: Text, theme: Theme) -> Text:
+def named(name: str, content: Text | tuple[str, str], theme: Theme) -> Text:
+    """A name and its content: a text, or a string and its style."""
     return Text.assemble((f" {name}".ljust(INDENT), theme.quiet), content)
 
 
 def paragraph(name: str, lines: Sequence[str], theme: Theme, style: str = "") -> list[Text]:
     """Lines with a name before the first one."""
-    names = (name, *[""] * (len(lines) - 1))
-    return [named(each, Text(line, style), theme) for each, line in zip(names, lines, strict=True)]
+    return [named("" if number else name, (line, style), theme) for number, line in enumerate(lines)]
 
 
 def history_lines(entry: Turn | Remark, width: int, theme: Theme) -> list[Text]:
     """A finished turn, or a remark between turns, as it goes into the terminal's history."""
     if isinstance(entry, Remark):
         return [Text(f" {line}", theme.quiet) for line in wrap(theme.readable(entry.text), width - 2)]
-    return paragraph(clock(entry.start), wrap(theme.readable(entry.text), text_width(width)), theme)
+    cells = min(TEXT_WIDTH, content_width(width))
+    return paragraph(clock(entry.start), wrap(theme.readable(entry.text), cells), theme)
 
 
 def loudness(level: float) -> float:
@@ -101,40 +96,34 @@ def sparkline(values: Iterable[float], budget: float, glyphs: Glyphs) -> str:
     return "".join(over if value > budget else heights[round(max(0.0, value) / budget * top)] for value in values)
 
 
-def chain(stages: Stages, width: int, theme: Theme) -> list[Text]:
+def chain(stages: Stages, cells: int, theme: Theme) -> list[Text]:
     """All stages end to end, named where there is room, and what they come to."""
-    whole = f"  {total(stages):.0f} ms"
-    cells = content_width(width) - len(whole)
-    glyphs, line, start = theme.glyphs, Text().append(theme.glyphs.left, theme.quiet), 0
-    for (stage, milliseconds), end in zip(stages, places(stages, cells - 1), strict=True):
+    glyphs, whole = theme.glyphs, f"  {total(stages):.0f} ms"
+    last = cells - len(whole) - 1
+    line = Text().append(glyphs.left, theme.quiet)
+    for stage, milliseconds, start, end in spans(stages, last):
         room = end - start - 1
         name = next(each for each in (f" {stage} {milliseconds:.0f} ", f" {stage} ", stage, "") if len(each) <= room)
         before = (room - len(name)) // 2
+        after = glyphs.empty * (room - len(name) - before) + (glyphs.right if end == last else glyphs.edge)
         line.append(glyphs.empty * before, theme.quiet).append(name, theme.agent if stage in ENGINE else "")
-        line.append(glyphs.empty * (room - len(name) - before), theme.quiet)
-        line.append(glyphs.right if end == cells - 1 else glyphs.edge, theme.quiet)
-        start = end
+        line.append(after, theme.quiet)
     return [named("delay", line.append(whole, theme.strong), theme)]
 
 
-def waterfall(stages: Stages, width: int, theme: Theme) -> list[Text]:
+def waterfall(stages: Stages, cells: int, theme: Theme) -> list[Text]:
     """Each stage on its line, and the budget below the engine's share of them."""
-    cells, glyphs = content_width(width) - FIGURE, theme.glyphs
+    glyphs, room = theme.glyphs, cells - FIGURE
     head = f"{total(stages):.0f} ms from microphone to speaker"
     more = f"{head}, {FRAME_MS:.0f} of them for a frame to fill"
-    rows = [named("delay", Text(more if len(more) <= content_width(width) else head), theme)]
-    engine = [stage for stage, _ in stages if stage in ENGINE]
-    start = budget = 0
-    for (stage, milliseconds), end in zip(stages, places(stages, cells), strict=True):
-        style = theme.agent if stage in ENGINE else theme.quiet
-        line = Text(f"{milliseconds:4.0f}  {' ' * start}").append(glyphs.block * (end - start), style)
-        rows.append(named(stage, line, theme))
-        budget = start if stage == engine[0] else budget
-        if stage == engine[-1]:
-            length = max(2, min(round(FRAME_MS * cells / total(stages)), cells - budget))
-            span = f"{' ' * budget}{glyphs.left}{glyphs.empty * (length - 2)}{glyphs.right}"
-            rows.append(named("budget", Text(f"{FRAME_MS:4.0f}  {span}", theme.quiet), theme))
-        start = end
+    rows = [named("delay", (more if len(more) <= cells else head, ""), theme)]
+    for stage, milliseconds, start, end in spans(stages, room):
+        block = (glyphs.block * (end - start), theme.agent if stage in ENGINE else theme.quiet)
+        rows.append(named(stage, Text.assemble(f"{milliseconds:4.0f}  {' ' * start}", block), theme))
+    first = next(start for stage, _, start, _ in spans(stages, room) if stage in ENGINE)
+    length = max(2, min(round(FRAME_MS * room / total(stages)), room - first))
+    budget = f"{FRAME_MS:4.0f}  {' ' * first}{glyphs.left}{glyphs.empty * (length - 2)}{glyphs.right}"
+    rows.insert(-2, named("budget", (budget, theme.quiet), theme))  # above the cushion and the card
     return rows
 
 
@@ -142,9 +131,11 @@ def total(stages: Stages) -> float:
     return sum(milliseconds for _, milliseconds in stages)
 
 
-def places(stages: Stages, cells: int) -> list[int]:
-    """Where each stage ends when all of them fill `cells`; each has one cell at least."""
-    ends, whole = [0], total(stages)
-    for index, reached in enumerate(accumulate(milliseconds for _, milliseconds in stages), 1):
-        ends.append(min(max(round(reached / whole * cells), ends[-1] + 1), cells - (len(stages) - index)))
-    return ends[1:]
+def spans(stages: Stages, cells: int) -> Iterator[tuple[str, float, int, int]]:
+    """Each stage, and where it starts and ends when all of them fill `cells`; each has one cell at least."""
+    start, reached = 0, 0.0
+    for left, (stage, milliseconds) in zip(range(len(stages))[::-1], stages, strict=True):
+        reached += milliseconds
+        end = min(max(round(reached / total(stages) * cells), start + 1), cells - left)
+        yield stage, milliseconds, start, end
+        start = end
