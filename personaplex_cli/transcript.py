@@ -132,8 +132,5 @@ def _breaks(line: list[Word], word: Word) -> bool:
 
 
 def _clock(seconds: float) -> str:
-    milliseconds = round(seconds * 1000)
-    return (
-        f"{milliseconds // 3_600_000:02}:{milliseconds // 60_000 % 60:02}:"
-        f"{milliseconds // 1000 % 60:02},{milliseconds % 1000:03}"
-    )
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02},{milliseconds:03}"

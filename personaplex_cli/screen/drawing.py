@@ -4,7 +4,6 @@ Every line has a name on the left and its content on the right. What does not fi
 important part first.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -102,8 +101,7 @@ class Pen:
         return [
             (1, self.speech(max(1, min(4, height // 6)))),
             GAP,
-            (2, self.lanes()),
-            (10, [self.ruler()]),
+            *self.lanes(),
             GAP,
             *([(4, self.help())] if self.view.help else figures),
         ]
@@ -170,27 +168,22 @@ class Pen:
             newest = [lines.named("agent", (words, theme.quiet), theme)]
         return newest + [Text()] * (height - len(newest))
 
-    def lanes(self) -> list[Text]:
-        """Two levels and two timelines, a cell per frame, so that interruptions are seen."""
-        state, theme = self.state, self.theme
-        return [
-            self.speaker("you", state.heard, theme.you, "muted" if state.muted else ""),
-            self.speaker("agent", state.said, theme.agent, "hushed" if state.hushed else ""),
-        ]
-
-    def speaker(self, name: str, levels: Sequence[float], style: str, instead: str) -> Text:
-        theme, live = self.theme, self.state.phase == Phase.LIVE
-        # The loudest of a quarter second: a meter that jumps 12 times a second cannot be read.
-        newest = max(list(levels)[-3:], default=-100.0) if live else -100.0
-        meter = lines.bar(lines.loudness(newest), self.meter_cells, style, theme)
-        if instead:
-            meter = Text().append(instead.ljust(self.meter_cells), theme.warning)
-        lane = lines.lane(levels, self.lane_cells, theme.glyphs)
-        return lines.named(name, meter.append("  ").append(lane, style), theme)
-
-    def ruler(self) -> Text:
-        seconds = lines.ruler(self.lane_cells, self.theme.glyphs).rjust(self.room)
-        return lines.named("", (seconds, self.theme.quiet), self.theme)
+    def lanes(self) -> list[Part]:
+        """Two levels and two timelines, a cell per frame, so that interruptions are seen; below them the seconds."""
+        state, theme, drawn = self.state, self.theme, list[Text]()
+        for name, levels, style, instead in (
+            ("you", state.heard, theme.you, "muted" if state.muted else ""),
+            ("agent", state.said, theme.agent, "hushed" if state.hushed else ""),
+        ):
+            # The loudest of a quarter second: a meter that jumps 12 times a second cannot be read.
+            newest = list(levels)[-3:] if state.phase == Phase.LIVE else []
+            meter = lines.bar(lines.loudness(max(newest, default=lines.FLOOR)), self.meter_cells, style, theme)
+            if instead:
+                meter = Text().append(instead.ljust(self.meter_cells), theme.warning)
+            lane = lines.lane(levels, self.lane_cells, theme.glyphs)
+            drawn.append(lines.named(name, meter.append("  ").append(lane, style), theme))
+        seconds = lines.ruler(self.lane_cells, theme.glyphs).rjust(self.room)
+        return [(2, drawn), (10, [lines.named("", (seconds, theme.quiet), theme)])]
 
     def steps(self) -> Text:
         """The last minute of step times; p50, p95 and misses of the whole conversation.

@@ -6,14 +6,20 @@ There is no thread: waiting for a key is also how the program waits for its next
 import codecs
 import os
 import re
+import select
 import signal
 import sys
 import threading
 import time
 from collections import deque
 from contextlib import suppress
-from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import termios
+    import tty
 
 WAITING = 64  # keys; the rest of a pasted text is dropped
 # Arrows, function keys and pasted brackets: an escape and what belongs to it.
@@ -33,14 +39,11 @@ class Keys:
         self._resumed: Any = None
 
     def __enter__(self) -> Self:
-        if self._stream is None or self._stream.closed or not self._stream.isatty():
-            return self
-        self._file = self._stream.fileno()
-        if sys.platform != "win32":
-            self._open(self._file)
+        if self._stream is not None and not self._stream.closed and self._stream.isatty():
+            self._open(self._stream.fileno())
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.restore()
 
     def poll(self, seconds: float = 0.0) -> str | None:
@@ -55,9 +58,10 @@ class Keys:
             """Nothing was changed."""
             self._file = None
 
-        def _read(self, seconds: float) -> None:
-            import msvcrt
+        def _open(self, file: int) -> None:
+            self._file = file
 
+        def _read(self, seconds: float) -> None:
             end = time.monotonic() + seconds
             while self._file is None or not msvcrt.kbhit():
                 left = end - time.monotonic()
@@ -74,8 +78,6 @@ class Keys:
 
         def restore(self) -> None:
             """Give the terminal back as it was; again does no harm. Also for a program that is forced to end."""
-            import termios
-
             if self._file is not None:
                 with suppress(termios.error):  # a terminal that is gone needs nothing
                     termios.tcsetattr(self._file, termios.TCSANOW, self._saved)
@@ -84,42 +86,27 @@ class Keys:
             self._file, self._resumed = None, None
 
         def _open(self, file: int) -> None:
-            import termios
-
             with suppress(OSError):  # not the terminal that controls us: it cannot put us in the background
                 if os.tcgetpgrp(file) != os.getpgrp():
-                    self._file = None  # in the background we would be stopped for touching it
-                    return
-            self._saved = termios.tcgetattr(file)
+                    return  # in the background we would be stopped for touching it
+            self._file, self._saved = file, termios.tcgetattr(file)
             self._listen()
             if threading.current_thread() is threading.main_thread():
-                self._resumed = signal.signal(signal.SIGCONT, self._on_resumed)
+                # The shell takes the terminal back while the program is stopped.
+                self._resumed = signal.signal(signal.SIGCONT, self._listen)
 
-        def _listen(self) -> None:
+        def _listen(self, *_: object) -> None:
             """Each key at once, not shown; the keys that make signals still make them."""
-            import termios
-
             if self._file is not None:
-                settings = termios.tcgetattr(self._file)
-                settings[3] &= ~(termios.ICANON | termios.ECHO)
-                settings[6][termios.VMIN], settings[6][termios.VTIME] = 1, 0
-                termios.tcsetattr(self._file, termios.TCSANOW, settings)
-
-        def _on_resumed(self, number: int, frame: FrameType | None) -> None:
-            self._listen()  # the shell took the terminal back while the program was stopped
+                tty.setcbreak(self._file, termios.TCSANOW)
 
         def _read(self, seconds: float) -> None:
-            import select
-
             if self._file is None:
                 time.sleep(seconds)
-                return
-            readable, _, _ = select.select([self._file], [], [], seconds)
-            if readable:
-                try:
+            elif select.select([self._file], [], [], seconds)[0]:
+                typed = b""
+                with suppress(OSError):
                     typed = os.read(self._file, 1024)
-                except OSError:
-                    typed = b""
                 if not typed:
                     self._file = None  # the terminal is gone: its other end was closed
                 self._keys.extend(SEQUENCE.sub("", self._decoder.decode(typed)))

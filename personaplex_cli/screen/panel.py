@@ -4,11 +4,9 @@ No alternate screen: what was said stays where the user can scroll to it. The pa
 """
 
 import signal
-import sys
 import threading
 from dataclasses import replace
-from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.control import Control
@@ -24,6 +22,7 @@ from personaplex_cli.screen.screen import Screen
 from personaplex_cli.screen.state import PanelState, Remark
 from personaplex_cli.screen.theme import theme_for
 
+STOP = getattr(signal, "SIGTSTP", None)  # Ctrl-Z; Windows has none
 ERASED_ROW = (ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
 
 
@@ -44,6 +43,7 @@ class Panel(Screen):
         self._state = PanelState()
         self._drawn: list[Text] = []
         self._stopping = False  # Ctrl-Z was pressed
+        self._default_stop: Any = None
 
     def press(self, key: str) -> bool:
         """Take `d` (details) and `?` (help)."""
@@ -68,15 +68,14 @@ class Panel(Screen):
 
     def __enter__(self) -> Self:
         self._open()
-        self._default_stop = None
         # Only the main thread may set signals; without this one Ctrl-Z leaves a torn panel and no cursor.
-        if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
-            self._default_stop = signal.signal(signal.SIGTSTP, self._on_stop)
+        if STOP and threading.current_thread() is threading.main_thread():
+            self._default_stop = signal.signal(STOP, self._on_stop)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if sys.platform != "win32" and self._default_stop is not None:
-            signal.signal(signal.SIGTSTP, self._default_stop)
+    def __exit__(self, *_: object) -> None:
+        if self._default_stop is not None:
+            signal.signal(STOP, self._default_stop)
         try:
             super().refresh(self._now)
         finally:
@@ -110,15 +109,14 @@ class Panel(Screen):
             self._console.control(Control(*ERASED_ROW * folded))
             self._drawn = []
 
-    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+    def _on_stop(self, *_: object) -> None:
         self._stopping = True  # done by refresh, never in the middle of a drawing
 
     def _stop(self) -> None:
         """Ctrl-Z: leave the terminal clean, sleep until `fg`, draw again."""
         self._stopping = False
         self._live.stop()
-        if sys.platform != "win32":
-            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGTSTP)
-            signal.signal(signal.SIGTSTP, self._on_stop)
+        signal.signal(STOP, signal.SIG_DFL)
+        signal.raise_signal(STOP)
+        signal.signal(STOP, self._on_stop)
         self._open()

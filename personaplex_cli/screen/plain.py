@@ -2,20 +2,10 @@
 
 import json
 from pathlib import PurePath
-from types import TracebackType
 from typing import TextIO
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    ProgressColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from personaplex_cli.events import Began, Downloading, Event, Finished, Glitch, Note, Started, State, Step, as_json
 from personaplex_cli.samples import FRAME_SECONDS
@@ -26,10 +16,11 @@ from personaplex_cli.screen.theme import theme_for
 TENTHS = 10  # lines that a download takes
 METER_RANGE = 70  # dB below full scale
 # Narrow bars: where a line is full, the ^C that the terminal shows breaks it in two, and half of it stays.
-TITLE, BAR, SPEED = TextColumn("{task.description}", markup=False), BarColumn(24), TextColumn("{task.fields[speed]}")
-DOWNLOAD = (TITLE, BAR, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+TITLE, BAR = progress.TextColumn("{task.description}", markup=False), progress.BarColumn(24)
+SPEED = progress.TextColumn("{task.fields[speed]}")
+DOWNLOAD = (TITLE, BAR, progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
 METER = (TITLE, BAR, SPEED)
-ANSWER = (TITLE, BAR, TaskProgressColumn(), SPEED)
+ANSWER = (TITLE, BAR, progress.TaskProgressColumn(), SPEED)
 
 
 class Sentences(Screen):
@@ -52,8 +43,8 @@ class PlainLines(Sentences):
         self._state = PanelState()
         self._tenths = -1  # of the download that have a line
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        super().__exit__(kind, error, at)
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
         self._state.finish()
         self._write_history()
 
@@ -88,10 +79,10 @@ class ProgressScreen(Sentences):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._bar: Progress | None = None
+        self._bar: progress.Progress | None = None
         self._said: set[str] = set()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def show(self, event: Event) -> None:
@@ -118,10 +109,9 @@ class ProgressScreen(Sentences):
             case Started(source, frames):
                 self._close()
                 self._open(ANSWER, PurePath(source).name, frames)
-            case Step(index):
-                if self._bar:
-                    speed = (index + 1) * FRAME_SECONDS / (self._bar.tasks[0].elapsed or 1e-9)
-                    self._bar.update(self._bar.task_ids[0], completed=index + 1, speed=f"{speed:.1f}x real time")
+            case Step(index) if self._bar:
+                speed = (index + 1) * FRAME_SECONDS / (self._bar.tasks[0].elapsed or 1e-9)
+                self._bar.update(self._bar.task_ids[0], completed=index + 1, speed=f"{speed:.1f}x real time")
             case Finished(source, files, seconds, speed):
                 self._close()
                 where = f" -> {', '.join(files)}" if files else ""
@@ -133,9 +123,10 @@ class ProgressScreen(Sentences):
             self._said.add(text)
             self._say(text)
 
-    def _open(self, columns: tuple[ProgressColumn, ...], title: str, total: int) -> Progress:
+    def _open(self, columns: tuple[progress.ProgressColumn, ...], title: str, total: int) -> progress.Progress:
         # rich draws nothing of a disabled bar: a pipe or a log file gets the sentences only.
-        self._bar = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        hidden = not self._console.is_terminal
+        self._bar = progress.Progress(*columns, console=self._console, transient=True, disable=hidden)
         self._bar.add_task(title, total=total, speed="")
         self._bar.start()
         return self._bar

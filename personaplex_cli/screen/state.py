@@ -5,26 +5,14 @@ each, so the same events always make the same turns.
 """
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 
-from personaplex_cli.events import (
-    Began,
-    Downloading,
-    Event,
-    Finished,
-    Glitch,
-    Hushed,
-    Latency,
-    Muted,
-    Network,
-    Note,
-    Phase,
-    Started,
-    State,
-    Step,
-)
+from personaplex_cli import events
+from personaplex_cli.events import Phase
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
 from personaplex_cli.transcript import Turn, Turns
 
@@ -60,21 +48,15 @@ class StepTimes:
 
     def percentile(self, share: int) -> int:
         """The time within which `share` percent of all steps were done, to a millisecond."""
-        wanted = math.ceil(self.count * share / 100)
-        for milliseconds, count in enumerate(self._counts):
-            wanted -= count
-            if wanted <= 0:
-                return milliseconds
-        return SLOWEST
+        return bisect_left(list(accumulate(self._counts)), math.ceil(self.count * share / 100))
 
     def last_minute(self, cells: int) -> list[float]:
         """The slowest step in each of at most `cells` stretches of the last minute, the newest last."""
-        stretch = math.ceil(MINUTE / max(1, cells))
-        slowest: dict[int, float] = {}
+        stretch = math.ceil(MINUTE / cells)
+        numbered = enumerate(self._recent, self.count - len(self._recent))
         # Stretches are cut by the frame's number: a cell keeps its height while it moves to the left.
-        for number, milliseconds in enumerate(self._recent, self.count - len(self._recent)):
-            slowest[number // stretch] = max(milliseconds, slowest.get(number // stretch, 0.0))
-        return list(slowest.values())[-cells:]
+        stretches = groupby(numbered, key=lambda step: step[0] // stretch)
+        return [max(milliseconds for _, milliseconds in steps) for _, steps in stretches][-cells:]
 
 
 class PanelState:
@@ -85,7 +67,7 @@ class PanelState:
         self.detail = ""
         self.since = 0.0  # when this phase began
         self.passed: dict[Phase, float] = {}  # phases on the way to live, and the seconds each took
-        self.arrivals: deque[tuple[float, Downloading]] = deque(maxlen=64)
+        self.arrivals: deque[tuple[float, events.Downloading]] = deque(maxlen=64)
         self.muted = False
         self.hushed = False
         self.glitches: dict[str, int] = {}
@@ -94,56 +76,42 @@ class PanelState:
         self.history: deque[Turn | Remark] = deque(maxlen=256)  # finished, not yet taken by a screen
         self._begin(None)
 
-    def apply(self, event: Event, now: float) -> None:
+    def apply(self, event: events.Event, now: float) -> None:
         """Take in one event that came at `now`, in seconds."""
         match event:
-            case State(phase, detail):
+            case events.State(phase, detail):
                 self._enter(phase, detail, now)
-            case Downloading():
+            case events.Downloading():
                 self.arrivals.append((now, event))
-            case Began():
+            case events.Began():
                 self.finish()
                 self._begin(event)
                 seed = "" if event.seed is None else f", seed {event.seed}"
                 self.history.append(Remark(f"{event.persona}, voice {event.voice}{seed}"))
-            case Step():
+            case events.Step():
                 self._step(event)
-            case Latency(device_in, queue, cushion, device_out):
+            case events.Latency(device_in, queue, cushion, device_out):
                 self._settle({"card in": device_in, "queue": queue, "cushion": cushion, "card out": device_out})
-            case Network(round_trip, server_step):
+            case events.Network(round_trip, server_step):
                 # Means of a second already.
                 self.stages |= {"network": round_trip} | ({} if server_step is None else {"server": server_step})
-            case Glitch():
+            case events.Glitch():
                 self._glitch(event)
-            case Note(text):
+            case events.Note(text) | events.Started(text, _):
                 self.log.append(text)
-            case Muted(on):
+            case events.Muted(on):
                 self.muted = on
-            case Hushed(on):
+            case events.Hushed(on):
                 self.hushed = on
-            case Started(source, _):
-                self.log.append(source)
-            case Finished():
+            case events.Finished():
                 self.files = event.files
 
     def finish(self) -> None:
         """End the conversation that is going on: its last turn and its figures join the history."""
         self._remember(self.turns.end())
         if self.frames:
-            self.history.append(Remark(self.summary()))
+            self.history.append(Remark(self._summary()))
         self._begin(None)
-
-    def summary(self) -> str:
-        """The conversation in a sentence or two."""
-        steps, underruns = self.steps, self.glitches.get("underrun", 0)
-        figures = [
-            f"Steps took {steps.percentile(50)} ms (p50), {steps.percentile(95)} ms (p95)",
-            f"{steps.misses} of {steps.count} missed {FRAME_MS:.0f} ms",
-        ]
-        return (
-            f"Talked for {clock(self.seconds)}, {counted(self.words, 'word')}. "
-            f"{'; '.join([*(figures if steps.count else []), counted(underruns, 'underrun')])}."
-        )
 
     @property
     def seconds(self) -> float:
@@ -166,7 +134,7 @@ class PanelState:
         order = ("card in", "frame", "queue", *engine, "cushion", "card out")
         return [(stage, stages[stage]) for stage in order] if len(stages) == len(order) else []
 
-    def _begin(self, who: Began | None) -> None:
+    def _begin(self, who: events.Began | None) -> None:
         self.who = who
         self.frames = 0  # heard and answered
         self.steps = StepTimes()
@@ -178,14 +146,11 @@ class PanelState:
 
     def _enter(self, phase: Phase, detail: str, now: float) -> None:
         if phase != self.phase:
-            if self.phase in SETTLED:
-                self.passed = {}
-            else:
-                self.passed[self.phase] = now - self.since
+            self.passed = {} if self.phase in SETTLED else {**self.passed, self.phase: now - self.since}
             self.phase, self.since = phase, now
         self.detail = detail
 
-    def _step(self, step: Step) -> None:
+    def _step(self, step: events.Step) -> None:
         self._remember(self.turns.add(self.frames, step.text))
         self.frames += 1
         if step.timings:
@@ -194,6 +159,15 @@ class PanelState:
             self.steps.add(milliseconds)
         self.heard.append(step.heard)
         self.said.append(step.said)
+
+    def _summary(self) -> str:
+        """The conversation in a sentence or two."""
+        steps, figures = self.steps, list[str]()
+        if steps.count:
+            figures.append(f"Steps took {steps.percentile(50)} ms (p50), {steps.percentile(95)} ms (p95)")
+            figures.append(f"{steps.misses} of {steps.count} missed {FRAME_MS:.0f} ms")
+        figures.append(counted(self.glitches.get("underrun", 0), "underrun"))
+        return f"Talked for {clock(self.seconds)}, {counted(self.words, 'word')}. {'; '.join(figures)}."
 
     def _remember(self, turns: Sequence[Turn]) -> None:
         self.words += sum(len(turn.text.split()) for turn in turns)
@@ -204,7 +178,7 @@ class PanelState:
             before = self.stages.get(stage, milliseconds)
             self.stages[stage] = before + (milliseconds - before) * SMOOTHING
 
-    def _glitch(self, glitch: Glitch) -> None:
+    def _glitch(self, glitch: events.Glitch) -> None:
         self.glitches[glitch.kind] = glitch.total
         if self.log and self.log[-1].startswith(f"{glitch.kind} "):
             self.log.pop()  # many in a row are one line with the newest count
@@ -222,11 +196,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def downloaded(arrived: Downloading) -> str:
+def downloaded(arrived: events.Downloading) -> str:
     return f"{arrived.done / 1e9:.1f} of {arrived.total / 1e9:.1f} GB"
 
 
-def download_speed(arrivals: Sequence[tuple[float, Downloading]]) -> float:
+def download_speed(arrivals: Sequence[tuple[float, events.Downloading]]) -> float:
     """Bytes a second over the last arrivals; 0 while unknown."""
     if len(arrivals) < 2:
         return 0.0

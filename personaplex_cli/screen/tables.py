@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from personaplex_cli.screen.theme import theme_for
@@ -13,9 +13,8 @@ def show_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[
     if not console.is_terminal:
         _write_lines(console, rows)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title, overflow="fold")
+    columns = [Column(title, overflow="fold") for title in titles]
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*map(Text, row))  # no markup in a name such as "ALC257 [hw:0,0]"
     console.print(table)
@@ -28,9 +27,8 @@ def show_findings(console: Console, rows: Sequence[tuple[str, str, str, str]]) -
         return
     theme = theme_for(console)
     styles = {"ok": theme.good, "wrong": theme.warning}
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for column in ("kind", "name", "found"):
-        table.add_column(column, overflow="fold", no_wrap=column != "found")
+    columns = [Column(overflow="fold", no_wrap=True), Column(overflow="fold", no_wrap=True), Column(overflow="fold")]
+    table = Table(*columns, box=None, pad_edge=False, show_header=False)
     for kind, name, found, advice in rows:
         text = Text(theme.readable(found))
         if advice:
