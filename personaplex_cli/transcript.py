@@ -126,9 +126,8 @@ class Transcript:
 
 
 def _breaks(line: list[Word], word: Word) -> bool:
-    length = sum(len(each.word) + 1 for each in line) + len(word.word)
-    paused = word.start - line[-1].end > SUBTITLE_PAUSE
-    return paused or length > SUBTITLE_LENGTH or line[-1].word.endswith(SENTENCE_END)
+    full = len(" ".join(each.word for each in (*line, word))) > SUBTITLE_LENGTH
+    return full or word.start - line[-1].end > SUBTITLE_PAUSE or line[-1].word.endswith(SENTENCE_END)
 
 
 def _clock(seconds: float) -> str:

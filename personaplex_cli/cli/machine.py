@@ -24,7 +24,7 @@ from personaplex_cli.options import (
     VoiceOptions,
 )
 from personaplex_cli.samples import SILENT_FRAME
-from personaplex_cli.screen.plain import ProgressScreen
+from personaplex_cli.screen.screens import ProgressScreen
 from personaplex_cli.screen.tables import show_table
 
 

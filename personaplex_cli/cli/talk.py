@@ -25,7 +25,7 @@ from personaplex_cli.options import (
     ScreenOptions,
     ServeOptions,
 )
-from personaplex_cli.screen.plain import ProgressScreen
+from personaplex_cli.screen.screens import ProgressScreen
 
 if TYPE_CHECKING:
     from personaplex_cli.conversation import Engine
@@ -76,8 +76,7 @@ def chat(
     from personaplex_cli.programs.chat import Chat
     from personaplex_cli.screen.keys import Keys
     from personaplex_cli.screen.panel import screen_for
-    from personaplex_cli.screen.plain import JsonLines, PlainLines
-    from personaplex_cli.screen.screen import Screens
+    from personaplex_cli.screen.screens import JsonLines, PlainLines, Screens
     from personaplex_cli.screen.theme import THEMES
 
     if shown.theme not in THEMES:

@@ -72,9 +72,7 @@ class Pen:
     def __init__(self, state: PanelState, width: int, theme: Theme, now: float, view: View) -> None:
         self.state = state
         self.width = width
-        self.room = lines.content_width(width)
-        self.meter_cells = 10 if width >= NARROW else 6
-        self.lane_cells = self.room - self.meter_cells - 2
+        self.room = width - lines.INDENT - 1  # cells between the names and the right margin
         self.theme = theme
         self.now = now
         self.view = view
@@ -87,24 +85,16 @@ class Pen:
 
     def conversation(self, height: int) -> list[Part]:
         """What is seen from then on."""
-        stages, delays = (
-            lines.waterfall if self.view.details and height >= DETAILS_HEIGHT else lines.chain,
-            self.state.delays,
-        )
+        stages = lines.waterfall if self.view.details and height >= DETAILS_HEIGHT else lines.chain
         figures = [
-            (4, stages(delays, self.room, self.theme) if delays else []),
+            (4, stages(self.state.delays, self.room, self.theme) if self.state.delays else []),
             (5, [self.steps()]),
             (7, [self.sound()]),
             (6, self.context()),
             (8, self.log(2)),
         ]
-        return [
-            (1, self.speech(max(1, min(4, height // 6)))),
-            GAP,
-            *self.lanes(),
-            GAP,
-            *([(4, self.help())] if self.view.help else figures),
-        ]
+        shown = [(4, self.help())] if self.view.help else figures
+        return [(1, self.speech(max(1, min(4, height // 6)))), GAP, *self.lanes(), GAP, *shown]
 
     def head(self) -> list[Part]:
         """A rule with the state on the left and who speaks on the right; below it what of that did not fit."""
@@ -115,8 +105,8 @@ class Pen:
         count = max(n for n in range(len(names) + 1) if n == 0 or cell_len(self.dot.join(names[:n])) <= space)
         shown, rest = (self.dot.join(part) for part in (names[:count], names[count:]))
         shown = f" {shown} " if shown else ""
-        line.append(theme.glyphs.rule * max(1, self.width - line.cell_len - cell_len(shown) - 2), theme.quiet)
-        line.append(shown).append(theme.glyphs.rule, theme.quiet)
+        line.append(theme.glyphs.line * max(1, self.width - line.cell_len - cell_len(shown) - 2), theme.quiet)
+        line.append(shown).append(theme.glyphs.line, theme.quiet)
         return [(0, [line]), (9, [lines.named("", (rest, theme.quiet), theme)] if rest else [])]
 
     def status(self) -> Text:
@@ -127,7 +117,7 @@ class Pen:
         live = state.phase == Phase.LIVE
         seconds = state.seconds if live else self.now - state.since if state.phase else 0.0
         return Text.assemble(
-            (f"{glyphs.rule} ", theme.quiet),
+            (f"{glyphs.line} ", theme.quiet),
             (f"{marks.get(state.phase, glyphs.working)} {name}", theme.good if live else theme.strong),
             f" {clock(seconds)} ",
             (f"{theme.readable(state.detail)} " if state.detail else "", theme.quiet),
@@ -171,18 +161,20 @@ class Pen:
     def lanes(self) -> list[Part]:
         """Two levels and two timelines, a cell per frame, so that interruptions are seen; below them the seconds."""
         state, theme, drawn = self.state, self.theme, list[Text]()
+        meter_cells = 10 if self.width >= NARROW else 6
+        lane_cells = self.room - meter_cells - 2
         for name, levels, style, instead in (
             ("you", state.heard, theme.you, "muted" if state.muted else ""),
             ("agent", state.said, theme.agent, "hushed" if state.hushed else ""),
         ):
             # The loudest of a quarter second: a meter that jumps 12 times a second cannot be read.
             newest = list(levels)[-3:] if state.phase == Phase.LIVE else []
-            meter = lines.bar(lines.loudness(max(newest, default=lines.FLOOR)), self.meter_cells, style, theme)
+            meter = lines.bar(lines.loudness(max(newest, default=lines.FLOOR)), meter_cells, style, theme)
             if instead:
-                meter = Text().append(instead.ljust(self.meter_cells), theme.warning)
-            lane = lines.lane(levels, self.lane_cells, theme.glyphs)
+                meter = Text().append(instead.ljust(meter_cells), theme.warning)
+            lane = lines.lane(levels, lane_cells, theme.glyphs)
             drawn.append(lines.named(name, meter.append("  ").append(lane, style), theme))
-        seconds = lines.ruler(self.lane_cells, theme.glyphs).rjust(self.room)
+        seconds = lines.ruler(lane_cells, theme.glyphs).rjust(self.room)
         return [(2, drawn), (10, [lines.named("", (seconds, theme.quiet), theme)])]
 
     def steps(self) -> Text:

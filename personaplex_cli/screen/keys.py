@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import suppress
-from typing import Any, Self, TextIO
+from contextlib import ExitStack, suppress
+from typing import Self, TextIO
 
 if sys.platform == "win32":
     import msvcrt
@@ -34,9 +34,8 @@ class Keys:
         self._stream = sys.stdin if stream is None else stream
         self._keys: deque[str] = deque(maxlen=WAITING)
         self._file: int | None = None
-        self._saved: list[Any] = []
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
-        self._resumed: Any = None
+        self._changed = ExitStack()  # what to undo
 
     def __enter__(self) -> Self:
         if self._stream is not None and not self._stream.closed and self._stream.isatty():
@@ -44,7 +43,9 @@ class Keys:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.restore()
+        """Give the terminal back as it was; again does no harm."""
+        self._file = None
+        self._changed.close()
 
     def poll(self, seconds: float = 0.0) -> str | None:
         """The next key; waits for it so long at most. Without a terminal it only waits."""
@@ -53,10 +54,6 @@ class Keys:
         return self._keys.popleft() if self._keys else None
 
     if sys.platform == "win32":
-
-        def restore(self) -> None:
-            """Nothing was changed."""
-            self._file = None
 
         def _open(self, file: int) -> None:
             self._file = file
@@ -76,24 +73,18 @@ class Keys:
 
     else:
 
-        def restore(self) -> None:
-            """Give the terminal back as it was; again does no harm. Also for a program that is forced to end."""
-            if self._file is not None:
-                with suppress(termios.error):  # a terminal that is gone needs nothing
-                    termios.tcsetattr(self._file, termios.TCSANOW, self._saved)
-            if self._resumed is not None:
-                signal.signal(signal.SIGCONT, self._resumed)
-            self._file, self._resumed = None, None
-
         def _open(self, file: int) -> None:
             with suppress(OSError):  # not the terminal that controls us: it cannot put us in the background
                 if os.tcgetpgrp(file) != os.getpgrp():
                     return  # in the background we would be stopped for touching it
-            self._file, self._saved = file, termios.tcgetattr(file)
+            self._file = file
+            self._changed.enter_context(suppress(termios.error))  # a terminal that is gone needs nothing
+            self._changed.callback(termios.tcsetattr, file, termios.TCSANOW, termios.tcgetattr(file))
             self._listen()
             if threading.current_thread() is threading.main_thread():
                 # The shell takes the terminal back while the program is stopped.
-                self._resumed = signal.signal(signal.SIGCONT, self._listen)
+                before = signal.signal(signal.SIGCONT, self._listen)
+                self._changed.callback(signal.signal, signal.SIGCONT, before)
 
         def _listen(self, *_: object) -> None:
             """Each key at once, not shown; the keys that make signals still make them."""

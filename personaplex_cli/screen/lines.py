@@ -3,6 +3,7 @@
 A line has a name on the left and its content on the right.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.cells import cell_len, chop_cells
@@ -21,11 +22,6 @@ ENGINE = ("encode", "LM", "decode", "server")  # stages that share the budget of
 FIGURE = 6  # cells of the milliseconds before each stage of the waterfall
 
 Stages = Sequence[tuple[str, float]]  # names and milliseconds, in the order that sound takes
-
-
-def content_width(width: int) -> int:
-    """Cells between the names and the right margin."""
-    return width - INDENT - 1
 
 
 def wrap(text: str, cells: int) -> list[str]:
@@ -54,8 +50,8 @@ def history_lines(entry: Turn | Remark, width: int, theme: Theme) -> list[Text]:
     """A finished turn, or a remark between turns, as it goes into the terminal's history."""
     if isinstance(entry, Remark):
         return [Text(f" {line}", theme.quiet) for line in wrap(theme.readable(entry.text), width - 2)]
-    cells = min(TEXT_WIDTH, content_width(width))
-    return paragraph(clock(entry.start), wrap(theme.readable(entry.text), cells), theme)
+    text = wrap(theme.readable(entry.text), min(TEXT_WIDTH, width - INDENT - 1))
+    return paragraph(clock(entry.start), text, theme)
 
 
 def loudness(level: float) -> float:
@@ -66,14 +62,14 @@ def loudness(level: float) -> float:
 def bar(share: float, cells: int, style: str, theme: Theme) -> Text:
     """A thin bar, filled from the left."""
     filled, glyphs = round(min(1.0, max(0.0, share)) * cells), theme.glyphs
-    return Text.assemble((glyphs.full * filled, style), (glyphs.empty * (cells - filled), theme.quiet))
+    return Text.assemble((glyphs.full * filled, style), (glyphs.line * (cells - filled), theme.quiet))
 
 
 def lane(levels: Sequence[float], cells: int, glyphs: Glyphs) -> str:
     """The newest frames, one cell each, the newest on the right."""
     top = len(glyphs.lane) - 1
     # Rounded up: anything louder than the floor is seen.
-    heights = (glyphs.lane[-int(-loudness(level) * top // 1)] for level in list(levels)[-cells:])
+    heights = (glyphs.lane[math.ceil(loudness(level) * top)] for level in list(levels)[-cells:])
     return "".join(heights).rjust(cells)
 
 
@@ -105,8 +101,8 @@ def chain(stages: Stages, cells: int, theme: Theme) -> list[Text]:
         room = end - start - 1
         name = next(each for each in (f" {stage} {milliseconds:.0f} ", f" {stage} ", stage, "") if len(each) <= room)
         before = (room - len(name)) // 2
-        after = glyphs.empty * (room - len(name) - before) + (glyphs.right if end == last else glyphs.edge)
-        line.append(glyphs.empty * before, theme.quiet).append(name, theme.agent if stage in ENGINE else "")
+        after = glyphs.line * (room - len(name) - before) + (glyphs.right if end == last else glyphs.edge)
+        line.append(glyphs.line * before, theme.quiet).append(name, theme.agent if stage in ENGINE else "")
         line.append(after, theme.quiet)
     return [named("delay", line.append(whole, theme.strong), theme)]
 
@@ -122,7 +118,7 @@ def waterfall(stages: Stages, cells: int, theme: Theme) -> list[Text]:
         rows.append(named(stage, Text.assemble(f"{milliseconds:4.0f}  {' ' * start}", block), theme))
     first = next(start for stage, _, start, _ in spans(stages, room) if stage in ENGINE)
     length = max(2, min(round(FRAME_MS * room / total(stages)), room - first))
-    budget = f"{FRAME_MS:4.0f}  {' ' * first}{glyphs.left}{glyphs.empty * (length - 2)}{glyphs.right}"
+    budget = f"{FRAME_MS:4.0f}  {' ' * first}{glyphs.left}{glyphs.line * (length - 2)}{glyphs.right}"
     rows.insert(-2, named("budget", (budget, theme.quiet), theme))  # above the cushion and the card
     return rows
 

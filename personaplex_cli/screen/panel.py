@@ -17,12 +17,11 @@ from rich.text import Text
 from personaplex_cli.events import Event
 from personaplex_cli.screen.drawing import View, draw
 from personaplex_cli.screen.lines import history_lines
-from personaplex_cli.screen.plain import PlainLines
-from personaplex_cli.screen.screen import Screen
+from personaplex_cli.screen.screens import PlainLines, Screen
 from personaplex_cli.screen.state import PanelState, Remark
 from personaplex_cli.screen.theme import theme_for
 
-STOP = getattr(signal, "SIGTSTP", None)  # Ctrl-Z; Windows has none
+STOP: Any = getattr(signal, "SIGTSTP", None)  # Ctrl-Z; Windows has none
 ERASED_ROW = (ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
 
 

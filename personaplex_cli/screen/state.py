@@ -68,8 +68,7 @@ class PanelState:
         self.since = 0.0  # when this phase began
         self.passed: dict[Phase, float] = {}  # phases on the way to live, and the seconds each took
         self.arrivals: deque[tuple[float, events.Downloading]] = deque(maxlen=64)
-        self.muted = False
-        self.hushed = False
+        self.muted = self.hushed = False
         self.glitches: dict[str, int] = {}
         self.log: deque[str] = deque(maxlen=32)
         self.files: tuple[str, ...] = ()
@@ -110,7 +109,13 @@ class PanelState:
         """End the conversation that is going on: its last turn and its figures join the history."""
         self._remember(self.turns.end())
         if self.frames:
-            self.history.append(Remark(self._summary()))
+            steps, figures = self.steps, list[str]()
+            if steps.count:
+                figures.append(f"Steps took {steps.percentile(50)} ms (p50), {steps.percentile(95)} ms (p95)")
+                figures.append(f"{steps.misses} of {steps.count} missed {FRAME_MS:.0f} ms")
+            figures.append(counted(self.glitches.get("underrun", 0), "underrun"))
+            about = f"Talked for {clock(self.seconds)}, {counted(self.words, 'word')}. {'; '.join(figures)}."
+            self.history.append(Remark(about))
         self._begin(None)
 
     @property
@@ -160,15 +165,6 @@ class PanelState:
         self.heard.append(step.heard)
         self.said.append(step.said)
 
-    def _summary(self) -> str:
-        """The conversation in a sentence or two."""
-        steps, figures = self.steps, list[str]()
-        if steps.count:
-            figures.append(f"Steps took {steps.percentile(50)} ms (p50), {steps.percentile(95)} ms (p95)")
-            figures.append(f"{steps.misses} of {steps.count} missed {FRAME_MS:.0f} ms")
-        figures.append(counted(self.glitches.get("underrun", 0), "underrun"))
-        return f"Talked for {clock(self.seconds)}, {counted(self.words, 'word')}. {'; '.join(figures)}."
-
     def _remember(self, turns: Sequence[Turn]) -> None:
         self.words += sum(len(turn.text.split()) for turn in turns)
         self.history += turns
@@ -202,7 +198,7 @@ def downloaded(arrived: events.Downloading) -> str:
 
 def download_speed(arrivals: Sequence[tuple[float, events.Downloading]]) -> float:
     """Bytes a second over the last arrivals; 0 while unknown."""
-    if len(arrivals) < 2:
+    if not arrivals:
         return 0.0
     (start, first), (end, last) = arrivals[0], arrivals[-1]
     return max(0.0, (last.done - first.done) / (end - start)) if end > start else 0.0

@@ -11,7 +11,7 @@ from personaplex_cli.screen.theme import theme_for
 
 def show_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not console.is_terminal:
-        _write_lines(console, rows)
+        console.file.writelines("\t".join(row) + "\n" for row in rows)  # not through rich, which would wrap it
         return
     columns = [Column(title, overflow="fold") for title in titles]
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
@@ -23,7 +23,7 @@ def show_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[
 def show_findings(console: Console, rows: Sequence[tuple[str, str, str, str]]) -> None:
     """Each row is the kind (ok, warning, wrong), what was looked at, what was found, and what to do (may be empty)."""
     if not console.is_terminal:
-        _write_lines(console, [[" ".join(cell.split()) for cell in row] for row in rows])
+        console.file.writelines("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
         return
     theme = theme_for(console)
     styles = {"ok": theme.good, "wrong": theme.warning}
@@ -35,8 +35,3 @@ def show_findings(console: Console, rows: Sequence[tuple[str, str, str, str]]) -
             text.append(f"\n{theme.readable(advice)}", theme.strong)
         table.add_row(Text(kind, styles.get(kind, theme.strong)), Text(theme.readable(name)), text)
     console.print(table)
-
-
-def _write_lines(console: Console, rows: Sequence[Sequence[str]]) -> None:
-    for row in rows:
-        console.file.write("\t".join(row) + "\n")  # not through rich, which would wrap it

@@ -16,8 +16,7 @@ class Glyphs:
     lane: str = " ▁▂▃▄▅▆▇"  # from silence to loud; never the whole height, so that the two lanes stay apart
     spark: str = "▁▂▃▄▅▆▇█"  # the last one is a step over its budget
     full: str = "━"
-    empty: str = "─"
-    rule: str = "─"
+    line: str = "─"
     left: str = "├"
     edge: str = "┼"
     right: str = "┤"
@@ -33,7 +32,7 @@ class Glyphs:
     more: str = "…"
 
 
-ASCII = Glyphs(" .:-=+*#", "_.:-=+*!", "=", "-", "-", "|", "|", "|", "#", "*", "o", "~", "x", "+", "-", "'", "_", "...")
+ASCII = Glyphs(" .:-=+*#", "_.:-=+*!", "=", "-", "|", "|", "|", "#", "*", "o", "~", "x", "+", "-", "'", "_", "...")
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,9 @@ THEMES = tuple(COLOURS)
 
 def theme_for(console: Console, name: str = "auto") -> Theme:
     """The theme of that name (see THEMES), with what this console can show. NO_COLOR wins over every name."""
-    colours = COLOURS["none" if console.no_color else _background() if name == "auto" else name]
-    return replace(colours, glyphs=ASCII if console.options.ascii_only else Glyphs(), encoding=console.encoding)
-
-
-def _background() -> str:
-    """The background as COLORFGBG has it, such as `15;0` (white on black); few terminals set it."""
+    # The background as COLORFGBG has it, such as `15;0` (white on black); few terminals set it.
     background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
-    if not background.isdecimal():
-        return "auto"
-    return "light" if int(background) in (7, 15) else "dark"
+    if name == "auto" and background.isdecimal():
+        name = "light" if int(background) in (7, 15) else "dark"
+    colours = COLOURS["none" if console.no_color else name]
+    return replace(colours, glyphs=ASCII if console.options.ascii_only else Glyphs(), encoding=console.encoding)

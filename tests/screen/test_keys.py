@@ -89,7 +89,7 @@ def test_the_terminal_is_given_back(terminal: Pty) -> None:
 
 def test_the_terminal_is_given_back_after_an_error_and_only_once(terminal: Pty) -> None:
     with pytest.raises(KeyboardInterrupt), Keys(terminal.stream) as keys:
-        keys.restore()
+        keys.__exit__()
         assert terminal.settings() == terminal.before
         raise KeyboardInterrupt
     assert terminal.settings() == terminal.before

@@ -39,7 +39,7 @@ from personaplex_cli.events import (
 )
 from personaplex_cli.screen.drawing import View, draw
 from personaplex_cli.screen.panel import Panel, screen_for
-from personaplex_cli.screen.plain import PlainLines
+from personaplex_cli.screen.screens import PlainLines
 from personaplex_cli.screen.state import PanelState
 from personaplex_cli.screen.theme import ASCII, COLOURS, Theme, theme_for
 

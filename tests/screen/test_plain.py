@@ -19,8 +19,7 @@ from personaplex_cli.events import (
     Timings,
     as_json,
 )
-from personaplex_cli.screen.plain import JsonLines, PlainLines
-from personaplex_cli.screen.screen import WAITING, Screen
+from personaplex_cli.screen.screens import WAITING, JsonLines, PlainLines, Screen
 
 STILL = Timings(5.0, 30.0, 5.0)
 

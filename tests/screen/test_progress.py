@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from personaplex_cli.events import Began, Downloading, Event, Finished, Note, Phase, Started, State, Step, Timings
-from personaplex_cli.screen.plain import ProgressScreen
+from personaplex_cli.screen.screens import ProgressScreen
 
 EVENTS: list[Event] = [
     State(Phase.DOWNLOADING, "org/[model]"),
