@@ -10,7 +10,7 @@ const FALL = 0.1;
 const SIDES = ["you", "agent"];
 
 /** From silence (0) to full scale (1), as the ear counts. */
-export function loudness(level) {
+function loudness(level) {
   return Math.max(0, 1 - (20 * Math.log10(Math.max(level, 1e-6))) / FLOOR);
 }
 

@@ -34,14 +34,6 @@ export class Session {
     else this.socket.send(pcm);
   }
 
-  hush() {
-    this.send("hush");
-  }
-
-  restart() {
-    this.send("restart");
-  }
-
   /** Hang up; nothing more is heard. */
   close() {
     this.hear = null;
@@ -49,6 +41,7 @@ export class Session {
     this.socket.close(1000);
   }
 
+  /** Send a message, such as hush or restart, while there is a connection. */
   send(type, fields = {}) {
     if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ type, ...fields }));
   }

@@ -29,8 +29,8 @@ export class Talk {
     this.levels = new Levels(at("history"), { you: at("you-meter"), agent: at("agent-meter") });
     this.mute(false);
     at("mute").addEventListener("click", () => this.mute(!this.muted));
-    at("hush").addEventListener("click", () => this.session.hush());
-    at("restart").addEventListener("click", () => this.session.restart());
+    at("hush").addEventListener("click", () => this.session.send("hush"));
+    at("restart").addEventListener("click", () => this.session.send("restart"));
     at("hang-up").addEventListener("click", () => this.end("ended"));
     at("reconnect").addEventListener("click", () => this.start(this.wish));
     at("keep").addEventListener("click", () => this.words.save());
@@ -39,7 +39,7 @@ export class Talk {
       notice();
       onChange();
     });
-    document.addEventListener("keydown", (event) => press(event));
+    document.addEventListener("keydown", press);
     setInterval(() => this.showTime(), 250);
   }
 

@@ -27,8 +27,9 @@ export class Words {
 
   /** A conversation begins; a line is drawn under the one before. */
   begin(title) {
-    if (!this.transcript.empty) this.append(make("h3", {}, "a new conversation"));
+    if (!this.transcript.empty) this.list.append(make("h3", {}, "a new conversation"));
     this.transcript.begin(title);
+    this.keepUp();
   }
 
   add(time, piece) {
@@ -36,14 +37,9 @@ export class Words {
     if (!turn.text) return;
     if (!this.places.has(turn)) {
       this.places.set(turn, make("span"));
-      this.append(make("p", {}, make("time", {}, clock(turn.time)), this.places.get(turn)));
+      this.list.append(make("p", {}, make("time", {}, clock(turn.time)), this.places.get(turn)));
     }
     this.places.get(turn).textContent = turn.text;
-    this.keepUp();
-  }
-
-  append(element) {
-    this.list.append(element);
     this.keepUp();
   }
 
