@@ -22,7 +22,7 @@ from personaplex_cli.samples import FRAME, FRAME_MS, Samples
 if TYPE_CHECKING:
     from personaplex_cli.engine.engine import LocalEngine
 
-SHARES = (50, 95, 99.9)
+SHARES = {"p50": 50, "p95": 95, "p99.9": 99.9, "max": 100}
 
 
 def measure(
@@ -115,14 +115,11 @@ def _stages(walls: Sequence[float], timings: Sequence[Timings]) -> dict[str, dic
         "depformer": [each.depformer for each in timings],
         "decode": [each.decode for each in timings],
         "rest": [wall - each.total for wall, each in zip(walls, timings, strict=True)],
-        "whole": list(walls),
+        "whole": walls,
     }
     return {
-        name: {
-            **{f"p{share}": round(float(np.percentile(values, share)), 3) for share in SHARES},
-            "max": round(max(values), 3),
-        }
-        for name, values in stages.items()
+        stage: {name: round(float(np.percentile(values, share)), 3) for name, share in SHARES.items()}
+        for stage, values in stages.items()
     }
 
 
