@@ -8,14 +8,13 @@ huggingface_hub is imported inside the functions: it reads HF_HOME when imported
 """
 
 import logging
-import os
 import re
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,10 +34,10 @@ RESERVE = 500_000_000  # bytes that must stay free on the disk
 REVISION = re.compile(r"(?!.*\.\.)\w[\w./+@#=-]*")
 
 
-def find(repo: str, revision: str | None, needed: Sequence[str]) -> Path | None:
-    """The folder of the revision in the cache if all needed files are there, without asking the network.
+def find(repo: str, revision: str | None, names: Sequence[str]) -> dict[str, Path]:
+    """Those of the files that are in the cache, without asking the network; their folder is named by the commit.
 
-    Its name is the commit. Raises UsageError for malformed names, ModelError if the cache may not be read.
+    Raises UsageError for malformed names, ModelError if the cache may not be read.
     """
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -49,12 +48,19 @@ def find(repo: str, revision: str | None, needed: Sequence[str]) -> Path | None:
         if "/" not in repo:
             raise HFValidationError
         with translated_errors(repo, revision):
-            found = [try_to_load_from_cache(repo, name, constants.HF_HUB_CACHE, revision) for name in needed]
+            found = {name: try_to_load_from_cache(repo, name, constants.HF_HUB_CACHE, revision) for name in names}
     except HFValidationError:
         what = f"{repo!r} is neither a folder nor the name of a Hugging Face repo."
         raise UsageError(what, "Give the path of a folder, or a repo as ORG/NAME.") from None
-    paths = [Path(path) for path in found if isinstance(path, str) and os.path.getsize(path) > 0]
-    return paths[0].parent if len(paths) == len(needed) else None
+    return {name: Path(path) for name, path in found.items() if isinstance(path, str)}
+
+
+def cache_folder(repo: str) -> Path:
+    """Where huggingface_hub keeps the repo: its files under `blobs`, their names under `snapshots`."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
 
 
 def fetch(
@@ -73,52 +79,57 @@ def fetch(
 
     Raises ModelError if the repo is gated, absent, lacks a needed file, or does not fit the disk, and NetworkError.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    cache = Path(constants.HF_HUB_CACHE)
+    folder = cache_folder(repo)
     with translated_errors(repo, revision, endpoint), _plain_http():
         commit, files = _remote_files(repo, revision, needed, optional, endpoint)
         for file in files:
             file.discard_if_damaged()
         total = sum(file.size for file in files)
-        _check_space(total - _bytes_here(files), cache)
+        _check_space(total - _bytes_here(files), folder.parent)
     with _progress(files, total, listen), translated_errors(repo, revision, endpoint), _plain_http():
         for file in files:
-            get = partial(hf_hub_download, repo, file.name, revision=commit, cache_dir=cache, endpoint=endpoint)
+            get = partial(hf_hub_download, repo, file.name, revision=commit, cache_dir=folder.parent, endpoint=endpoint)
             _persist(get, file)
             if file.discard_if_damaged():
                 raise ModelError(f"{file.name} came with a wrong size.", "Run this again: it is fetched again.")
-        _remember(files[0].blob.parents[1], revision or "main", commit)
+        if revision != commit:
+            # Where huggingface_hub looks which commit the branch is at; last, when all its files are here.
+            ref = folder / "refs" / (revision or "main")
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(commit)
     listen(Downloading(total, total))
-    return files[0].final.parent
+    return folder / "snapshots" / commit
 
 
 @dataclass(frozen=True)
 class _RemoteFile:
-    """A file of the hub, and its places in the cache: where it grows, where it is whole, where it has its name."""
+    """A file of the hub, and its places in the cache in the order of its way: growing, whole, under its name."""
 
     name: str
     size: int
-    growing: Path
-    blob: Path
-    final: Path
+    places: tuple[Path, Path, Path]
 
     def here(self) -> int:
-        """How many of its bytes are here. Looks in the order in which it moves, not to miss it on its way."""
-        for place in (self.growing, self.blob, self.final):
-            with suppress(FileNotFoundError):
-                return place.stat().st_size
-        return 0
+        """How many of its bytes are here."""
+        return next((size for size in map(_size, self.places) if size is not None), 0)
 
     def discard_if_damaged(self) -> bool:
         """Remove it if its size cannot be right: huggingface_hub would keep it forever. Returns whether it was."""
-        whole = [place.stat().st_size for place in (self.blob, self.final) if place.exists()]
-        too_long = self.growing.exists() and self.growing.stat().st_size > self.size
-        damaged = too_long or any(size != self.size for size in whole)
+        growing, *whole = map(_size, self.places)
+        damaged = (growing or 0) > self.size or any(size not in (None, self.size) for size in whole)
         if damaged:
-            for place in (self.growing, self.blob, self.final):
+            for place in self.places:
                 place.unlink(missing_ok=True)
         return damaged
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _bytes_here(files: list[_RemoteFile]) -> int:
@@ -129,16 +140,15 @@ def _remote_files(
     repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str], endpoint: str | None
 ) -> tuple[str, list[_RemoteFile]]:
     """The commit of the revision and the files of it that we want. Raises what a gated repo answers."""
-    from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import FileMetadataError
-    from huggingface_hub.file_download import repo_folder_name
 
     info = HfApi(endpoint=endpoint).model_info(repo, revision=revision, timeout=TIMEOUT)
     commit, there = str(info.sha), {sibling.rfilename for sibling in info.siblings or ()}
     if absent := [name for name in needed if name not in there]:
         what = f"{repo} is not a PersonaPlex model: it has no {' and no '.join(absent)}."
         raise ModelError(what, "Give the name of another model, or none for the default.")
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    folder = cache_folder(repo)
     files = []
     for name in (name for name in (*optional, *needed) if name in there):
         # One request each: the list above may mask the hashes of a gated repo, which name the blobs.
@@ -147,7 +157,7 @@ def _remote_files(
             raise FileMetadataError(name)
         blob = folder / "blobs" / about.etag
         growing = blob.with_name(f"{blob.name}.incomplete")
-        files.append(_RemoteFile(name, about.size, growing, blob, folder / "snapshots" / commit / name))
+        files.append(_RemoteFile(name, about.size, (growing, blob, folder / "snapshots" / commit / name)))
     return commit, files
 
 
@@ -223,11 +233,3 @@ def _check_space(missing: int, folder: Path) -> None:
     if missing and free < needed:
         what = f"The model needs {needed / GIGABYTE:.1f} GB, and {folder} has {free / GIGABYTE:.1f} GB free."
         raise ModelError(what, f"Make room there, or {OTHER_FOLDER}.")
-
-
-def _remember(folder: Path, revision: str, commit: str) -> None:
-    """Note which commit the branch is at, where huggingface_hub looks; done last, when all its files are here."""
-    if revision != commit:
-        ref = folder / "refs" / revision
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        ref.write_text(commit)

@@ -1,8 +1,7 @@
 """Which files of a model are on this disk, and whether the rest can be fetched. Asks no network, changes nothing."""
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,22 +56,18 @@ def check(options: ModelFilesOptions) -> Iterator[Finding]:
 
 def inventory_of_folder(folder: Path) -> Inventory:
     """The files of a model in a local folder, where a folder `voices/` may replace the archive of voices."""
-    return _inventory({name: folder / name for name in files_needed(folder, spec_of_folder(folder))})
+    needed = files_needed(folder, spec_of_folder(folder))
+    return _inventory(needed, {name: folder / name for name in needed if (folder / name).is_file()})
 
 
 def inventory_of_repo(repo: str, revision: str | None) -> Inventory:
     """The files of the model ORG/NAME in the cache. Raises UsageError for a malformed name."""
-    from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.file_download import repo_folder_name
-
-    from personaplex_cli.library.hub import find
+    from personaplex_cli.library import hub
 
     needed = spec_of_repo(repo).needed_files
-    find(repo, revision, needed)  # refuses malformed names, and a cache that may not be read
-    found = {name: try_to_load_from_cache(repo, name, constants.HF_HUB_CACHE, revision) for name in needed}
-    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
-    begun = sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
-    return _inventory({name: Path(path) if isinstance(path, str) else None for name, path in found.items()}, begun)
+    found = hub.find(repo, revision, needed)
+    begun = sum(path.stat().st_size for path in hub.cache_folder(repo).glob("blobs/*.incomplete"))
+    return _inventory(needed, found, begun)
 
 
 def safetensors_length(path: Path) -> int:
@@ -89,12 +84,11 @@ def safetensors_length(path: Path) -> int:
         raise ValueError("this is no safetensors file") from error
 
 
-def _inventory(paths: dict[str, Path | None], begun: int = 0) -> Inventory:
-    files = {name: path for name, path in paths.items() if path and path.is_file()}
+def _inventory(needed: Sequence[str], files: Mapping[str, Path], begun: int = 0) -> Inventory:
     return Inventory(
         folder=next((str(path.parent) for path in files.values()), ""),
-        here={name: os.path.getsize(path) for name, path in files.items()},
-        missing=tuple(name for name in paths if name not in files),
+        here={name: path.stat().st_size for name, path in files.items()},
+        missing=tuple(name for name in needed if name not in files),
         damaged=tuple(name for name, path in files.items() if not _is_whole(path)),
         begun=begun,
     )

@@ -82,8 +82,10 @@ def cached(model: str, revision: str | None = None) -> ModelFiles | None:
     Raises UsageError for malformed names, ModelError if the cache may not be read.
     """
     spec = spec_of_repo(model)
-    folder = hub.find(model, revision, spec.needed_files)
-    return _in_cache(model, folder, spec) if folder else None
+    found = hub.find(model, revision, spec.needed_files)
+    if len(found) < len(spec.needed_files) or any(path.stat().st_size == 0 for path in found.values()):
+        return None
+    return _in_cache(model, found[spec.weights_file].parent, spec)
 
 
 def download(model: str, revision: str | None, listen: Listener, *, endpoint: str | None = None) -> ModelFiles:
@@ -153,15 +155,10 @@ def _unpacked(archive: Path) -> Path:
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpack `voices/NAME.pt` as `NAME.pt`, and nothing else: no links, no paths that lead elsewhere."""
     with tarfile.open(archive, "r:gz") as tar:
-        voices = [member for member in tar if member.isreg() and _is_voice(PurePosixPath(member.name))]
-        if not voices:
-            raise tarfile.ReadError("it has no voices")
-        for member in voices:
-            member.name = PurePosixPath(member.name).name
-        # The choice of members is the guard. Python's own is set as well, where it exists: since 3.11.4.
-        tar.extraction_filter = getattr(tarfile, "data_filter", None)
-        tar.extractall(folder, members=voices)
-
-
-def _is_voice(path: PurePosixPath) -> bool:
-    return path.parent == PurePosixPath("voices") and VOICE_FILE.fullmatch(path.name) is not None
+        for member in tar:
+            path = PurePosixPath(member.name)
+            is_voice = path.parent == PurePosixPath("voices") and VOICE_FILE.fullmatch(path.name)
+            if is_voice and member.isreg() and (content := tar.extractfile(member)):
+                (folder / path.name).write_bytes(content.read())
+    if not any(folder.iterdir()):
+        raise tarfile.ReadError("it has no voices")
