@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 SITE = "https://huggingface.co"
 TOKENS = f"{SITE}/settings/tokens"
+UNKNOWN_TOKEN = (
+    "Hugging Face does not know your token: it is mistyped, expired or revoked.",
+    f"Make a new one at {TOKENS}; set HF_TOKEN to it, or unset HF_TOKEN and run `hf auth login`.",
+)
 OTHER_FOLDER = "set HF_HOME to a folder on another disk, such as HF_HOME=/data/huggingface"
 
 
@@ -36,7 +40,7 @@ def translated_errors(model: str, revision: str | None, endpoint: str | None = N
         yield
     except (UnicodeEncodeError, requests.exceptions.InvalidHeader):
         # They hold the header that could not be sent, and with it the token: end the chain here.
-        raise _unknown_token() from None
+        raise ModelError(*UNKNOWN_TOKEN) from None
     except OSError as error:  # which those of the other two are as well
         # The hub's client wraps whatever stopped it, and the different causes are inside.
         inner = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
@@ -84,43 +88,28 @@ def _refusal(
     gated = isinstance(error, hub.GatedRepoError)  # a kind of RepositoryNotFoundError: look for it first
     # We check that a token was sent, and never read it. For a missing repo a good token gets 404, none gets 401.
     if status == 401 and "authorization" in answer.request.headers:
-        return _unknown_token()
+        return ModelError(*UNKNOWN_TOKEN)
     if status == 401 and gated:
-        return ModelError(
-            f"{model} is gated, and there is no Hugging Face token.",
-            f"Accept its licence at {page}, make a token at {TOKENS}, then run `hf auth login` or set HF_TOKEN.",
-        )
-    if status == 403 and "fine-grained" in message:
-        return ModelError(
-            "Your Hugging Face token is not allowed to read gated models.",
-            f'Edit it at {TOKENS}: tick "Read access to contents of all public gated repos you can access".',
-        )
-    if gated and "awaiting" in message:
-        return ModelError(f"The authors of {model} have not answered your request for access yet.", f"See {page}.")
-    if gated:
-        return ModelError(
-            f"Your Hugging Face account has no access to {model}: accept its licence first.",
-            f"Open {page}, logged in as the owner of the token, accept it, and run this again.",
-        )
-    if isinstance(error, hub.RevisionNotFoundError):
-        return ModelError(f"{model} has no revision {revision!r}.", f"See {page}/commits/main, or leave it out.")
-    if isinstance(error, hub.RepositoryNotFoundError) or status == 401:
-        return ModelError(
-            f"There is no model {model} on Hugging Face, or it is private.",
-            f"Check the name at {page}; for a private model run `hf auth login` or set HF_TOKEN.",
-        )
-    if isinstance(error, hub.EntryNotFoundError):
-        return ModelError(f"A file of {model} is no longer on Hugging Face.", f"See {page}/tree/main.")
-    if status in (403, 451):
-        return ModelError(f"Hugging Face refuses access to {model}: {message or status}", f"See {page}.")
-    return NetworkError(
-        f"Hugging Face answers with error {status} {answer.reason}.",
-        "Try again later (https://status.huggingface.co): it continues where it stopped.",
-    )
-
-
-def _unknown_token() -> ModelError:
-    return ModelError(
-        "Hugging Face does not know your token: it is mistyped, expired or revoked.",
-        f"Make a new one at {TOKENS}; set HF_TOKEN to it, or unset HF_TOKEN and run `hf auth login`.",
-    )
+        what = f"{model} is gated, and there is no Hugging Face token."
+        hint = f"Accept its licence at {page}, make a token at {TOKENS}, then run `hf auth login` or set HF_TOKEN."
+    elif status == 403 and "fine-grained" in message:
+        what = "Your Hugging Face token is not allowed to read gated models."
+        hint = f'Edit it at {TOKENS}: tick "Read access to contents of all public gated repos you can access".'
+    elif gated and "awaiting" in message:
+        what, hint = f"The authors of {model} have not answered your request for access yet.", f"See {page}."
+    elif gated:
+        what = f"Your Hugging Face account has no access to {model}: accept its licence first."
+        hint = f"Open {page}, logged in as the owner of the token, accept it, and run this again."
+    elif isinstance(error, hub.RevisionNotFoundError):
+        what, hint = f"{model} has no revision {revision!r}.", f"See {page}/commits/main, or leave it out."
+    elif isinstance(error, hub.RepositoryNotFoundError) or status == 401:
+        what = f"There is no model {model} on Hugging Face, or it is private."
+        hint = f"Check the name at {page}; for a private model run `hf auth login` or set HF_TOKEN."
+    elif isinstance(error, hub.EntryNotFoundError):
+        what, hint = f"A file of {model} is no longer on Hugging Face.", f"See {page}/tree/main."
+    elif status in (403, 451):
+        what, hint = f"Hugging Face refuses access to {model}: {message or status}", f"See {page}."
+    else:
+        what = f"Hugging Face answers with error {status} {answer.reason}."
+        return NetworkError(what, "Try again later (https://status.huggingface.co): it continues where it stopped.")
+    return ModelError(what, hint)

@@ -22,11 +22,12 @@ from typing import Any
 from dotenv import find_dotenv
 
 from personaplex_cli import __version__
+from personaplex_cli.audio import devices
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Listener, Note
 from personaplex_cli.files import GIGABYTE
 from personaplex_cli.findings import OK, WARNING, WRONG, Finding, warn_if
-from personaplex_cli.library import settings
+from personaplex_cli.library import inventory, settings
 from personaplex_cli.options import DeviceOptions, SoundCardOptions
 
 # What stays in main memory, and what is on its way to the GPU, torch included: an estimate, on the safe side.
@@ -54,21 +55,21 @@ def examine(
         ("GPU", _gpus),
         ("talking", lambda: _talking(model)),
         ("main memory", _main_memory),
-        ("model", lambda: _model(model)),
-        ("sound", lambda: _sound(card)),
+        ("model", lambda: inventory.check(model)),
+        ("sound", lambda: devices.check(card)),
         ("echo canceller", _echo_canceller),
         ("terminal", _terminal),
         ("settings", lambda: _settings(settable)),
     ]
     if with_sound:
         checks.append(("echo", lambda: _echo(card, listen)))
-    found = [discreet(finding) for name, check in checks for finding in _results(name, check)]
-    # One cause may fail several checks: it is reported once.
-    return [each for index, each in enumerate(found) if each.kind == OK or not _is_repeated(each, found[:index])]
-
-
-def _is_repeated(finding: Finding, before: Sequence[Finding]) -> bool:
-    return any((each.kind, each.found) == (finding.kind, finding.found) for each in before)
+    findings: dict[tuple[str, ...], Finding] = {}
+    for name, check in checks:
+        for each in map(discreet, _results(name, check)):
+            # One cause may fail several checks: it is reported once.
+            key = (each.kind, each.found, each.name) if each.kind == OK else (each.kind, each.found)
+            findings.setdefault(key, each)
+    return list(findings.values())
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
@@ -131,6 +132,9 @@ def _results(name: str, check: Check) -> list[Finding]:
     return found
 
 
+# torch may be missing or broken: whatever needs it is imported inside its own check.
+
+
 def _gpus() -> Iterator[Finding]:
     from personaplex_cli.loader.preflight import check_gpus
 
@@ -141,18 +145,6 @@ def _talking(model: DeviceOptions) -> Iterator[Finding]:
     from personaplex_cli.loader.preflight import check_talking
 
     return check_talking(model)
-
-
-def _model(model: DeviceOptions) -> Iterator[Finding]:
-    from personaplex_cli.library.inventory import check
-
-    return check(model)
-
-
-def _sound(card: SoundCardOptions) -> Iterator[Finding]:
-    from personaplex_cli.audio.devices import check
-
-    return check(card)
 
 
 def _system() -> Iterator[Finding]:
@@ -208,15 +200,12 @@ def _echo_canceller() -> Iterator[Finding]:
 
 def _terminal() -> Iterator[Finding]:
     columns, lines = shutil.get_terminal_size()
-    is_terminal, encoding = sys.stdout.isatty(), sys.stdout.encoding
-    figures = {"is_terminal": is_terminal, "columns": columns, "lines": lines, "encoding": encoding}
-    found = f"{columns} columns, {lines} lines, {encoding}"
-    if not is_terminal:
-        found = "none on standard output: a talk is shown as plain lines"
+    is_terminal, encoding, term = sys.stdout.isatty(), sys.stdout.encoding, os.environ.get("TERM")
+    figures = {"is_terminal": is_terminal, "columns": columns, "lines": lines, "encoding": encoding, "TERM": term}
+    shown = f"{columns} columns, {lines} lines, {encoding}"
+    found = shown if is_terminal else "none on standard output: a talk is shown as plain lines"
     advice = f"The panel looks best with {NARROW} columns or more."
-    yield warn_if(
-        is_terminal and columns < NARROW, "terminal", found, advice, figures | {"TERM": os.environ.get("TERM")}
-    )
+    yield warn_if(is_terminal and columns < NARROW, "terminal", found, advice, figures)
 
 
 def _settings(settable: Settable) -> Iterator[Finding]:
@@ -225,9 +214,7 @@ def _settings(settable: Settable) -> Iterator[Finding]:
     settings.load_dotenv_file()
     contents = settings.read_toml(path, missing_ok=True)
     settings.default_map(path, settable)
-    used = [str(path)] if path.exists() else []
-    if dotenv := find_dotenv(usecwd=True):
-        used.append(dotenv)
+    used = [str(each) for each in (path if path.exists() else "", find_dotenv(usecwd=True)) if each]
     options = {name for names in settable.values() for name in names}
     known = {variable for name in options for variable in settings.variable(name)} | {"PERSONAPLEX_CONFIG"}
     in_force = sorted(name for name in known if os.environ.get(name))
