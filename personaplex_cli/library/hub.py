@@ -39,7 +39,7 @@ def find(repo: str, revision: str | None, names: Sequence[str]) -> dict[str, Pat
 
     Raises UsageError for malformed names, ModelError if the cache may not be read.
     """
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     if revision is not None and not REVISION.fullmatch(revision):
@@ -48,7 +48,7 @@ def find(repo: str, revision: str | None, names: Sequence[str]) -> dict[str, Pat
         if "/" not in repo:
             raise HFValidationError
         with translated_errors(repo, revision):
-            found = {name: try_to_load_from_cache(repo, name, constants.HF_HUB_CACHE, revision) for name in names}
+            found = {name: try_to_load_from_cache(repo, name, revision=revision) for name in names}
     except HFValidationError:
         what = f"{repo!r} is neither a folder nor the name of a Hugging Face repo."
         raise UsageError(what, "Give the path of a folder, or a repo as ORG/NAME.") from None
@@ -63,14 +63,7 @@ def cache_folder(repo: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
 
 
-def fetch(
-    repo: str,
-    revision: str | None,
-    needed: Sequence[str],
-    optional: Sequence[str],
-    listen: Listener,
-    endpoint: str | None = None,
-) -> Path:
+def fetch(repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str], listen: Listener) -> Path:
     """Bring the files of the revision into the cache and return their folder, whose name is the commit.
 
     The needed files come last, so that once they are here all are. `listen` gets `Downloading` several times a second,
@@ -82,16 +75,15 @@ def fetch(
     from huggingface_hub import hf_hub_download
 
     folder = cache_folder(repo)
-    with translated_errors(repo, revision, endpoint), _plain_http():
-        commit, files = _remote_files(repo, revision, needed, optional, endpoint)
+    with translated_errors(repo, revision), _plain_http():
+        commit, files = _remote_files(repo, revision, needed, optional)
         for file in files:
             file.discard_if_damaged()
         total = sum(file.size for file in files)
         _check_space(total - _bytes_here(files), folder.parent)
-    with _progress(files, total, listen), translated_errors(repo, revision, endpoint), _plain_http():
+    with _progress(files, total, listen), translated_errors(repo, revision), _plain_http():
         for file in files:
-            get = partial(hf_hub_download, repo, file.name, revision=commit, cache_dir=folder.parent, endpoint=endpoint)
-            _persist(get, file)
+            _persist(partial(hf_hub_download, repo, file.name, revision=commit), file)
             if file.discard_if_damaged():
                 raise ModelError(f"{file.name} came with a wrong size.", "Run this again: it is fetched again.")
         if revision != commit:
@@ -137,13 +129,13 @@ def _bytes_here(files: list[_RemoteFile]) -> int:
 
 
 def _remote_files(
-    repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str], endpoint: str | None
+    repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str]
 ) -> tuple[str, list[_RemoteFile]]:
     """The commit of the revision and the files of it that we want. Raises what a gated repo answers."""
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import FileMetadataError
 
-    info = HfApi(endpoint=endpoint).model_info(repo, revision=revision, timeout=TIMEOUT)
+    info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
     commit, there = str(info.sha), {sibling.rfilename for sibling in info.siblings or ()}
     if absent := [name for name in needed if name not in there]:
         what = f"{repo} is not a PersonaPlex model: it has no {' and no '.join(absent)}."
@@ -152,7 +144,7 @@ def _remote_files(
     files = []
     for name in (name for name in (*optional, *needed) if name in there):
         # One request each: the list above may mask the hashes of a gated repo, which name the blobs.
-        about = get_hf_file_metadata(hf_hub_url(repo, name, revision=commit, endpoint=endpoint), endpoint=endpoint)
+        about = get_hf_file_metadata(hf_hub_url(repo, name, revision=commit))
         if about.size is None or about.etag is None:
             raise FileMetadataError(name)
         blob = folder / "blobs" / about.etag

@@ -31,7 +31,7 @@ OTHER_FOLDER = "set HF_HOME to a folder on another disk, such as HF_HOME=/data/h
 
 
 @contextmanager
-def translated_errors(model: str, revision: str | None, endpoint: str | None = None) -> Iterator[None]:
+def translated_errors(model: str, revision: str | None) -> Iterator[None]:
     """Turn what huggingface_hub, requests and the disk raise into our errors: ModelError or NetworkError."""
     import requests
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -44,7 +44,7 @@ def translated_errors(model: str, revision: str | None, endpoint: str | None = N
     except OSError as error:  # which those of the other two are as well
         # The hub's client wraps whatever stopped it, and the different causes are inside.
         inner = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
-        raise _translated(inner or error, model, revision, endpoint) from error
+        raise _translated(inner or error, model, revision) from error
 
 
 def disk_error(error: BaseException, folder: Path, remedy: str) -> ModelError:
@@ -58,7 +58,7 @@ def disk_error(error: BaseException, folder: Path, remedy: str) -> ModelError:
     return ModelError(f"{folder} cannot be used ({error}).", f"Repair it, or {remedy}.")
 
 
-def _translated(error: BaseException, model: str, revision: str | None, endpoint: str | None) -> PersonaplexError:
+def _translated(error: BaseException, model: str, revision: str | None) -> PersonaplexError:
     import requests
     from huggingface_hub import constants
     from huggingface_hub.errors import FileMetadataError, OfflineModeIsEnabled
@@ -68,7 +68,7 @@ def _translated(error: BaseException, model: str, revision: str | None, endpoint
     if isinstance(error, OfflineModeIsEnabled):
         return NetworkError(f"{model} is not here, and HF_HUB_OFFLINE forbids downloads.", "Unset HF_HUB_OFFLINE.")
     if isinstance(error, requests.RequestException | FileMetadataError):
-        host = urlsplit(endpoint or constants.ENDPOINT).hostname or "the hub"
+        host = urlsplit(constants.ENDPOINT).hostname or "the hub"
         return NetworkError(
             f"Cannot reach {host} ({type(error).__name__}).",
             "Check the network (behind a proxy: HTTPS_PROXY) and run this again: it continues where it stopped.",

@@ -10,6 +10,7 @@ import platformdirs
 from personaplex_cli.errors import ModelError
 from personaplex_cli.files import GIGABYTE, free_bytes
 from personaplex_cli.findings import OK, WRONG, Finding, warn_if
+from personaplex_cli.library import hub
 from personaplex_cli.library.spec import spec_of_folder, spec_of_repo
 from personaplex_cli.library.weights import files_needed, is_folder
 from personaplex_cli.options import DEFAULT_MODEL, DEMO, ModelFilesOptions
@@ -62,8 +63,6 @@ def inventory_of_folder(folder: Path) -> Inventory:
 
 def inventory_of_repo(repo: str, revision: str | None) -> Inventory:
     """The files of the model ORG/NAME in the cache. Raises UsageError for a malformed name."""
-    from personaplex_cli.library import hub
-
     needed = spec_of_repo(repo).needed_files
     found = hub.find(repo, revision, needed)
     begun = sum(path.stat().st_size for path in hub.cache_folder(repo).glob("blobs/*.incomplete"))
@@ -74,11 +73,10 @@ def safetensors_length(path: Path) -> int:
     """The bytes that a safetensors file must have by its own header. Raises ValueError if that makes no sense."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH), "little")
-        if length > MAX_HEADER:
-            raise ValueError("this is no safetensors file")
-        header = json.loads(file.read(length))
+        header = file.read(length) if length <= MAX_HEADER else b""
     try:
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        tensors = json.loads(header).items()
+        ends = [tensor["data_offsets"][1] for name, tensor in tensors if name != "__metadata__"]
         return LENGTH + length + max(ends, default=0)
     except (AttributeError, KeyError, TypeError, IndexError) as error:
         raise ValueError("this is no safetensors file") from error
@@ -124,7 +122,7 @@ def _check_token(model: str, stock: Inventory) -> Finding:
     from huggingface_hub import get_token
 
     has_token = get_token() is not None
-    found = "there is a Hugging Face token" if has_token else "there is no Hugging Face token"
+    found = f"there is {'a' if has_token else 'no'} Hugging Face token"
     if stock.is_whole and not has_token:
         found += ", and none is needed any more"
     advice = "Run `hf auth login`, or set HF_TOKEN."
@@ -136,11 +134,11 @@ def _check_token(model: str, stock: Inventory) -> Finding:
 def _check_disk(stock: Inventory) -> Finding:
     from huggingface_hub import constants
 
-    hub, own = Path(constants.HF_HUB_CACHE), platformdirs.user_cache_path("personaplex")
-    free, free_own = free_bytes(hub), free_bytes(own)
+    cache, own = Path(constants.HF_HUB_CACHE), platformdirs.user_cache_path("personaplex")
+    free, free_own = free_bytes(cache), free_bytes(own)
     missing = 0 if stock.is_whole else MODEL_BYTES - sum(stock.here.values()) - stock.begun
     figures = {"model": {"free": free, "needed": missing}, "int8": {"free": free_own, "needed": INT8_BYTES}}
-    found = f"{free / GIGABYTE:.1f} GB free at {hub}"
+    found = f"{free / GIGABYTE:.1f} GB free at {cache}"
     if free_own != free:
         found += f", {free_own / GIGABYTE:.1f} GB at {own}"
     if free < missing:

@@ -45,18 +45,14 @@ def load_dotenv_file() -> None:
         # A family counts as one: DEFAULT_VOICE in the environment wins over PERSONAPLEX_VOICE in the file.
         taken = {name for name in found if any(os.environ.get(each) for each in families.get(name, [name]))}
         os.environ.update({name: value for name, value in found.items() if value and name not in taken})
-        _name_moshi_server()
+        # MOSHI_HOST and MOSHI_PORT are another way to write MOSHI_WS_URL, which wins over them.
+        host, port = os.environ.get("MOSHI_HOST"), os.environ.get("MOSHI_PORT")
+        if host and not os.environ.get("MOSHI_WS_URL"):
+            os.environ["MOSHI_WS_URL"] = f"{host}:{port}" if port else host
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise UsageError(f"{path} is not plain text: {error}.", "Save it as UTF-8.") from error
-
-
-def _name_moshi_server() -> None:
-    """MOSHI_HOST and MOSHI_PORT are another way to write MOSHI_WS_URL, which wins over them."""
-    host, port = os.environ.get("MOSHI_HOST"), os.environ.get("MOSHI_PORT")
-    if host and not os.environ.get("MOSHI_WS_URL"):
-        os.environ["MOSHI_WS_URL"] = f"{host}:{port}" if port else host
 
 
 def config_folder() -> Path:

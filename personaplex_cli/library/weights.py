@@ -88,11 +88,11 @@ def cached(model: str, revision: str | None = None) -> ModelFiles | None:
     return _in_cache(model, found[spec.weights_file].parent, spec)
 
 
-def download(model: str, revision: str | None, listen: Listener, *, endpoint: str | None = None) -> ModelFiles:
+def download(model: str, revision: str | None, listen: Listener) -> ModelFiles:
     """The model ORG/NAME at a branch, tag or commit (default: main), fetched unless all of it is here already.
 
     `listen` gets `Downloading`, in a thread of its own (`hub.fetch` says more). Ctrl-C ends it at once, and the next
-    download continues where this one stopped. `endpoint` is the hub's URL (default: HF_ENDPOINT).
+    download continues where this one stopped.
 
     Raises UsageError for malformed names; ModelError if the model is gated, absent, damaged or does not fit the disk;
     NetworkError for the rest.
@@ -100,7 +100,7 @@ def download(model: str, revision: str | None, listen: Listener, *, endpoint: st
     if here := cached(model, revision):
         return here
     spec = spec_of_repo(model)
-    folder = hub.fetch(model, revision, spec.needed_files, OPTIONAL_FILES, listen, endpoint)
+    folder = hub.fetch(model, revision, spec.needed_files, OPTIONAL_FILES, listen)
     return _in_cache(model, folder, spec)
 
 

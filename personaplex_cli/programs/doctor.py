@@ -79,11 +79,8 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 def report(findings: Sequence[Finding]) -> dict[str, Any]:
     """All of it as plain values, for a bug report."""
-    return {
-        "personaplex": __version__,
-        "exit_code": exit_code(findings),
-        "findings": [asdict(finding) for finding in findings],
-    }
+    found = [asdict(finding) for finding in findings]
+    return {"personaplex": __version__, "exit_code": exit_code(findings), "findings": found}
 
 
 def rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
@@ -118,18 +115,16 @@ def _private() -> Iterator[tuple[re.Pattern[str], str]]:
         yield re.compile(rf"(?<!\w){re.escape(login)}(?!\w)", re.IGNORECASE), "(user)"
 
 
-def _results(name: str, check: Check) -> list[Finding]:
+def _results(name: str, check: Check) -> Iterator[Finding]:
     """What a check found, its own failure included."""
-    found: list[Finding] = []
     try:
-        found.extend(check())
+        yield from check()
     except PersonaplexError as error:
-        found.append(Finding(WRONG, name, str(error), error.hint, exit_code=error.exit_code))
+        yield Finding(WRONG, name, str(error), error.hint, exit_code=error.exit_code)
     except Exception as error:
         # Not what was checked: a package that is missing or broken, a system that this was never tried on.
         lines = str(error).splitlines() or [""]
-        found.append(Finding(WARNING, name, f"This could not be checked: {type(error).__name__}: {lines[0]}"))
-    return found
+        yield Finding(WARNING, name, f"This could not be checked: {type(error).__name__}: {lines[0]}")
 
 
 # torch may be missing or broken: whatever needs it is imported inside its own check.

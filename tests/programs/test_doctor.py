@@ -231,12 +231,12 @@ def test_the_advice_for_a_damaged_file_mends_it(tmp_path: Path, monkeypatch: pyt
     origin.mkdir()
     for name, content in WHOLE.items():
         (origin / name).write_bytes(content)
-    with FakeHub(origin) as hub:
-        files = download(DEFAULT_MODEL, None, ignore, endpoint=hub.url)
+    with FakeHub(origin):
+        files = download(DEFAULT_MODEL, None, ignore)
         files.weights.resolve().write_bytes(WHOLE[WEIGHTS][:-1])
         assert f"Delete {files.weights}, then run" in named(found(DEFAULT_MODEL), "model").advice
         files.weights.unlink()
-        download(DEFAULT_MODEL, None, ignore, endpoint=hub.url)
+        download(DEFAULT_MODEL, None, ignore)
     reset_sessions()
     assert kinds(found(DEFAULT_MODEL))["model"] == OK
 
