@@ -4,7 +4,7 @@ They live in huggingface_hub's own cache (HF_HOME): other programs share them, a
 This module does not know what the files are for, prints nothing, and never holds the token: huggingface_hub finds it
 (HF_TOKEN, or what `hf auth login` stored) and sends it.
 
-huggingface_hub is imported inside the functions: it reads HF_HOME when imported, and `.env` may have to set that first.
+Importing this imports huggingface_hub, which reads HF_HOME only then: `.env` must have been read before.
 """
 
 import logging
@@ -18,6 +18,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import huggingface_hub
+import requests
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import FileMetadataError, HFValidationError
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from personaplex_cli.errors import ModelError, UsageError
 from personaplex_cli.events import Downloading, Listener
@@ -39,9 +46,6 @@ def find(repo: str, revision: str | None, names: Sequence[str]) -> dict[str, Pat
 
     Raises UsageError for malformed names, ModelError if the cache may not be read.
     """
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
     if revision is not None and not REVISION.fullmatch(revision):
         raise UsageError(f"{revision!r} is not a revision.", "Give a branch, a tag or a commit, such as main.")
     try:
@@ -57,9 +61,6 @@ def find(repo: str, revision: str | None, names: Sequence[str]) -> dict[str, Pat
 
 def cache_folder(repo: str) -> Path:
     """Where huggingface_hub keeps the repo: its files under `blobs`, their names under `snapshots`."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
 
 
@@ -72,8 +73,6 @@ def fetch(repo: str, revision: str | None, needed: Sequence[str], optional: Sequ
 
     Raises ModelError if the repo is gated, absent, lacks a needed file, or does not fit the disk, and NetworkError.
     """
-    from huggingface_hub import hf_hub_download
-
     folder = cache_folder(repo)
     with translated_errors(repo, revision), _plain_http():
         commit, files = _remote_files(repo, revision, needed, optional)
@@ -83,7 +82,7 @@ def fetch(repo: str, revision: str | None, needed: Sequence[str], optional: Sequ
         _check_space(total - _bytes_here(files), folder.parent)
     with _progress(files, total, listen), translated_errors(repo, revision), _plain_http():
         for file in files:
-            _persist(partial(hf_hub_download, repo, file.name, revision=commit), file)
+            _persist(partial(huggingface_hub.hf_hub_download, repo, file.name, revision=commit), file)
             if file.discard_if_damaged():
                 raise ModelError(f"{file.name} came with a wrong size.", "Run this again: it is fetched again.")
         if revision != commit:
@@ -132,9 +131,6 @@ def _remote_files(
     repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str]
 ) -> tuple[str, list[_RemoteFile]]:
     """The commit of the revision and the files of it that we want. Raises what a gated repo answers."""
-    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import FileMetadataError
-
     info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
     commit, there = str(info.sha), {sibling.rfilename for sibling in info.siblings or ()}
     if absent := [name for name in needed if name not in there]:
@@ -161,9 +157,6 @@ def _plain_http() -> Iterator[None]:
     neither resuming nor progress would hold. It read these settings from the environment when it was imported, so they
     are set in its variables.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
     bar, log = "huggingface_hub.http_get", logging.getLogger("huggingface_hub")
     settings = {"HF_HUB_DISABLE_XET": True, "HF_HUB_ENABLE_HF_TRANSFER": False, "DOWNLOAD_CHUNK_SIZE": CHUNK}
     with warnings.catch_warnings(), ExitStack() as undo:
@@ -204,8 +197,6 @@ def _progress(files: list[_RemoteFile], total: int, listen: Listener) -> Iterato
 
 def _persist(get: Callable[[], object], file: _RemoteFile) -> None:
     """Get the file through any number of cut connections, until ATTEMPTS in a row bring nothing."""
-    import requests
-
     failures = 0
     while True:
         before = file.here()

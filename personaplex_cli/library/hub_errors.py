@@ -13,13 +13,13 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from personaplex_cli.errors import ModelError, NetworkError, PersonaplexError
+import requests
+from huggingface_hub import constants
+from huggingface_hub import errors as hub
 
-if TYPE_CHECKING:
-    import requests
+from personaplex_cli.errors import ModelError, NetworkError, PersonaplexError
 
 SITE = "https://huggingface.co"
 TOKENS = f"{SITE}/settings/tokens"
@@ -33,9 +33,6 @@ OTHER_FOLDER = "set HF_HOME to a folder on another disk, such as HF_HOME=/data/h
 @contextmanager
 def translated_errors(model: str, revision: str | None) -> Iterator[None]:
     """Turn what huggingface_hub, requests and the disk raise into our errors: ModelError or NetworkError."""
-    import requests
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     try:
         yield
     except (UnicodeEncodeError, requests.exceptions.InvalidHeader):
@@ -43,7 +40,7 @@ def translated_errors(model: str, revision: str | None) -> Iterator[None]:
         raise ModelError(*UNKNOWN_TOKEN) from None
     except OSError as error:  # which those of the other two are as well
         # The hub's client wraps whatever stopped it, and the different causes are inside.
-        inner = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
+        inner = error.__cause__ if isinstance(error, hub.LocalEntryNotFoundError) else None
         raise _translated(inner or error, model, revision) from error
 
 
@@ -59,15 +56,11 @@ def disk_error(error: BaseException, folder: Path, remedy: str) -> ModelError:
 
 
 def _translated(error: BaseException, model: str, revision: str | None) -> PersonaplexError:
-    import requests
-    from huggingface_hub import constants
-    from huggingface_hub.errors import FileMetadataError, OfflineModeIsEnabled
-
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return _refusal(error, error.response, model, revision)
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(error, hub.OfflineModeIsEnabled):
         return NetworkError(f"{model} is not here, and HF_HUB_OFFLINE forbids downloads.", "Unset HF_HUB_OFFLINE.")
-    if isinstance(error, requests.RequestException | FileMetadataError):
+    if isinstance(error, requests.RequestException | hub.FileMetadataError):
         host = urlsplit(constants.ENDPOINT).hostname or "the hub"
         return NetworkError(
             f"Cannot reach {host} ({type(error).__name__}).",
@@ -80,10 +73,8 @@ def _translated(error: BaseException, model: str, revision: str | None) -> Perso
 
 
 def _refusal(
-    error: "requests.HTTPError", answer: "requests.Response", model: str, revision: str | None
+    error: requests.HTTPError, answer: requests.Response, model: str, revision: str | None
 ) -> PersonaplexError:
-    from huggingface_hub import errors as hub
-
     page, status, message = f"{SITE}/{model}", answer.status_code, getattr(error, "server_message", None) or ""
     gated = isinstance(error, hub.GatedRepoError)  # a kind of RepositoryNotFoundError: look for it first
     # We check that a token was sent, and never read it. For a missing repo a good token gets 404, none gets 401.

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import platformdirs
+from huggingface_hub import constants, get_token
 
 from personaplex_cli.errors import ModelError
 from personaplex_cli.files import GIGABYTE, free_bytes
@@ -119,8 +120,6 @@ def _check_files(name: str, stock: Inventory, again: str, advice: str) -> Findin
 
 def _check_token(model: str, stock: Inventory) -> Finding:
     """Whether there is a Hugging Face token, from HF_TOKEN or from `hf auth login`. It is not read."""
-    from huggingface_hub import get_token
-
     has_token = get_token() is not None
     found = f"there is {'a' if has_token else 'no'} Hugging Face token"
     if stock.is_whole and not has_token:
@@ -132,8 +131,6 @@ def _check_token(model: str, stock: Inventory) -> Finding:
 
 
 def _check_disk(stock: Inventory) -> Finding:
-    from huggingface_hub import constants
-
     cache, own = Path(constants.HF_HUB_CACHE), platformdirs.user_cache_path("personaplex")
     free, free_own = free_bytes(cache), free_bytes(own)
     missing = 0 if stock.is_whole else MODEL_BYTES - sum(stock.here.values()) - stock.begun

@@ -27,7 +27,7 @@ from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Listener, Note
 from personaplex_cli.files import GIGABYTE
 from personaplex_cli.findings import OK, WARNING, WRONG, Finding, warn_if
-from personaplex_cli.library import inventory, settings
+from personaplex_cli.library import settings
 from personaplex_cli.options import DeviceOptions, SoundCardOptions
 
 # What stays in main memory, and what is on its way to the GPU, torch included: an estimate, on the safe side.
@@ -55,7 +55,7 @@ def examine(
         ("GPU", _gpus),
         ("talking", lambda: _talking(model)),
         ("main memory", _main_memory),
-        ("model", lambda: inventory.check(model)),
+        ("model", lambda: _model(model)),
         ("sound", lambda: devices.check(card)),
         ("echo canceller", _echo_canceller),
         ("terminal", _terminal),
@@ -127,7 +127,7 @@ def _results(name: str, check: Check) -> Iterator[Finding]:
         yield Finding(WARNING, name, f"This could not be checked: {type(error).__name__}: {lines[0]}")
 
 
-# torch may be missing or broken: whatever needs it is imported inside its own check.
+# Large packages may be missing or broken: what needs them is imported inside its own check.
 
 
 def _gpus() -> Iterator[Finding]:
@@ -140,6 +140,12 @@ def _talking(model: DeviceOptions) -> Iterator[Finding]:
     from personaplex_cli.loader.preflight import check_talking
 
     return check_talking(model)
+
+
+def _model(model: DeviceOptions) -> Iterator[Finding]:
+    from personaplex_cli.library.inventory import check
+
+    return check(model)
 
 
 def _system() -> Iterator[Finding]:
