@@ -1,12 +1,12 @@
 """Which files of a model are on this disk, and whether the rest can be fetched. Asks no network, changes nothing."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import platformdirs
 from huggingface_hub import constants, get_token
+from safetensors import SafetensorError, safe_open
 
 from personaplex_cli.errors import ModelError
 from personaplex_cli.files import GIGABYTE, free_bytes
@@ -18,8 +18,6 @@ from personaplex_cli.options import DEFAULT_MODEL, DEMO, ModelFilesOptions
 
 MODEL_BYTES = 18 * GIGABYTE  # on the disk, with room to spare
 INT8_BYTES = 8.5 * GIGABYTE
-LENGTH = 8  # bytes of a safetensors file that hold the length of its header
-MAX_HEADER = 10**8  # bytes, says the format
 
 
 @dataclass(frozen=True)
@@ -70,19 +68,6 @@ def inventory_of_repo(repo: str, revision: str | None) -> Inventory:
     return _inventory(needed, found, begun)
 
 
-def safetensors_length(path: Path) -> int:
-    """The bytes that a safetensors file must have by its own header. Raises ValueError if that makes no sense."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH), "little")
-        header = file.read(length) if length <= MAX_HEADER else b""
-    try:
-        tensors = json.loads(header).items()
-        ends = [tensor["data_offsets"][1] for name, tensor in tensors if name != "__metadata__"]
-        return LENGTH + length + max(ends, default=0)
-    except (AttributeError, KeyError, TypeError, IndexError) as error:
-        raise ValueError("this is no safetensors file") from error
-
-
 def _inventory(needed: Sequence[str], files: Mapping[str, Path], begun: int = 0) -> Inventory:
     return Inventory(
         folder=next((str(path.parent) for path in files.values()), ""),
@@ -96,9 +81,12 @@ def _inventory(needed: Sequence[str], files: Mapping[str, Path], begun: int = 0)
 def _is_whole(path: Path) -> bool:
     """Whether the size can be right: known exactly for safetensors, of the rest only that there is something."""
     size = path.stat().st_size
+    if size == 0 or path.suffix != ".safetensors":
+        return size > 0
     try:
-        return size > 0 and (path.suffix != ".safetensors" or size == safetensors_length(path))
-    except ValueError:
+        with safe_open(path, framework="np"):  # compares the size with the header
+            return True
+    except SafetensorError:
         return False
 
 

@@ -113,26 +113,25 @@ def voice_file(files: ModelFiles, file_name: str) -> Path:
 
     Raises UsageError for a voice that the model does not have, ModelError if its archive is damaged.
     """
-    if VOICE_FILE.fullmatch(file_name):
-        for folder in _voice_folders(files):
-            if (folder / file_name).is_file():
-                return folder / file_name
+    for path in _voices(files):
+        if path.name == file_name:
+            return path
     names = voice_names(files)
     raise unknown_name("voice", file_name.removesuffix(".pt"), names, f"The model has {', '.join(names) or 'none'}.")
 
 
 def voice_names(files: ModelFiles) -> list[str]:
     """The names of the model's voices, sorted. Raises ModelError if its archive is damaged."""
-    paths = (path for folder in _voice_folders(files) for path in folder.glob("*.pt"))
-    return sorted({path.stem for path in paths if VOICE_FILE.fullmatch(path.name)})
+    return sorted({path.stem for path in _voices(files)})
 
 
-def _voice_folders(files: ModelFiles) -> Iterator[Path]:
+def _voices(files: ModelFiles) -> Iterator[Path]:
+    """Those of the archive come last: it is unpacked only for a voice that the folder `voices` does not have."""
     if files.spec.voices_file:
-        yield files.folder / "voices"
+        yield from (path for path in files.folder.glob("voices/*.pt") if VOICE_FILE.fullmatch(path.name))
         archive = files.folder / files.spec.voices_file
         if archive.exists():
-            yield _unpacked(archive)
+            yield from _unpacked(archive).iterdir()
 
 
 def _unpacked(archive: Path) -> Path:
