@@ -113,7 +113,7 @@ def doctor(
     if as_json:
         print(json.dumps(program.report(findings), ensure_ascii=False, indent=1))
     else:
-        show_findings(Console(), program.rows(findings))
+        show_findings(Console(), findings)
     raise typer.Exit(program.exit_code(findings))
 
 

@@ -14,15 +14,16 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dotenv import find_dotenv
 
 from personaplex_cli import __version__
-from personaplex_cli.audio import devices
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Listener, Note
 from personaplex_cli.files import GIGABYTE
@@ -52,11 +53,11 @@ def examine(
     checks: list[tuple[str, Check]] = [
         ("system", _system),
         ("packages", _packages),
-        ("GPU", _gpus),
-        ("talking", lambda: _talking(model)),
+        ("GPU", lambda: _part("loader.preflight").check_gpus()),
+        ("talking", lambda: _part("loader.preflight").check_talking(model)),
         ("main memory", _main_memory),
-        ("model", lambda: _model(model)),
-        ("sound", lambda: devices.check(card)),
+        ("model", lambda: _part("library.inventory").check(model)),
+        ("sound", lambda: _part("audio.devices").check(card)),
         ("echo canceller", _echo_canceller),
         ("terminal", _terminal),
         ("settings", lambda: _settings(settable)),
@@ -81,10 +82,6 @@ def report(findings: Sequence[Finding]) -> dict[str, Any]:
     """All of it as plain values, for a bug report."""
     found = [asdict(finding) for finding in findings]
     return {"personaplex": __version__, "exit_code": exit_code(findings), "findings": found}
-
-
-def rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
-    return [(each.kind, each.name, each.found, each.advice) for each in findings]
 
 
 def discreet(finding: Finding) -> Finding:
@@ -127,25 +124,9 @@ def _results(name: str, check: Check) -> Iterator[Finding]:
         yield Finding(WARNING, name, f"This could not be checked: {type(error).__name__}: {lines[0]}")
 
 
-# Large packages may be missing or broken: what needs them is imported inside its own check.
-
-
-def _gpus() -> Iterator[Finding]:
-    from personaplex_cli.loader.preflight import check_gpus
-
-    return check_gpus()
-
-
-def _talking(model: DeviceOptions) -> Iterator[Finding]:
-    from personaplex_cli.loader.preflight import check_talking
-
-    return check_talking(model)
-
-
-def _model(model: DeviceOptions) -> Iterator[Finding]:
-    from personaplex_cli.library.inventory import check
-
-    return check(model)
+def _part(name: str) -> Any:
+    """A part of the program, imported only now: the packages that it needs may be missing or broken."""
+    return import_module(f"personaplex_cli.{name}")
 
 
 def _system() -> Iterator[Finding]:
@@ -172,25 +153,16 @@ def _version(package: str) -> str | None:
 
 
 def _main_memory() -> Iterator[Finding]:
-    total, free = _memory()
+    total = free = None
+    with suppress(AttributeError, OSError, ValueError):  # Windows has no sysconf, and only Linux has /proc
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
     figures = {"total": total, "free": free}
     sizes = [f"{free / GIGABYTE:.1f} GB free"] if free is not None else []
     found = " of ".join(sizes + ([f"{total / GIGABYTE:.1f} GB"] if total else [])) or "unknown on this system"
     advice = f"Loading takes about {MAIN_MEMORY_BYTES / GIGABYTE:.0f} GB: close other programs."
     yield warn_if(free is not None and free < MAIN_MEMORY_BYTES, "main memory", found, advice, figures)
-
-
-def _memory() -> tuple[int | None, int | None]:
-    """Bytes of main memory, and of them those that are free to be used; None for what is unknown."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except AttributeError:  # Windows
-        return None, None
-    except (OSError, ValueError):
-        return total, None
-    kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return total, 1024 * int(kilobytes[0]) if kilobytes else None
 
 
 def _echo_canceller() -> Iterator[Finding]:

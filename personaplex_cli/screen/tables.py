@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from personaplex_cli.findings import OK, WRONG, Finding
 from personaplex_cli.screen.theme import theme_for
 
 
@@ -21,21 +22,21 @@ def show_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[
     console.print(table)
 
 
-def show_findings(console: Console, rows: Sequence[tuple[str, str, str, str]]) -> None:
-    """Each row is the kind (ok, warning, wrong), what was looked at, what was found, and what to do (may be empty)."""
+def show_findings(console: Console, findings: Sequence[Finding]) -> None:
     if not console.is_terminal:
+        rows = [(each.kind, each.name, each.found, each.advice) for each in findings]
         _write_lines(console, [[" ".join(cell.split()) for cell in row] for row in rows])
         return
     theme = theme_for(console)
-    styles = {"ok": theme.good, "wrong": theme.warning}
+    styles = {OK: theme.good, WRONG: theme.warning}
     table = Table(box=None, pad_edge=False, show_header=False)
     for column in ("kind", "name", "found"):
         table.add_column(column, overflow="fold", no_wrap=column != "found")
-    for kind, name, found, advice in rows:
-        text = Text(theme.readable(found))
-        if advice:
-            text.append(f"\n{theme.readable(advice)}", theme.strong)
-        table.add_row(Text(kind, styles.get(kind, theme.strong)), Text(theme.readable(name)), text)
+    for each in findings:
+        text = Text(theme.readable(each.found))
+        if each.advice:
+            text.append(f"\n{theme.readable(each.advice)}", theme.strong)
+        table.add_row(Text(each.kind, styles.get(each.kind, theme.strong)), Text(theme.readable(each.name)), text)
     console.print(table)
 
 

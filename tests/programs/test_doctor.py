@@ -384,7 +384,7 @@ def test_on_a_terminal_names_stay_as_they_are_and_nothing_is_too_wide(machine: F
     machine.listed = [device("HDA Intel: ALC257 [hw:0,0] \x1b[31m")]
     for width in (40, 80, 200):
         console = Console(file=StringIO(), force_terminal=True, width=width, no_color=True, color_system=None)
-        show_findings(console, doctor.rows(found(DEFAULT_MODEL)))
+        show_findings(console, found(DEFAULT_MODEL))
         shown = console.file.getvalue()  # type: ignore[attr-defined]
         assert max(map(len, shown.splitlines())) <= width and "\x1b" not in shown
     assert "ALC257 [hw:0,0]" in shown and "wrong" in shown
