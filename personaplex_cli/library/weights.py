@@ -85,26 +85,20 @@ def cached(model: str, revision: str | None = None) -> ModelFiles | None:
     found = hub.find(model, revision, spec.needed_files)
     if len(found) < len(spec.needed_files) or any(path.stat().st_size == 0 for path in found.values()):
         return None
-    return _in_cache(model, found[spec.weights_file].parent, spec)
+    folder = found[spec.weights_file].parent
+    return ModelFiles(model, folder, folder.name, spec_of_folder(folder, spec))
 
 
 def download(model: str, revision: str | None, listen: Listener) -> ModelFiles:
     """The model ORG/NAME at a branch, tag or commit (default: main), fetched unless all of it is here already.
 
-    `listen` gets `Downloading`, in a thread of its own (`hub.fetch` says more). Ctrl-C ends it at once, and the next
-    download continues where this one stopped.
-
-    Raises UsageError for malformed names; ModelError if the model is gated, absent, damaged or does not fit the disk;
-    NetworkError for the rest.
+    `listen` gets `Downloading`; `hub.fetch` says more. Raises UsageError for malformed names; ModelError if the model
+    is gated, absent, damaged or does not fit the disk; NetworkError for the rest.
     """
     if here := cached(model, revision):
         return here
     spec = spec_of_repo(model)
     folder = hub.fetch(model, revision, spec.needed_files, OPTIONAL_FILES, listen)
-    return _in_cache(model, folder, spec)
-
-
-def _in_cache(model: str, folder: Path, spec: ModelSpec) -> ModelFiles:
     return ModelFiles(model, folder, folder.name, spec_of_folder(folder, spec))
 
 
