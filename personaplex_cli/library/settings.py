@@ -94,11 +94,10 @@ def default_map(path: Path, options: Mapping[str, Collection[str]]) -> dict[str,
     tables = {name: value for name, value in contents.items() if name in options and isinstance(value, dict)}
     anywhere = {name: value for name, value in contents.items() if name not in tables}
     shared = _settings(str(path), anywhere, {name for names in options.values() for name in names}, options)
-    own = {command: _settings(f"{path} [{command}]", table, options[command]) for command, table in tables.items()}
-    merged = {
-        command: {name: value for name, value in shared.items() if name in names} | own.get(command, {})
-        for command, names in options.items()
-    }
+    merged = {}
+    for command, names in options.items():
+        own = _settings(f"{path} [{command}]", tables.get(command, {}), names)
+        merged[command] = {name: value for name, value in shared.items() if name in names} | own
     return {command: settings for command, settings in merged.items() if settings}
 
 

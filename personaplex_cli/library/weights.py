@@ -19,7 +19,6 @@ from personaplex_cli.errors import ModelError, unknown_name
 from personaplex_cli.events import Listener
 from personaplex_cli.files import atomic_folder
 from personaplex_cli.library import hub
-from personaplex_cli.library.hub_errors import disk_error
 from personaplex_cli.library.spec import CONFIG_FILE, SPEC_FILE, ModelSpec, spec_of_folder, spec_of_repo
 
 OPTIONAL_FILES = (CONFIG_FILE, SPEC_FILE)
@@ -142,7 +141,7 @@ def _unpacked(archive: Path) -> Path:
         remedy = f"Delete {archive.resolve()} and get it again; `personaplex download` does so for a hub model."
         raise ModelError(f"{archive.name} is damaged ({error}).", remedy) from error
     except OSError as error:
-        raise disk_error(error, cache, "set XDG_CACHE_HOME to another folder") from error
+        raise hub.disk_error(error, cache, "set XDG_CACHE_HOME to another folder") from error
 
 
 def _unpack(archive: Path, folder: Path) -> None:
