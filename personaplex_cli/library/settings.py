@@ -110,8 +110,7 @@ def _settings(
         if name not in names:
             if key in commands:
                 raise UsageError(f"{place}: {key} is a command, not a setting.", f"Write its settings below [{key}].")
-            is_table = isinstance(value, dict) and commands
-            kind, known = ("command", commands) if is_table else ("setting", names)
+            kind, known = ("command", commands) if isinstance(value, dict) and commands else ("setting", names)
             raise unknown_name(kind, key, known, f"See {place}.")
         if not isinstance(value, str | int | float):  # a bool is an int
             raise UsageError(f"{place}: {key} is not a single value.", "Give a text, a number, true or false.")

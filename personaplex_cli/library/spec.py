@@ -127,8 +127,7 @@ class ModelSpec:
     @property
     def needed_files(self) -> tuple[str, ...]:
         """What there must be, the largest last."""
-        voices = (self.voices_file,) if self.voices_file else ()
-        return (self.tokenizer_file, *voices, self.mimi_file, self.weights_file)
+        return tuple(filter(None, (self.tokenizer_file, self.voices_file, self.mimi_file, self.weights_file)))
 
     @property
     def delays(self) -> Sequence[int]:

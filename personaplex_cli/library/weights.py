@@ -76,10 +76,7 @@ def files_needed(folder: Path, spec: ModelSpec) -> list[str]:
 
 
 def cached(model: str, revision: str | None = None) -> ModelFiles | None:
-    """The model ORG/NAME if all of it is here already, without asking the network.
-
-    Raises UsageError for malformed names, ModelError if the cache may not be read.
-    """
+    """The model ORG/NAME if all of it is here already, without asking the network. Raises what `hub.find` raises."""
     spec = spec_of_repo(model)
     found = hub.find(model, revision, spec.needed_files)
     if len(found) < len(spec.needed_files) or any(path.stat().st_size == 0 for path in found.values()):

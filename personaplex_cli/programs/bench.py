@@ -69,11 +69,6 @@ def measure(
     }
 
 
-def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The stages as rows of a table: name, p50, p95, p99.9, max."""
-    return [(name, *(f"{value:.2f}" for value in stage.values())) for name, stage in report["milliseconds"].items()]
-
-
 def _timed_prefill(engine: "LocalEngine", character: Character) -> tuple[float, int]:
     """Read a prompt -> the milliseconds that took, and its frames."""
     from personaplex_cli.loader.measure import wait_for
@@ -124,6 +119,5 @@ def _stages(walls: Sequence[float], timings: Sequence[Timings]) -> dict[str, dic
 
 
 def _longest_streak(walls: Sequence[float]) -> int:
-    return max(
-        (len(list(group)) for missed, group in groupby(walls, lambda wall: wall > FRAME_MS) if missed), default=0
-    )
+    streaks = (len(list(group)) for missed, group in groupby(wall > FRAME_MS for wall in walls) if missed)
+    return max(streaks, default=0)

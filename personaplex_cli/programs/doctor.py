@@ -104,10 +104,9 @@ def _private() -> Iterator[tuple[re.Pattern[str], str]]:
     for folder in {str(home), str(home.resolve())}:
         if folder != home.anchor:
             yield re.compile(rf"{re.escape(folder)}(?![\w.-])"), "~"
-    try:
+    login = ""
+    with suppress(KeyError, OSError, ImportError):  # there is none
         login = getpass.getuser()
-    except (KeyError, OSError, ImportError):  # there is none
-        return
     if login.lower() not in COMMON_LOGINS:
         yield re.compile(rf"(?<!\w){re.escape(login)}(?!\w)", re.IGNORECASE), "(user)"
 

@@ -4,7 +4,6 @@ Every input is read once before anything slow begins, so that a bad one is found
 appears whole or not at all; what was finished stays when a later one fails or the user stops.
 """
 
-import io
 import json
 import sys
 import time
@@ -138,9 +137,7 @@ class _Answer:
         target = self._job.target
         channels = (self.audio.heard, self.audio.answer) if self._output.stereo else (self.audio.answer,)
         if target is None:
-            sound = io.BytesIO()
-            write_wav(sound, *channels)
-            sys.stdout.buffer.write(sound.getvalue())
+            write_wav(sys.stdout.buffer, *channels)
             sys.stdout.buffer.flush()
             return ()
         texts = {}
@@ -175,8 +172,8 @@ def _refuse_clashes(jobs: Sequence[Job], out: str | None) -> None:
 
 def _percentiles(timings: Sequence[Timings]) -> dict[str, dict[str, float]]:
     """p50 and p95 of each stage and of the whole step, in milliseconds. Nothing is known of those elsewhere."""
-    stages = ("encode", "lm", "decode", "total") if timings else ()
-    columns = {stage: [getattr(each, stage) for each in timings] for stage in stages}
+    stages = ("encode", "lm", "decode", "total")
+    columns = {stage: [getattr(each, stage) for each in timings] for stage in stages if timings}
     return {
         stage: {f"p{share}": round(float(np.percentile(column, share)), 2) for share in (50, 95)}
         for stage, column in columns.items()
