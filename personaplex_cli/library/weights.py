@@ -121,7 +121,7 @@ def _voices(files: ModelFiles) -> Iterator[Path]:
         yield from (path for path in files.folder.glob("voices/*.pt") if VOICE_FILE.fullmatch(path.name))
         archive = files.folder / files.spec.voices_file
         if archive.exists():
-            yield from _unpacked(archive).iterdir()
+            yield from _unpacked(archive).glob("*.pt")
 
 
 def _unpacked(archive: Path) -> Path:
