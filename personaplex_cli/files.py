@@ -1,7 +1,6 @@
 """Files and folders that are whole or absent, what a disk has room for, and files that are not what their names say."""
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,18 +16,20 @@ GIGABYTE = 10**9
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path beside, whose file gets the name `path` when the block ends well and is removed when it does not.
+    """A path beside: the file or folder made there gets the name `path` when the block ends well, else it is removed.
 
-    For what writes files by itself. Raises OSError.
+    A file replaces an older one. A folder does not: if another process was first, its folder stays, so do not put two
+    different things under one name. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
+    with TemporaryDirectory(prefix=".", dir=path.parent, ignore_cleanup_errors=True) as scratch:
+        partial = Path(scratch) / path.name
         yield partial
-        os.replace(partial, path)
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+        try:
+            os.replace(partial, path)
+        except OSError:
+            if not (partial.is_dir() and path.is_dir()):
+                raise
 
 
 @contextmanager
@@ -40,20 +41,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside, which becomes `folder` when the block ends well and is removed when it does not.
-
-    If another process was first, its folder stays: do not put two different things under one name. Raises OSError.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".", dir=folder.parent, ignore_cleanup_errors=True) as scratch:
-        partial = Path(scratch) / folder.name
+    """An empty folder that becomes `folder` when the block ends well, as `atomic_path` says. Raises OSError."""
+    with atomic_path(folder) as partial:
         partial.mkdir()
         yield partial
-        try:
-            os.rename(partial, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
 
 
 def keep_newest(paths: Iterable[Path], count: int) -> None:

@@ -9,9 +9,10 @@ is lost. A thread of its own writes: a slow disk never makes the conversation wa
 import json
 import threading
 import wave
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Self
@@ -104,21 +105,22 @@ class Recorder:
                 sound.setnchannels(2)
                 sound.setsampwidth(2)
                 sound.setframerate(SAMPLE_RATE)
-                for frames in _by_the_second(iter(self._waiting.get, None)):
-                    self._append(frames, sound, file)
+                frames = iter(self._waiting.get, None)
+                while second := list(islice(frames, FLUSH_FRAMES)):
+                    self._append(second, sound, file)
         except (OSError, PersonaplexError) as error:
             self._listen(Note(f"The recording of this conversation has stopped: {error}"))
             for _ in iter(self._waiting.get, None):  # take what still comes, so that it does not pile up
                 pass
 
     def _append(self, frames: list[Both], sound: wave.Wave_write, file: IO[bytes]) -> None:
-        heard, said = (np.concatenate([frame[side] for frame in frames]) for side in (0, 1))
-        sound.writeframes(pcm16(heard, said))  # corrects the header as well
+        heard, said, texts = zip(*frames, strict=True)
+        sound.writeframes(pcm16(np.concatenate(heard), np.concatenate(said)))  # corrects the header as well
         file.flush()
-        for _, _, text in frames:
-            self._transcript.add(self._frames, text)
-            self._frames += 1
-        if any(text for _, _, text in frames):
+        for index, text in enumerate(texts, self._frames):
+            self._transcript.add(index, text)
+        self._frames += len(frames)
+        if any(texts):
             self._write_transcripts()
 
     def _write_transcripts(self) -> None:
@@ -137,17 +139,6 @@ class Recorder:
         for name, content in zip(TRANSCRIPTS, contents, strict=True):
             with atomic_file(self.folder / name) as file:
                 file.write(content.encode())
-
-
-def _by_the_second(frames: Iterable[Both]) -> Iterator[list[Both]]:
-    second: list[Both] = []
-    for frame in frames:
-        second.append(frame)
-        if len(second) == FLUSH_FRAMES:
-            yield second
-            second = []
-    if second:
-        yield second
 
 
 def _new_folder(parent: Path) -> Path:

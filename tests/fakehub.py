@@ -1,7 +1,7 @@
 """A small Hugging Face hub on this machine: one repo, whose files are those of a folder.
 
-In tests: `with FakeHub(folder, mode="gated") as hub: download(..., endpoint=hub.url)`. It counts the requests and the
-bytes of files that it served, and can cut or hold connections. By hand:
+In tests: `with FakeHub(folder, mode="gated") as hub: download(...)`. It counts the requests and the bytes of files
+that it served, and can cut or hold connections. By hand:
 
     python tests/fakehub.py --folder DIR --repo ORG/NAME --mode gated
     HF_ENDPOINT=http://127.0.0.1:8000 HF_HOME=/tmp/hf personaplex download --model ORG/NAME
@@ -15,11 +15,12 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from unittest import mock
 
 from aiohttp import web
 
@@ -54,6 +55,7 @@ LOG_IN = (
     "Please log in.",
 )
 BAD_CREDENTIALS = (401, "", "Invalid credentials in Authorization header")
+PATHS = "/{repo_id}/resolve/{revision}/{filename}"  # as huggingface_hub fills them in
 MODES = ("open", "gated", "slow", "flaky", *REFUSALS)
 
 
@@ -64,6 +66,16 @@ class Asked:
     method: str
     path: str
     start: int
+
+
+@contextlib.contextmanager
+def hub_at(url: str) -> Iterator[None]:
+    """Let huggingface_hub of this process take the hub to be there; it reads HF_ENDPOINT only when imported."""
+    with (
+        mock.patch("huggingface_hub.constants.ENDPOINT", url),
+        mock.patch("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", url + PATHS),
+    ):
+        yield
 
 
 @dataclass
@@ -92,9 +104,12 @@ class FakeHub:
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         self._thread.start()
         self.port = ready.result(timeout=30)
+        self._here = contextlib.ExitStack()
+        self._here.enter_context(hub_at(self.url))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._here.close()
         self.go_on.set()
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join()

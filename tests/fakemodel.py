@@ -6,7 +6,6 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from fakehub import FakeHub
 
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import ignore
@@ -41,8 +40,8 @@ def archive(path: Path, *members: tarfile.TarInfo | str, content: bytes = b"a vo
     return path
 
 
-def failure(hub: FakeHub, model: str = DEFAULT_MODEL, revision: str | None = None) -> PersonaplexError:
+def failure(model: str = DEFAULT_MODEL, revision: str | None = None) -> PersonaplexError:
     """The error that a download ends with."""
     with pytest.raises(PersonaplexError) as caught:
-        download(model, revision, ignore, endpoint=hub.url)
+        download(model, revision, ignore)
     return caught.value

@@ -54,7 +54,8 @@ def bench(
             start = partial(load_cold, model, screen.show)
         report = program.measure(start, character, sound, work, screen.show)
     report["model"] = "random weights of the 7B's sizes" if work.random_weights else model.model
-    show_table(stderr(), ["ms", "p50", "p95", "p99.9", "max"], program.rows(report))
+    rows = [(name, *(f"{value:.2f}" for value in stage.values())) for name, stage in report["milliseconds"].items()]
+    show_table(stderr(), ["ms", "p50", "p95", "p99.9", "max"], rows)
     print(json.dumps(report))
 
 
@@ -113,7 +114,7 @@ def doctor(
     if as_json:
         print(json.dumps(program.report(findings), ensure_ascii=False, indent=1))
     else:
-        show_findings(Console(), program.rows(findings))
+        show_findings(Console(), findings)
     raise typer.Exit(program.exit_code(findings))
 
 

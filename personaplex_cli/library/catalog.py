@@ -6,9 +6,10 @@ This module does not know what a voice sounds like: it opens neither sound nor `
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 from unicodedata import normalize
 
 from personaplex_cli.errors import UsageError, unknown_name
@@ -18,6 +19,8 @@ DEFAULT_VOICE = "NATF2"
 
 PACKAGE = Path(__file__).parents[1]
 VOICE_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".pt")
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,45 @@ class Persona:
     path: Path
 
 
-def voices() -> list[Voice]:
-    """All voices, by name. Raises UsageError for the first broken file, which a list would hide."""
-    return [_read_voice(path) for path in _sorted(_voice_files())]
+class Catalog(Generic[Entry]):
+    """All that there is of one kind ("voice"): files with these suffixes, each read by `read`."""
 
+    def __init__(self, kind: str, suffixes: Collection[str], read: Callable[[Path], Entry]) -> None:
+        self._kind = kind
+        self._suffixes = suffixes
+        self._read = read
 
-def personas() -> list[Persona]:
-    """All personas, by name. Raises UsageError for the first broken file, which a list would hide."""
-    return [_read_persona(path) for path in _sorted(_persona_files())]
+    def all(self) -> list[Entry]:
+        """All of them, by name. Raises UsageError for the first broken file, which a list would hide."""
+        return [self._read(path) for _, path in sorted(self.files().items())]
+
+    def find(self, name: str) -> Entry:
+        """The one of that name, never a file at that path: clients may not look around on this machine.
+
+        Raises UsageError for an unknown name and for a broken file.
+        """
+        files = self.files()
+        if _folded(name) not in files:
+            names = [path.stem for path in files.values()]
+            raise unknown_name(self._kind, name, names, f"See `personaplex {self._kind}s`.")
+        return self._read(files[_folded(name)])
+
+    def files(self) -> dict[str, Path]:
+        """The file behind each folded name: the user's own folder goes first, and in a folder a TOML file does."""
+        files: dict[str, Path] = {}
+        kind = f"{self._kind}s"
+        shipped = PACKAGE / kind  # in a wheel; in a checkout it is beside the package
+        for folder in (config_folder() / kind, shipped if shipped.is_dir() else PACKAGE.parent / kind):
+            try:
+                found = sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() != ".toml", path.name))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise UsageError(f"{folder} cannot be read: {error.strerror}.") from error
+            for path in found:
+                if path.suffix.lower() in self._suffixes and not path.name.startswith("."):
+                    files.setdefault(_folded(path.stem), path)
+        return files
 
 
 def find_voice(name_or_path: str) -> Voice:
@@ -65,74 +99,14 @@ def find_voice(name_or_path: str) -> Voice:
     # os.path.isfile, unlike Path.is_file, is silent about names too long to exist.
     if (has_separator or has_suffix) and os.path.isfile(path):
         return Voice(name=path.stem, path=path)
-    stem = path.stem if has_suffix else name_or_path
-    if not has_separator and _folded(stem) in _voice_files():
-        return find_named_voice(stem)
-    if has_separator or has_suffix:
+    if has_separator or (has_suffix and _folded(path.stem) not in VOICES.files()):
         raise UsageError(f"There is no file {name_or_path}.", "A voice is a name or the path of a sample of speech.")
-    return find_named_voice(name_or_path)
-
-
-def find_named_voice(name: str) -> Voice:
-    """The voice of that name, never a file at that path: for clients, which may not look around on this machine.
-
-    Raises UsageError for an unknown name and for a broken file.
-    """
-    files = _voice_files()
-    if _folded(name) not in files:
-        raise unknown_name("voice", name, _names(files), "See `personaplex voices`.")
-    return _read_voice(files[_folded(name)])
-
-
-def find_persona(name: str) -> Persona:
-    """The persona of that name. Raises UsageError for an unknown name and for a broken file."""
-    files = _persona_files()
-    if _folded(name) not in files:
-        raise unknown_name("persona", name, _names(files), "See `personaplex personas`.")
-    return _read_persona(files[_folded(name)])
+    return VOICES.find(path.stem if has_suffix else name_or_path)
 
 
 def _folded(name: str) -> str:
     """What makes two names the same: case does not count, nor dash or underscore, nor how an accent is encoded."""
     return normalize("NFC", name).casefold().replace("-", "_")
-
-
-def _voice_files() -> dict[str, Path]:
-    return _files("voices", (".toml", *VOICE_SUFFIXES))
-
-
-def _persona_files() -> dict[str, Path]:
-    return _files("personas", (".toml",))
-
-
-def _files(kind: str, suffixes: Collection[str]) -> dict[str, Path]:
-    """The file behind each folded name: the user's own folder goes first, and in a folder a TOML file does."""
-    files: dict[str, Path] = {}
-    for folder in (config_folder() / kind, _shipped(kind)):
-        try:
-            found = sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() != ".toml", path.name))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise UsageError(f"{folder} cannot be read: {error.strerror}.") from error
-        for path in found:
-            if path.suffix.lower() in suffixes and not path.name.startswith("."):
-                files.setdefault(_folded(path.stem), path)
-    return files
-
-
-def _shipped(kind: str) -> Path:
-    """The folder inside the package, as in a wheel, otherwise beside it, as in a checkout."""
-    inside = PACKAGE / kind
-    return inside if inside.is_dir() else PACKAGE.parent / kind
-
-
-def _sorted(files: Mapping[str, Path]) -> list[Path]:
-    return [files[name] for name in sorted(files)]
-
-
-def _names(files: Mapping[str, Path]) -> list[str]:
-    return [path.stem for path in files.values()]
 
 
 def _read_voice(path: Path) -> Voice:
@@ -166,3 +140,9 @@ def _fields(path: Path, required: str, optional: Collection[str]) -> dict[str, s
     if required not in table:
         raise UsageError(f"{path} has no {required}.", f'Add a line: {required} = "..."')
     return {key: table.get(key, "").strip() for key in known}
+
+
+VOICES = Catalog("voice", (".toml", *VOICE_SUFFIXES), _read_voice)
+PERSONAS = Catalog("persona", (".toml",), _read_persona)
+voices, find_named_voice = VOICES.all, VOICES.find
+personas, find_persona = PERSONAS.all, PERSONAS.find

@@ -4,26 +4,39 @@ They live in huggingface_hub's own cache (HF_HOME): other programs share them, a
 This module does not know what the files are for, prints nothing, and never holds the token: huggingface_hub finds it
 (HF_TOKEN, or what `hf auth login` stored) and sends it.
 
-huggingface_hub is imported inside the functions: it reads HF_HOME when imported, and `.env` may have to set that first.
+Importing this imports huggingface_hub, which reads HF_HOME only then: `.env` must have been read before.
+
+Errors become ours: what happened, and what to do. The answers of the hub (observed in 2026):
+
+    401 GatedRepo        a gated model, no token             401, a token was sent    a token it does not know
+    403 GatedRepo        licence not accepted, or pending    403 "... fine-grained"   a token without gated models
+    401 or 404           no such repo, or a private one      404                      no such revision, no such file
+
+The page and the list of files of a gated model are public; only its files are refused.
 """
 
+import errno
 import logging
-import os
 import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from personaplex_cli.errors import ModelError, UsageError
+import huggingface_hub
+import requests
+from huggingface_hub import HfApi, constants, errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+from personaplex_cli.errors import ModelError, NetworkError, PersonaplexError, UsageError
 from personaplex_cli.events import Downloading, Listener
 from personaplex_cli.files import GIGABYTE, free_bytes
-from personaplex_cli.library.hub_errors import OTHER_FOLDER, translated_errors
 
 TIMEOUT = 10.0  # seconds for the hub's first answer
 ATTEMPTS = 3  # cut connections in a row without a new byte, before giving up
@@ -32,39 +45,41 @@ POLL = 0.2  # seconds between two reports of progress
 CHUNK = 1 << 18  # bytes written at once: the step of the progress, and what an interruption may lose
 RESERVE = 500_000_000  # bytes that must stay free on the disk
 
+SITE = "https://huggingface.co"
+TOKENS = f"{SITE}/settings/tokens"
+UNKNOWN_TOKEN = (
+    "Hugging Face does not know your token: it is mistyped, expired or revoked.",
+    f"Make a new one at {TOKENS}; set HF_TOKEN to it, or unset HF_TOKEN and run `hf auth login`.",
+)
+OTHER_FOLDER = "set HF_HOME to a folder on another disk, such as HF_HOME=/data/huggingface"
+
 REVISION = re.compile(r"(?!.*\.\.)\w[\w./+@#=-]*")
 
 
-def find(repo: str, revision: str | None, needed: Sequence[str]) -> Path | None:
-    """The folder of the revision in the cache if all needed files are there, without asking the network.
+def find(repo: str, revision: str | None, names: Sequence[str]) -> dict[str, Path]:
+    """Those of the files that are in the cache, without asking the network; their folder is named by the commit.
 
-    Its name is the commit. Raises UsageError for malformed names, ModelError if the cache may not be read.
+    Raises UsageError for malformed names, ModelError if the cache may not be read.
     """
-    from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
     if revision is not None and not REVISION.fullmatch(revision):
         raise UsageError(f"{revision!r} is not a revision.", "Give a branch, a tag or a commit, such as main.")
     try:
         if "/" not in repo:
-            raise HFValidationError
-        with translated_errors(repo, revision):
-            found = [try_to_load_from_cache(repo, name, constants.HF_HUB_CACHE, revision) for name in needed]
-    except HFValidationError:
+            raise errors.HFValidationError
+        with _translated_errors(repo, revision):
+            found = {name: try_to_load_from_cache(repo, name, revision=revision) for name in names}
+    except errors.HFValidationError:
         what = f"{repo!r} is neither a folder nor the name of a Hugging Face repo."
         raise UsageError(what, "Give the path of a folder, or a repo as ORG/NAME.") from None
-    paths = [Path(path) for path in found if isinstance(path, str) and os.path.getsize(path) > 0]
-    return paths[0].parent if len(paths) == len(needed) else None
+    return {name: Path(path) for name, path in found.items() if isinstance(path, str)}
 
 
-def fetch(
-    repo: str,
-    revision: str | None,
-    needed: Sequence[str],
-    optional: Sequence[str],
-    listen: Listener,
-    endpoint: str | None = None,
-) -> Path:
+def cache_folder(repo: str) -> Path:
+    """Where huggingface_hub keeps the repo: its files under `blobs`, their names under `snapshots`."""
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+
+
+def fetch(repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str], listen: Listener) -> Path:
     """Bring the files of the revision into the cache and return their folder, whose name is the commit.
 
     The needed files come last, so that once they are here all are. `listen` gets `Downloading` several times a second,
@@ -73,81 +88,75 @@ def fetch(
 
     Raises ModelError if the repo is gated, absent, lacks a needed file, or does not fit the disk, and NetworkError.
     """
-    from huggingface_hub import constants, hf_hub_download
-
-    cache = Path(constants.HF_HUB_CACHE)
-    with translated_errors(repo, revision, endpoint), _plain_http():
-        commit, files = _remote_files(repo, revision, needed, optional, endpoint)
+    folder = cache_folder(repo)
+    with _translated_errors(repo, revision), _plain_http():
+        commit, files = _remote_files(repo, revision, needed, optional)
         for file in files:
             file.discard_if_damaged()
         total = sum(file.size for file in files)
-        _check_space(total - _bytes_here(files), cache)
-    with _progress(files, total, listen), translated_errors(repo, revision, endpoint), _plain_http():
+        _check_space(total - sum(file.here() for file in files), folder.parent)
+    with _progress(files, total, listen), _translated_errors(repo, revision), _plain_http():
         for file in files:
-            get = partial(hf_hub_download, repo, file.name, revision=commit, cache_dir=cache, endpoint=endpoint)
-            _persist(get, file)
+            _persist(repo, commit, file)
             if file.discard_if_damaged():
                 raise ModelError(f"{file.name} came with a wrong size.", "Run this again: it is fetched again.")
-        _remember(files[0].blob.parents[1], revision or "main", commit)
+        if revision != commit:
+            # Where huggingface_hub looks which commit the branch is at; last, when all its files are here.
+            ref = folder / "refs" / (revision or "main")
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(commit)
     listen(Downloading(total, total))
-    return files[0].final.parent
+    return folder / "snapshots" / commit
 
 
 @dataclass(frozen=True)
 class _RemoteFile:
-    """A file of the hub, and its places in the cache: where it grows, where it is whole, where it has its name."""
+    """A file of the hub, and its places in the cache in the order of its way: growing, whole, under its name."""
 
     name: str
     size: int
-    growing: Path
-    blob: Path
-    final: Path
+    places: tuple[Path, Path, Path]
 
     def here(self) -> int:
-        """How many of its bytes are here. Looks in the order in which it moves, not to miss it on its way."""
-        for place in (self.growing, self.blob, self.final):
-            with suppress(FileNotFoundError):
-                return place.stat().st_size
-        return 0
+        """How many of its bytes are here."""
+        return next((size for size in map(_size, self.places) if size is not None), 0)
 
     def discard_if_damaged(self) -> bool:
         """Remove it if its size cannot be right: huggingface_hub would keep it forever. Returns whether it was."""
-        whole = [place.stat().st_size for place in (self.blob, self.final) if place.exists()]
-        too_long = self.growing.exists() and self.growing.stat().st_size > self.size
-        damaged = too_long or any(size != self.size for size in whole)
+        growing, *whole = map(_size, self.places)
+        damaged = (growing or 0) > self.size or any(size not in (None, self.size) for size in whole)
         if damaged:
-            for place in (self.growing, self.blob, self.final):
+            for place in self.places:
                 place.unlink(missing_ok=True)
         return damaged
 
 
-def _bytes_here(files: list[_RemoteFile]) -> int:
-    return sum(file.here() for file in files)
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _remote_files(
-    repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str], endpoint: str | None
+    repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str]
 ) -> tuple[str, list[_RemoteFile]]:
     """The commit of the revision and the files of it that we want. Raises what a gated repo answers."""
-    from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import FileMetadataError
-    from huggingface_hub.file_download import repo_folder_name
-
-    info = HfApi(endpoint=endpoint).model_info(repo, revision=revision, timeout=TIMEOUT)
+    info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
     commit, there = str(info.sha), {sibling.rfilename for sibling in info.siblings or ()}
     if absent := [name for name in needed if name not in there]:
         what = f"{repo} is not a PersonaPlex model: it has no {' and no '.join(absent)}."
         raise ModelError(what, "Give the name of another model, or none for the default.")
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    folder = cache_folder(repo)
     files = []
     for name in (name for name in (*optional, *needed) if name in there):
         # One request each: the list above may mask the hashes of a gated repo, which name the blobs.
-        about = get_hf_file_metadata(hf_hub_url(repo, name, revision=commit, endpoint=endpoint), endpoint=endpoint)
+        about = get_hf_file_metadata(hf_hub_url(repo, name, revision=commit))
         if about.size is None or about.etag is None:
-            raise FileMetadataError(name)
+            raise errors.FileMetadataError(name)
         blob = folder / "blobs" / about.etag
         growing = blob.with_name(f"{blob.name}.incomplete")
-        files.append(_RemoteFile(name, about.size, growing, blob, folder / "snapshots" / commit / name))
+        files.append(_RemoteFile(name, about.size, (growing, blob, folder / "snapshots" / commit / name)))
     return commit, files
 
 
@@ -159,9 +168,6 @@ def _plain_http() -> Iterator[None]:
     neither resuming nor progress would hold. It read these settings from the environment when it was imported, so they
     are set in its variables.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
     bar, log = "huggingface_hub.http_get", logging.getLogger("huggingface_hub")
     settings = {"HF_HUB_DISABLE_XET": True, "HF_HUB_ENABLE_HF_TRANSFER": False, "DOWNLOAD_CHUNK_SIZE": CHUNK}
     with warnings.catch_warnings(), ExitStack() as undo:
@@ -186,7 +192,7 @@ def _progress(files: list[_RemoteFile], total: int, listen: Listener) -> Iterato
     def watch() -> None:
         done = 0
         while True:
-            done = max(done, min(_bytes_here(files), total))
+            done = max(done, min(sum(file.here() for file in files), total))
             listen(Downloading(done, total))
             if over.wait(POLL):
                 return
@@ -200,15 +206,13 @@ def _progress(files: list[_RemoteFile], total: int, listen: Listener) -> Iterato
     watching.result()
 
 
-def _persist(get: Callable[[], object], file: _RemoteFile) -> None:
+def _persist(repo: str, commit: str, file: _RemoteFile) -> None:
     """Get the file through any number of cut connections, until ATTEMPTS in a row bring nothing."""
-    import requests
-
     failures = 0
     while True:
         before = file.here()
         try:
-            get()
+            huggingface_hub.hf_hub_download(repo, file.name, revision=commit)
             return
         except requests.RequestException as error:
             failures = 0 if file.here() > before else failures + 1
@@ -225,9 +229,77 @@ def _check_space(missing: int, folder: Path) -> None:
         raise ModelError(what, f"Make room there, or {OTHER_FOLDER}.")
 
 
-def _remember(folder: Path, revision: str, commit: str) -> None:
-    """Note which commit the branch is at, where huggingface_hub looks; done last, when all its files are here."""
-    if revision != commit:
-        ref = folder / "refs" / revision
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        ref.write_text(commit)
+@contextmanager
+def _translated_errors(model: str, revision: str | None) -> Iterator[None]:
+    """Turn what huggingface_hub, requests and the disk raise into our errors: ModelError or NetworkError."""
+    try:
+        yield
+    except (UnicodeEncodeError, requests.exceptions.InvalidHeader):
+        # They hold the header that could not be sent, and with it the token: end the chain here.
+        raise ModelError(*UNKNOWN_TOKEN) from None
+    except OSError as error:  # which those of the other two are as well
+        # The hub's client wraps whatever stopped it, and the different causes are inside.
+        inner = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
+        raise _translated(inner or error, model, revision) from error
+
+
+def disk_error(error: BaseException, folder: Path, remedy: str) -> ModelError:
+    """What the operating system's refusal to use the folder means; `remedy` completes "make room, or ..."."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return ModelError(f"The disk of {folder} is full.", f"Make room, or {remedy}; then run this again.")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        place = getattr(error, "filename", None) or folder
+        return ModelError(f"There is no permission to use {place}.", f"Change its owner or mode, or {remedy}.")
+    return ModelError(f"{folder} cannot be used ({error}).", f"Repair it, or {remedy}.")
+
+
+def _translated(error: BaseException, model: str, revision: str | None) -> PersonaplexError:
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return _refusal(error, error.response, model, revision)
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return NetworkError(f"{model} is not here, and HF_HUB_OFFLINE forbids downloads.", "Unset HF_HUB_OFFLINE.")
+    if isinstance(error, requests.RequestException | errors.FileMetadataError):
+        host = urlsplit(constants.ENDPOINT).hostname or "the hub"
+        return NetworkError(
+            f"Cannot reach {host} ({type(error).__name__}).",
+            "Check the network (behind a proxy: HTTPS_PROXY) and run this again: it continues where it stopped.",
+        )
+    if isinstance(error, OSError) and error.errno is None:  # the client's own check of a file's size
+        detail, *_ = str(error).split("\n")
+        return ModelError(f"A file did not arrive whole: {detail}", "Run this again.")
+    return disk_error(error, Path(constants.HF_HUB_CACHE), OTHER_FOLDER)
+
+
+def _refusal(
+    error: requests.HTTPError, answer: requests.Response, model: str, revision: str | None
+) -> PersonaplexError:
+    page, status, message = f"{SITE}/{model}", answer.status_code, getattr(error, "server_message", None) or ""
+    gated = isinstance(error, errors.GatedRepoError)  # a kind of RepositoryNotFoundError: look for it first
+    # We check that a token was sent, and never read it. For a missing repo a good token gets 404, none gets 401.
+    if status == 401 and "authorization" in answer.request.headers:
+        return ModelError(*UNKNOWN_TOKEN)
+    if status == 401 and gated:
+        what = f"{model} is gated, and there is no Hugging Face token."
+        hint = f"Accept its licence at {page}, make a token at {TOKENS}, then run `hf auth login` or set HF_TOKEN."
+    elif status == 403 and "fine-grained" in message:
+        what = "Your Hugging Face token is not allowed to read gated models."
+        hint = f'Edit it at {TOKENS}: tick "Read access to contents of all public gated repos you can access".'
+    elif gated and "awaiting" in message:
+        what, hint = f"The authors of {model} have not answered your request for access yet.", f"See {page}."
+    elif gated:
+        what = f"Your Hugging Face account has no access to {model}: accept its licence first."
+        hint = f"Open {page}, logged in as the owner of the token, accept it, and run this again."
+    elif isinstance(error, errors.RevisionNotFoundError):
+        what, hint = f"{model} has no revision {revision!r}.", f"See {page}/commits/main, or leave it out."
+    elif isinstance(error, errors.RepositoryNotFoundError) or status == 401:
+        what = f"There is no model {model} on Hugging Face, or it is private."
+        hint = f"Check the name at {page}; for a private model run `hf auth login` or set HF_TOKEN."
+    elif isinstance(error, errors.EntryNotFoundError):
+        what, hint = f"A file of {model} is no longer on Hugging Face.", f"See {page}/tree/main."
+    elif status in (403, 451):
+        what, hint = f"Hugging Face refuses access to {model}: {message or status}", f"See {page}."
+    else:
+        what = f"Hugging Face answers with error {status} {answer.reason}."
+        return NetworkError(what, "Try again later (https://status.huggingface.co): it continues where it stopped.")
+    return ModelError(what, hint)

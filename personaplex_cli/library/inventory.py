@@ -1,24 +1,23 @@
 """Which files of a model are on this disk, and whether the rest can be fetched. Asks no network, changes nothing."""
 
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import platformdirs
+from huggingface_hub import constants, get_token
+from safetensors import SafetensorError, safe_open
 
 from personaplex_cli.errors import ModelError
 from personaplex_cli.files import GIGABYTE, free_bytes
 from personaplex_cli.findings import OK, WRONG, Finding, warn_if
+from personaplex_cli.library import hub
 from personaplex_cli.library.spec import spec_of_folder, spec_of_repo
 from personaplex_cli.library.weights import files_needed, is_folder
 from personaplex_cli.options import DEFAULT_MODEL, DEMO, ModelFilesOptions
 
 MODEL_BYTES = 18 * GIGABYTE  # on the disk, with room to spare
 INT8_BYTES = 8.5 * GIGABYTE
-LENGTH = 8  # bytes of a safetensors file that hold the length of its header
-MAX_HEADER = 10**8  # bytes, says the format
 
 
 @dataclass(frozen=True)
@@ -57,44 +56,23 @@ def check(options: ModelFilesOptions) -> Iterator[Finding]:
 
 def inventory_of_folder(folder: Path) -> Inventory:
     """The files of a model in a local folder, where a folder `voices/` may replace the archive of voices."""
-    return _inventory({name: folder / name for name in files_needed(folder, spec_of_folder(folder))})
+    needed = files_needed(folder, spec_of_folder(folder))
+    return _inventory(needed, {name: folder / name for name in needed if (folder / name).is_file()})
 
 
 def inventory_of_repo(repo: str, revision: str | None) -> Inventory:
     """The files of the model ORG/NAME in the cache. Raises UsageError for a malformed name."""
-    from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.file_download import repo_folder_name
-
-    from personaplex_cli.library.hub import find
-
     needed = spec_of_repo(repo).needed_files
-    find(repo, revision, needed)  # refuses malformed names, and a cache that may not be read
-    found = {name: try_to_load_from_cache(repo, name, constants.HF_HUB_CACHE, revision) for name in needed}
-    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
-    begun = sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
-    return _inventory({name: Path(path) if isinstance(path, str) else None for name, path in found.items()}, begun)
+    found = hub.find(repo, revision, needed)
+    begun = sum(path.stat().st_size for path in hub.cache_folder(repo).glob("blobs/*.incomplete"))
+    return _inventory(needed, found, begun)
 
 
-def safetensors_length(path: Path) -> int:
-    """The bytes that a safetensors file must have by its own header. Raises ValueError if that makes no sense."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH), "little")
-        if length > MAX_HEADER:
-            raise ValueError("this is no safetensors file")
-        header = json.loads(file.read(length))
-    try:
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        return LENGTH + length + max(ends, default=0)
-    except (AttributeError, KeyError, TypeError, IndexError) as error:
-        raise ValueError("this is no safetensors file") from error
-
-
-def _inventory(paths: dict[str, Path | None], begun: int = 0) -> Inventory:
-    files = {name: path for name, path in paths.items() if path and path.is_file()}
+def _inventory(needed: Sequence[str], files: Mapping[str, Path], begun: int = 0) -> Inventory:
     return Inventory(
         folder=next((str(path.parent) for path in files.values()), ""),
-        here={name: os.path.getsize(path) for name, path in files.items()},
-        missing=tuple(name for name in paths if name not in files),
+        here={name: path.stat().st_size for name, path in files.items()},
+        missing=tuple(name for name in needed if name not in files),
         damaged=tuple(name for name, path in files.items() if not _is_whole(path)),
         begun=begun,
     )
@@ -103,9 +81,12 @@ def _inventory(paths: dict[str, Path | None], begun: int = 0) -> Inventory:
 def _is_whole(path: Path) -> bool:
     """Whether the size can be right: known exactly for safetensors, of the rest only that there is something."""
     size = path.stat().st_size
+    if size == 0 or path.suffix != ".safetensors":
+        return size > 0
     try:
-        return size > 0 and (path.suffix != ".safetensors" or size == safetensors_length(path))
-    except ValueError:
+        with safe_open(path, framework="np"):  # compares the size with the header
+            return True
+    except SafetensorError:
         return False
 
 
@@ -127,10 +108,8 @@ def _check_files(name: str, stock: Inventory, again: str, advice: str) -> Findin
 
 def _check_token(model: str, stock: Inventory) -> Finding:
     """Whether there is a Hugging Face token, from HF_TOKEN or from `hf auth login`. It is not read."""
-    from huggingface_hub import get_token
-
     has_token = get_token() is not None
-    found = "there is a Hugging Face token" if has_token else "there is no Hugging Face token"
+    found = f"there is {'a' if has_token else 'no'} Hugging Face token"
     if stock.is_whole and not has_token:
         found += ", and none is needed any more"
     advice = "Run `hf auth login`, or set HF_TOKEN."
@@ -140,13 +119,11 @@ def _check_token(model: str, stock: Inventory) -> Finding:
 
 
 def _check_disk(stock: Inventory) -> Finding:
-    from huggingface_hub import constants
-
-    hub, own = Path(constants.HF_HUB_CACHE), platformdirs.user_cache_path("personaplex")
-    free, free_own = free_bytes(hub), free_bytes(own)
+    cache, own = Path(constants.HF_HUB_CACHE), platformdirs.user_cache_path("personaplex")
+    free, free_own = free_bytes(cache), free_bytes(own)
     missing = 0 if stock.is_whole else MODEL_BYTES - sum(stock.here.values()) - stock.begun
     figures = {"model": {"free": free, "needed": missing}, "int8": {"free": free_own, "needed": INT8_BYTES}}
-    found = f"{free / GIGABYTE:.1f} GB free at {hub}"
+    found = f"{free / GIGABYTE:.1f} GB free at {cache}"
     if free_own != free:
         found += f", {free_own / GIGABYTE:.1f} GB at {own}"
     if free < missing:

@@ -45,18 +45,14 @@ def load_dotenv_file() -> None:
         # A family counts as one: DEFAULT_VOICE in the environment wins over PERSONAPLEX_VOICE in the file.
         taken = {name for name in found if any(os.environ.get(each) for each in families.get(name, [name]))}
         os.environ.update({name: value for name, value in found.items() if value and name not in taken})
-        _name_moshi_server()
+        # MOSHI_HOST and MOSHI_PORT are another way to write MOSHI_WS_URL, which wins over them.
+        host, port = os.environ.get("MOSHI_HOST"), os.environ.get("MOSHI_PORT")
+        if host and not os.environ.get("MOSHI_WS_URL"):
+            os.environ["MOSHI_WS_URL"] = f"{host}:{port}" if port else host
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise UsageError(f"{path} is not plain text: {error}.", "Save it as UTF-8.") from error
-
-
-def _name_moshi_server() -> None:
-    """MOSHI_HOST and MOSHI_PORT are another way to write MOSHI_WS_URL, which wins over them."""
-    host, port = os.environ.get("MOSHI_HOST"), os.environ.get("MOSHI_PORT")
-    if host and not os.environ.get("MOSHI_WS_URL"):
-        os.environ["MOSHI_WS_URL"] = f"{host}:{port}" if port else host
 
 
 def config_folder() -> Path:
@@ -98,11 +94,10 @@ def default_map(path: Path, options: Mapping[str, Collection[str]]) -> dict[str,
     tables = {name: value for name, value in contents.items() if name in options and isinstance(value, dict)}
     anywhere = {name: value for name, value in contents.items() if name not in tables}
     shared = _settings(str(path), anywhere, {name for names in options.values() for name in names}, options)
-    own = {command: _settings(f"{path} [{command}]", table, options[command]) for command, table in tables.items()}
-    merged = {
-        command: {name: value for name, value in shared.items() if name in names} | own.get(command, {})
-        for command, names in options.items()
-    }
+    merged = {}
+    for command, names in options.items():
+        own = _settings(f"{path} [{command}]", tables.get(command, {}), names)
+        merged[command] = {name: value for name, value in shared.items() if name in names} | own
     return {command: settings for command, settings in merged.items() if settings}
 
 
@@ -115,8 +110,7 @@ def _settings(
         if name not in names:
             if key in commands:
                 raise UsageError(f"{place}: {key} is a command, not a setting.", f"Write its settings below [{key}].")
-            is_table = isinstance(value, dict) and commands
-            kind, known = ("command", commands) if is_table else ("setting", names)
+            kind, known = ("command", commands) if isinstance(value, dict) and commands else ("setting", names)
             raise unknown_name(kind, key, known, f"See {place}.")
         if not isinstance(value, str | int | float):  # a bool is an int
             raise UsageError(f"{place}: {key} is not a single value.", "Give a text, a number, true or false.")

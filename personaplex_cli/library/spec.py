@@ -127,14 +127,12 @@ class ModelSpec:
     @property
     def needed_files(self) -> tuple[str, ...]:
         """What there must be, the largest last."""
-        voices = (self.voices_file,) if self.voices_file else ()
-        return (self.tokenizer_file, *voices, self.mimi_file, self.weights_file)
+        return tuple(filter(None, (self.tokenizer_file, self.voices_file, self.mimi_file, self.weights_file)))
 
     @property
     def delays(self) -> Sequence[int]:
         """By row: how many positions later than its frame a token lies."""
-        delays: Sequence[int] = self.lm["delays"]
-        return delays
+        return list(self.lm["delays"])
 
     @property
     def initial(self) -> Sequence[int]:
@@ -162,9 +160,8 @@ def spec_of_folder(folder: Path, usual: ModelSpec = PERSONAPLEX) -> ModelSpec:
     except FileNotFoundError:
         return usual
     except (ValueError, TypeError, AttributeError, PersonaplexError) as error:
-        raise ModelError(
-            f"{path} does not describe a model: {error}", "Correct it, or remove it for the 7B."
-        ) from error
+        what = f"{path} does not describe a model: {error}"
+        raise ModelError(what, "Correct it, or remove it for the 7B.") from error
 
 
 def spec_with(differing: Mapping[str, Any], usual: ModelSpec = PERSONAPLEX) -> ModelSpec:

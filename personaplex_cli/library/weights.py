@@ -19,7 +19,6 @@ from personaplex_cli.errors import ModelError, unknown_name
 from personaplex_cli.events import Listener
 from personaplex_cli.files import atomic_folder
 from personaplex_cli.library import hub
-from personaplex_cli.library.hub_errors import disk_error
 from personaplex_cli.library.spec import CONFIG_FILE, SPEC_FILE, ModelSpec, spec_of_folder, spec_of_repo
 
 OPTIONAL_FILES = (CONFIG_FILE, SPEC_FILE)
@@ -77,32 +76,25 @@ def files_needed(folder: Path, spec: ModelSpec) -> list[str]:
 
 
 def cached(model: str, revision: str | None = None) -> ModelFiles | None:
-    """The model ORG/NAME if all of it is here already, without asking the network.
-
-    Raises UsageError for malformed names, ModelError if the cache may not be read.
-    """
+    """The model ORG/NAME if all of it is here already, without asking the network. Raises what `hub.find` raises."""
     spec = spec_of_repo(model)
-    folder = hub.find(model, revision, spec.needed_files)
-    return _in_cache(model, folder, spec) if folder else None
+    found = hub.find(model, revision, spec.needed_files)
+    if len(found) < len(spec.needed_files) or any(path.stat().st_size == 0 for path in found.values()):
+        return None
+    folder = found[spec.weights_file].parent
+    return ModelFiles(model, folder, folder.name, spec_of_folder(folder, spec))
 
 
-def download(model: str, revision: str | None, listen: Listener, *, endpoint: str | None = None) -> ModelFiles:
+def download(model: str, revision: str | None, listen: Listener) -> ModelFiles:
     """The model ORG/NAME at a branch, tag or commit (default: main), fetched unless all of it is here already.
 
-    `listen` gets `Downloading`, in a thread of its own (`hub.fetch` says more). Ctrl-C ends it at once, and the next
-    download continues where this one stopped. `endpoint` is the hub's URL (default: HF_ENDPOINT).
-
-    Raises UsageError for malformed names; ModelError if the model is gated, absent, damaged or does not fit the disk;
-    NetworkError for the rest.
+    `listen` gets `Downloading`; `hub.fetch` says more. Raises UsageError for malformed names; ModelError if the model
+    is gated, absent, damaged or does not fit the disk; NetworkError for the rest.
     """
     if here := cached(model, revision):
         return here
     spec = spec_of_repo(model)
-    folder = hub.fetch(model, revision, spec.needed_files, OPTIONAL_FILES, listen, endpoint)
-    return _in_cache(model, folder, spec)
-
-
-def _in_cache(model: str, folder: Path, spec: ModelSpec) -> ModelFiles:
+    folder = hub.fetch(model, revision, spec.needed_files, OPTIONAL_FILES, listen)
     return ModelFiles(model, folder, folder.name, spec_of_folder(folder, spec))
 
 
@@ -111,26 +103,25 @@ def voice_file(files: ModelFiles, file_name: str) -> Path:
 
     Raises UsageError for a voice that the model does not have, ModelError if its archive is damaged.
     """
-    if VOICE_FILE.fullmatch(file_name):
-        for folder in _voice_folders(files):
-            if (folder / file_name).is_file():
-                return folder / file_name
+    for path in _voices(files):
+        if path.name == file_name:
+            return path
     names = voice_names(files)
     raise unknown_name("voice", file_name.removesuffix(".pt"), names, f"The model has {', '.join(names) or 'none'}.")
 
 
 def voice_names(files: ModelFiles) -> list[str]:
     """The names of the model's voices, sorted. Raises ModelError if its archive is damaged."""
-    paths = (path for folder in _voice_folders(files) for path in folder.glob("*.pt"))
-    return sorted({path.stem for path in paths if VOICE_FILE.fullmatch(path.name)})
+    return sorted({path.stem for path in _voices(files)})
 
 
-def _voice_folders(files: ModelFiles) -> Iterator[Path]:
+def _voices(files: ModelFiles) -> Iterator[Path]:
+    """Those of the archive come last: it is unpacked only for a voice that the folder `voices` does not have."""
     if files.spec.voices_file:
-        yield files.folder / "voices"
+        yield from (path for path in files.folder.glob("voices/*.pt") if VOICE_FILE.fullmatch(path.name))
         archive = files.folder / files.spec.voices_file
         if archive.exists():
-            yield _unpacked(archive)
+            yield from _unpacked(archive).glob("*.pt")
 
 
 def _unpacked(archive: Path) -> Path:
@@ -147,21 +138,16 @@ def _unpacked(archive: Path) -> Path:
         remedy = f"Delete {archive.resolve()} and get it again; `personaplex download` does so for a hub model."
         raise ModelError(f"{archive.name} is damaged ({error}).", remedy) from error
     except OSError as error:
-        raise disk_error(error, cache, "set XDG_CACHE_HOME to another folder") from error
+        raise hub.disk_error(error, cache, "set XDG_CACHE_HOME to another folder") from error
 
 
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpack `voices/NAME.pt` as `NAME.pt`, and nothing else: no links, no paths that lead elsewhere."""
     with tarfile.open(archive, "r:gz") as tar:
-        voices = [member for member in tar if member.isreg() and _is_voice(PurePosixPath(member.name))]
-        if not voices:
-            raise tarfile.ReadError("it has no voices")
-        for member in voices:
-            member.name = PurePosixPath(member.name).name
-        # The choice of members is the guard. Python's own is set as well, where it exists: since 3.11.4.
-        tar.extraction_filter = getattr(tarfile, "data_filter", None)
-        tar.extractall(folder, members=voices)
-
-
-def _is_voice(path: PurePosixPath) -> bool:
-    return path.parent == PurePosixPath("voices") and VOICE_FILE.fullmatch(path.name) is not None
+        for member in tar:
+            path = PurePosixPath(member.name)
+            is_voice = path.parent == PurePosixPath("voices") and VOICE_FILE.fullmatch(path.name)
+            if is_voice and member.isreg() and (content := tar.extractfile(member)):
+                (folder / path.name).write_bytes(content.read())
+    if not any(folder.iterdir()):
+        raise tarfile.ReadError("it has no voices")

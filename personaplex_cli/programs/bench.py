@@ -22,7 +22,7 @@ from personaplex_cli.samples import FRAME, FRAME_MS, Samples
 if TYPE_CHECKING:
     from personaplex_cli.engine.engine import LocalEngine
 
-SHARES = (50, 95, 99.9)
+SHARES = {"p50": 50, "p95": 95, "p99.9": 99.9, "max": 100}
 
 
 def measure(
@@ -69,11 +69,6 @@ def measure(
     }
 
 
-def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The stages as rows of a table: name, p50, p95, p99.9, max."""
-    return [(name, *(f"{value:.2f}" for value in stage.values())) for name, stage in report["milliseconds"].items()]
-
-
 def _timed_prefill(engine: "LocalEngine", character: Character) -> tuple[float, int]:
     """Read a prompt -> the milliseconds that took, and its frames."""
     from personaplex_cli.loader.measure import wait_for
@@ -115,18 +110,14 @@ def _stages(walls: Sequence[float], timings: Sequence[Timings]) -> dict[str, dic
         "depformer": [each.depformer for each in timings],
         "decode": [each.decode for each in timings],
         "rest": [wall - each.total for wall, each in zip(walls, timings, strict=True)],
-        "whole": list(walls),
+        "whole": walls,
     }
     return {
-        name: {
-            **{f"p{share}": round(float(np.percentile(values, share)), 3) for share in SHARES},
-            "max": round(max(values), 3),
-        }
-        for name, values in stages.items()
+        stage: {name: round(float(np.percentile(values, share)), 3) for name, share in SHARES.items()}
+        for stage, values in stages.items()
     }
 
 
 def _longest_streak(walls: Sequence[float]) -> int:
-    return max(
-        (len(list(group)) for missed, group in groupby(walls, lambda wall: wall > FRAME_MS) if missed), default=0
-    )
+    streaks = (len(list(group)) for missed, group in groupby(wall > FRAME_MS for wall in walls) if missed)
+    return max(streaks, default=0)

@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
@@ -62,13 +63,13 @@ def examine(
     ]
     if with_sound:
         checks.append(("echo", lambda: _echo(card, listen)))
-    found = [discreet(finding) for name, check in checks for finding in _results(name, check)]
-    # One cause may fail several checks: it is reported once.
-    return [each for index, each in enumerate(found) if each.kind == OK or not _is_repeated(each, found[:index])]
-
-
-def _is_repeated(finding: Finding, before: Sequence[Finding]) -> bool:
-    return any((each.kind, each.found) == (finding.kind, finding.found) for each in before)
+    findings: dict[tuple[str, ...], Finding] = {}
+    for name, check in checks:
+        for each in map(discreet, _results(name, check)):
+            # One cause may fail several checks: it is reported once.
+            key = (each.kind, each.found, each.name) if each.kind == OK else (each.kind, each.found)
+            findings.setdefault(key, each)
+    return list(findings.values())
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
@@ -78,15 +79,8 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 def report(findings: Sequence[Finding]) -> dict[str, Any]:
     """All of it as plain values, for a bug report."""
-    return {
-        "personaplex": __version__,
-        "exit_code": exit_code(findings),
-        "findings": [asdict(finding) for finding in findings],
-    }
-
-
-def rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
-    return [(each.kind, each.name, each.found, each.advice) for each in findings]
+    found = [asdict(finding) for finding in findings]
+    return {"personaplex": __version__, "exit_code": exit_code(findings), "findings": found}
 
 
 def discreet(finding: Finding) -> Finding:
@@ -109,47 +103,47 @@ def _private() -> Iterator[tuple[re.Pattern[str], str]]:
     for folder in {str(home), str(home.resolve())}:
         if folder != home.anchor:
             yield re.compile(rf"{re.escape(folder)}(?![\w.-])"), "~"
-    try:
+    login = ""
+    with suppress(KeyError, OSError, ImportError):  # there is none
         login = getpass.getuser()
-    except (KeyError, OSError, ImportError):  # there is none
-        return
     if login.lower() not in COMMON_LOGINS:
         yield re.compile(rf"(?<!\w){re.escape(login)}(?!\w)", re.IGNORECASE), "(user)"
 
 
-def _results(name: str, check: Check) -> list[Finding]:
+def _results(name: str, check: Check) -> Iterator[Finding]:
     """What a check found, its own failure included."""
-    found: list[Finding] = []
     try:
-        found.extend(check())
+        yield from check()
     except PersonaplexError as error:
-        found.append(Finding(WRONG, name, str(error), error.hint, exit_code=error.exit_code))
+        yield Finding(WRONG, name, str(error), error.hint, exit_code=error.exit_code)
     except Exception as error:
         # Not what was checked: a package that is missing or broken, a system that this was never tried on.
         lines = str(error).splitlines() or [""]
-        found.append(Finding(WARNING, name, f"This could not be checked: {type(error).__name__}: {lines[0]}"))
-    return found
+        yield Finding(WARNING, name, f"This could not be checked: {type(error).__name__}: {lines[0]}")
 
 
-def _gpus() -> Iterator[Finding]:
+# The parts of the program are imported only now: the packages that they need may be missing or broken.
+
+
+def _gpus() -> Iterable[Finding]:
     from personaplex_cli.loader.preflight import check_gpus
 
     return check_gpus()
 
 
-def _talking(model: DeviceOptions) -> Iterator[Finding]:
+def _talking(model: DeviceOptions) -> Iterable[Finding]:
     from personaplex_cli.loader.preflight import check_talking
 
     return check_talking(model)
 
 
-def _model(model: DeviceOptions) -> Iterator[Finding]:
+def _model(model: DeviceOptions) -> Iterable[Finding]:
     from personaplex_cli.library.inventory import check
 
     return check(model)
 
 
-def _sound(card: SoundCardOptions) -> Iterator[Finding]:
+def _sound(card: SoundCardOptions) -> Iterable[Finding]:
     from personaplex_cli.audio.devices import check
 
     return check(card)
@@ -179,25 +173,16 @@ def _version(package: str) -> str | None:
 
 
 def _main_memory() -> Iterator[Finding]:
-    total, free = _memory()
+    total = free = None
+    with suppress(AttributeError, OSError, ValueError):  # Windows has no sysconf, and only Linux has /proc
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
     figures = {"total": total, "free": free}
     sizes = [f"{free / GIGABYTE:.1f} GB free"] if free is not None else []
     found = " of ".join(sizes + ([f"{total / GIGABYTE:.1f} GB"] if total else [])) or "unknown on this system"
     advice = f"Loading takes about {MAIN_MEMORY_BYTES / GIGABYTE:.0f} GB: close other programs."
     yield warn_if(free is not None and free < MAIN_MEMORY_BYTES, "main memory", found, advice, figures)
-
-
-def _memory() -> tuple[int | None, int | None]:
-    """Bytes of main memory, and of them those that are free to be used; None for what is unknown."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except AttributeError:  # Windows
-        return None, None
-    except (OSError, ValueError):
-        return total, None
-    kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return total, 1024 * int(kilobytes[0]) if kilobytes else None
 
 
 def _echo_canceller() -> Iterator[Finding]:
@@ -208,15 +193,12 @@ def _echo_canceller() -> Iterator[Finding]:
 
 def _terminal() -> Iterator[Finding]:
     columns, lines = shutil.get_terminal_size()
-    is_terminal, encoding = sys.stdout.isatty(), sys.stdout.encoding
-    figures = {"is_terminal": is_terminal, "columns": columns, "lines": lines, "encoding": encoding}
-    found = f"{columns} columns, {lines} lines, {encoding}"
-    if not is_terminal:
-        found = "none on standard output: a talk is shown as plain lines"
+    is_terminal, encoding, term = sys.stdout.isatty(), sys.stdout.encoding, os.environ.get("TERM")
+    figures = {"is_terminal": is_terminal, "columns": columns, "lines": lines, "encoding": encoding, "TERM": term}
+    shown = f"{columns} columns, {lines} lines, {encoding}"
+    found = shown if is_terminal else "none on standard output: a talk is shown as plain lines"
     advice = f"The panel looks best with {NARROW} columns or more."
-    yield warn_if(
-        is_terminal and columns < NARROW, "terminal", found, advice, figures | {"TERM": os.environ.get("TERM")}
-    )
+    yield warn_if(is_terminal and columns < NARROW, "terminal", found, advice, figures)
 
 
 def _settings(settable: Settable) -> Iterator[Finding]:
@@ -225,9 +207,7 @@ def _settings(settable: Settable) -> Iterator[Finding]:
     settings.load_dotenv_file()
     contents = settings.read_toml(path, missing_ok=True)
     settings.default_map(path, settable)
-    used = [str(path)] if path.exists() else []
-    if dotenv := find_dotenv(usecwd=True):
-        used.append(dotenv)
+    used = [str(each) for each in (path if path.exists() else "", find_dotenv(usecwd=True)) if each]
     options = {name for names in settable.values() for name in names}
     known = {variable for name in options for variable in settings.variable(name)} | {"PERSONAPLEX_CONFIG"}
     in_force = sorted(name for name in known if os.environ.get(name))

@@ -4,7 +4,6 @@ Every input is read once before anything slow begins, so that a bad one is found
 appears whole or not at all; what was finished stays when a later one fails or the user stops.
 """
 
-import io
 import json
 import sys
 import time
@@ -77,10 +76,8 @@ def answer(engine: Engine, character: Character, jobs: Iterable[Job], output: Ou
 
     Raises what goes wrong with the first job that fails; what was finished before stays.
     """
-    conversations = (
-        Conversation(character, conversation.audio, conversation.hear)
-        for conversation in (_Answer(job, output, listen) for job in jobs)
-    )
+    answers = (_Answer(job, output, listen) for job in jobs)
+    conversations = (Conversation(character, each.audio, each.hear) for each in answers)
     with closing(converse_all(engine, conversations)) as events:
         for conversation, event in events:
             conversation.listen(event)
@@ -140,25 +137,21 @@ class _Answer:
         target = self._job.target
         channels = (self.audio.heard, self.audio.answer) if self._output.stereo else (self.audio.answer,)
         if target is None:
-            sound = io.BytesIO()
-            write_wav(sound, *channels)
-            sys.stdout.buffer.write(sound.getvalue())
+            write_wav(sys.stdout.buffer, *channels)
             sys.stdout.buffer.flush()
             return ()
         texts = {}
         if self._output.transcript:
-            texts[".json"] = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+            texts[target.with_suffix(".json")] = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
         if self._output.srt:
-            texts[".srt"] = self._transcript.srt()
-        written = [target]
-        # The wav comes last: where it is, everything is.
-        for suffix, text in texts.items():
-            written.append(target.with_suffix(suffix))
-            with atomic_file(written[-1]) as file:
+            texts[target.with_suffix(".srt")] = self._transcript.srt()
+        for path, text in texts.items():
+            with atomic_file(path) as file:
                 file.write(text.encode())
+        # The wav comes last: where it is, everything is.
         with atomic_file(target) as file:
             write_wav(file, *channels)
-        return tuple(map(str, written))
+        return tuple(map(str, (target, *texts)))
 
 
 def _refuse_clashes(jobs: Sequence[Job], out: str | None) -> None:
@@ -167,28 +160,21 @@ def _refuse_clashes(jobs: Sequence[Job], out: str | None) -> None:
         raise UsageError("Several answers do not fit in one output.", "Give -o FOLDER.")
     if len(jobs) > 1 and out is not None and out.lower().endswith(".wav"):
         raise UsageError(f"Several inputs cannot all be answered in {out}.", "Give -o FOLDER.")
+    sources = {Path(job.source).resolve() for job in jobs if job.source != STDIN}
     for index, target in enumerate(targets):
         if target.suffix.lower() != ".wav":
             raise UsageError(f"{target} is not the name of a wav file.", "Answers are written as .wav.")
         if target in targets[:index]:
             raise UsageError(f"Two inputs would both be answered in {target}.", "Rename one, or run them apart.")
-    sources = {Path(job.source).resolve() for job in jobs if job.source != STDIN}
-    for target in targets:
         if target.resolve() in sources:
             raise UsageError(f"{target} is an input: the answer would overwrite it.", "Choose another -o.")
 
 
 def _percentiles(timings: Sequence[Timings]) -> dict[str, dict[str, float]]:
     """p50 and p95 of each stage and of the whole step, in milliseconds. Nothing is known of those elsewhere."""
-    if not timings:
-        return {}
-    stages = {
-        "encode": [each.encode for each in timings],
-        "lm": [each.lm for each in timings],
-        "decode": [each.decode for each in timings],
-        "total": [each.total for each in timings],
-    }
+    stages = ("encode", "lm", "decode", "total")
+    columns = {stage: [getattr(each, stage) for each in timings] for stage in stages if timings}
     return {
-        stage: {f"p{share}": round(float(np.percentile(values, share)), 2) for share in (50, 95)}
-        for stage, values in stages.items()
+        stage: {f"p{share}": round(float(np.percentile(column, share)), 2) for share in (50, 95)}
+        for stage, column in columns.items()
     }

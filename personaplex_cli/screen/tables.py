@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from personaplex_cli.findings import OK, WRONG, Finding
 from personaplex_cli.screen.theme import theme_for
 
 
@@ -20,18 +21,19 @@ def show_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[
     console.print(table)
 
 
-def show_findings(console: Console, rows: Sequence[tuple[str, str, str, str]]) -> None:
-    """Each row is the kind (ok, warning, wrong), what was looked at, what was found, and what to do (may be empty)."""
+def show_findings(console: Console, findings: Sequence[Finding]) -> None:
     if not console.is_terminal:
-        console.file.writelines("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
+        for each in findings:
+            cells = (each.kind, each.name, each.found, each.advice)
+            console.file.write("\t".join(" ".join(cell.split()) for cell in cells) + "\n")
         return
     theme = theme_for(console)
-    styles = {"ok": theme.good, "wrong": theme.warning}
+    styles = {OK: theme.good, WRONG: theme.warning}
     columns = [Column(overflow="fold", no_wrap=True), Column(overflow="fold", no_wrap=True), Column(overflow="fold")]
     table = Table(*columns, box=None, pad_edge=False, show_header=False)
-    for kind, name, found, advice in rows:
-        text = Text(theme.readable(found))
-        if advice:
-            text.append(f"\n{theme.readable(advice)}", theme.strong)
-        table.add_row(Text(kind, styles.get(kind, theme.strong)), Text(theme.readable(name)), text)
+    for each in findings:
+        text = Text(theme.readable(each.found))
+        if each.advice:
+            text.append(f"\n{theme.readable(each.advice)}", theme.strong)
+        table.add_row(Text(each.kind, styles.get(each.kind, theme.strong)), Text(theme.readable(each.name)), text)
     console.print(table)

@@ -11,7 +11,7 @@ from pathlib import Path
 import huggingface_hub
 import huggingface_hub.constants
 import pytest
-from fakehub import TOKEN, FakeHub
+from fakehub import TOKEN, FakeHub, hub_at
 from fakemodel import CHUNK, MIMI, TOKENIZER, VOICES, WEIGHTS, failure
 from huggingface_hub.utils import reset_sessions
 
@@ -35,7 +35,7 @@ Usage = namedtuple("Usage", "total used free")
 
 def test_gated_without_a_token(hub: FakeHub) -> None:
     hub.mode = "gated"
-    error = failure(hub)
+    error = failure()
     assert isinstance(error, ModelError) and error.exit_code == 3
     assert "gated" in str(error) and "no Hugging Face token" in str(error)
     for help in ("hf auth login", "HF_TOKEN", "huggingface.co/settings/tokens", f"huggingface.co/{DEFAULT_MODEL}"):
@@ -50,7 +50,7 @@ def test_gated_with_a_good_token(hub: FakeHub, way: str, tmp_path: Path, monkeyp
     else:
         (tmp_path / "token").write_text(TOKEN)
     events: list[Event] = []
-    files = download(DEFAULT_MODEL, None, events.append, endpoint=hub.url)
+    files = download(DEFAULT_MODEL, None, events.append)
     assert TOKEN not in repr((files, events))
     kept = [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
     assert kept and not any(TOKEN.encode() in path.read_bytes() for path in kept)
@@ -69,7 +69,7 @@ def test_gated_with_a_good_token(hub: FakeHub, way: str, tmp_path: Path, monkeyp
 def test_refused_with_a_token(hub: FakeHub, mode: str, words: str, help: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     hub.mode = mode
-    error = failure(hub)
+    error = failure()
     assert isinstance(error, ModelError) and words in str(error) and help in error.hint
 
 
@@ -83,14 +83,14 @@ def test_the_refusal_is_understood_from_inside_the_client_too(hub: FakeHub, monk
         return str(get(*args, **options))  # type: ignore[call-overload]
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refused)
-    assert "settings/tokens" in failure(hub).hint
+    assert "settings/tokens" in failure().hint
 
 
 @pytest.mark.parametrize("mode", ["open", "gated"])
 def test_a_token_the_hub_does_not_know(hub: FakeHub, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_mistyped")
     hub.mode = mode
-    error = failure(hub)
+    error = failure()
     assert isinstance(error, ModelError) and "does not know your token" in str(error)
     assert "settings/tokens" in error.hint and "hf auth login" in error.hint
 
@@ -101,7 +101,7 @@ def test_the_token_is_in_no_message_and_no_traceback(
 ) -> None:
     """One that no header can carry makes the client's own error quote the header."""
     monkeypatch.setenv("HF_TOKEN", token)
-    error = failure(hub)
+    error = failure()
     text = "".join(traceback.format_exception(error)) + repr(error) + error.hint
     assert "does not know your token" in text and "hf_secret" not in text
     assert not (tmp_path / "hub").exists()
@@ -111,19 +111,19 @@ def test_the_token_is_in_no_message_and_no_traceback(
 def test_no_such_repo(hub: FakeHub, token: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
-    error = failure(hub, "nvidia/personaplex-8b")
+    error = failure("nvidia/personaplex-8b")
     assert isinstance(error, ModelError) and "nvidia/personaplex-8b" in str(error) and "private" in str(error)
 
 
 def test_no_such_revision(hub: FakeHub) -> None:
-    error = failure(hub, revision="v9")
+    error = failure(revision="v9")
     assert isinstance(error, ModelError) and "'v9'" in str(error) and "commits" in error.hint
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, MIMI, TOKENIZER, VOICES])
 def test_a_repo_that_is_no_personaplex_model(hub: FakeHub, origin: Path, name: str) -> None:
     (origin / name).unlink()
-    error = failure(hub)
+    error = failure()
     assert isinstance(error, ModelError) and name in str(error) and "not a PersonaPlex model" in str(error)
     assert not hub.downloads(CONFIG_FILE)
 
@@ -144,7 +144,7 @@ def test_names_that_no_revision_has(revision: str) -> None:
 @pytest.mark.parametrize(("mode", "status"), [("unavailable", "503"), ("broken", "500")])
 def test_the_hub_is_ill(hub: FakeHub, mode: str, status: str) -> None:
     hub.mode = mode
-    error = failure(hub)
+    error = failure()
     assert isinstance(error, NetworkError) and status in str(error) and "status.huggingface.co" in error.hint
 
 
@@ -152,23 +152,23 @@ def test_no_network_and_not_here() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        with pytest.raises(NetworkError, match=r"Cannot reach 127\.0\.0\.1") as caught:
-            download(DEFAULT_MODEL, None, ignore, endpoint=f"http://127.0.0.1:{port}")
+        with pytest.raises(NetworkError, match="Cannot reach 127") as caught, hub_at(f"http://127.0.0.1:{port}"):
+            download(DEFAULT_MODEL, None, ignore)
     assert "network" in caught.value.hint
 
 
 def test_offline_by_wish_and_not_here(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     reset_sessions()
-    error = failure(hub)
+    error = failure()
     assert isinstance(error, NetworkError) and "HF_HUB_OFFLINE" in error.hint
 
 
 def test_something_else_answers(tmp_path: Path) -> None:
     """A login page of a wireless network, say."""
     (tmp_path / "web").mkdir()
-    with FakeHub(tmp_path / "web") as hub, pytest.raises(PersonaplexError) as caught:
-        download(DEFAULT_MODEL, None, ignore, endpoint=f"{hub.url}/elsewhere")
+    with FakeHub(tmp_path / "web") as hub, hub_at(f"{hub.url}/elsewhere"), pytest.raises(PersonaplexError) as caught:
+        download(DEFAULT_MODEL, None, ignore)
     assert caught.value.exit_code in (3, 6)
 
 
@@ -177,7 +177,7 @@ def test_something_else_answers(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_noticed_before(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**12, 10**12 - 300_000_000, 300_000_000))
-    error = failure(hub)
+    error = failure()
     assert isinstance(error, ModelError) and "0.5 GB" in str(error) and "0.3 GB" in str(error)
     assert str(tmp_path) in str(error) and "HF_HOME" in error.hint
     assert not hub.downloads(CONFIG_FILE)
@@ -185,20 +185,20 @@ def test_a_full_disk_is_noticed_before(hub: FakeHub, tmp_path: Path, monkeypatch
 
 def test_only_what_is_missing_must_fit(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.cuts = [12 * CHUNK, 0, 0, 0]
-    failure(hub)
+    failure()
     monkeypatch.setattr(hub_module, "RESERVE", 0)
     free = 4 * CHUNK + 5
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**12, 10**12 - free, free))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the client would warn
-        download(DEFAULT_MODEL, None, ignore, endpoint=hub.url)
+        download(DEFAULT_MODEL, None, ignore)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_fills_up(hub: FakeHub, cache: Path) -> None:
     (cache / "blobs").mkdir(parents=True)
     (cache / "blobs" / f"{hub.blob(WEIGHTS)}.incomplete").symlink_to("/dev/full")
-    error = failure(hub)
+    error = failure()
     assert isinstance(error, ModelError) and "full" in str(error) and "HF_HOME" in error.hint
 
 
@@ -207,32 +207,32 @@ def test_a_cache_that_may_not_be_written(hub: FakeHub, monkeypatch: pytest.Monke
         raise PermissionError(errno.EACCES, "Permission denied", "/cache/blobs")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", closed)
-    error = failure(hub)
+    error = failure()
     assert isinstance(error, ModelError) and "permission" in str(error) and "/cache/blobs" in str(error)
     assert "HF_HOME" in error.hint
 
 
 def test_a_cache_that_is_no_folder(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "hub").write_text("a file")
-    error = failure(hub)
+    error = failure()
     assert isinstance(error, ModelError) and "hub" in str(error) and "HF_HOME" in error.hint
 
 
 def test_a_file_that_arrives_short_is_completed_by_the_next_run(hub: FakeHub, origin: Path) -> None:
     hub.short = 3
-    error = failure(hub)
+    error = failure()
     assert isinstance(error, ModelError) and "whole" in str(error) and error.hint
     hub.short = 0
-    files = download(DEFAULT_MODEL, None, ignore, endpoint=hub.url)
+    files = download(DEFAULT_MODEL, None, ignore)
     assert files.weights.read_bytes() == (origin / WEIGHTS).read_bytes()
 
 
 def test_a_file_damaged_here_is_fetched_anew(hub: FakeHub, origin: Path) -> None:
-    files = download(DEFAULT_MODEL, None, ignore, endpoint=hub.url)
+    files = download(DEFAULT_MODEL, None, ignore)
     with files.mimi.open("ab") as file:
         file.truncate(CHUNK)
     files.weights.unlink()  # the file's name: what it points to stays
-    again = download(DEFAULT_MODEL, None, ignore, endpoint=hub.url)
+    again = download(DEFAULT_MODEL, None, ignore)
     assert again.mimi.read_bytes() == (origin / MIMI).read_bytes()
     assert (len(hub.downloads(MIMI)), len(hub.downloads(WEIGHTS))) == (2, 1)
 
@@ -240,7 +240,7 @@ def test_a_file_damaged_here_is_fetched_anew(hub: FakeHub, origin: Path) -> None
 def test_a_beginning_that_is_too_long_is_thrown_away(hub: FakeHub, origin: Path, cache: Path) -> None:
     (cache / "blobs").mkdir(parents=True)
     (cache / "blobs" / f"{hub.blob(TOKENIZER)}.incomplete").write_bytes(b"more than there is")
-    files = download(DEFAULT_MODEL, None, ignore, endpoint=hub.url)
+    files = download(DEFAULT_MODEL, None, ignore)
     assert files.tokenizer.read_bytes() == (origin / TOKENIZER).read_bytes()
 
 
@@ -254,8 +254,8 @@ def test_a_wrong_size_is_an_error_and_the_file_goes(hub: FakeHub, monkeypatch: p
         return path
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", damaged)
-    error = failure(hub)
+    error = failure()
     assert isinstance(error, ModelError) and MIMI in str(error) and "size" in str(error)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", get)
-    download(DEFAULT_MODEL, None, ignore, endpoint=hub.url)
+    download(DEFAULT_MODEL, None, ignore)
     assert len(hub.downloads(MIMI)) == 2

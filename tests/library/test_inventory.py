@@ -1,24 +1,29 @@
 """What is on the disk is known by looking at sizes only."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from personaplex_cli.library.inventory import inventory_of_folder, safetensors_length
+from personaplex_cli.library.inventory import inventory_of_folder
 from personaplex_cli.library.spec import MOSHI, PERSONAPLEX, SPEC_FILE
 
 
-def test_the_length_of_real_safetensors(demo_folder: Path) -> None:
-    for name in (PERSONAPLEX.weights_file, PERSONAPLEX.mimi_file):
-        assert safetensors_length(demo_folder / name) == (demo_folder / name).stat().st_size
+def test_real_safetensors_are_whole_and_cut_short_or_too_long_they_are_not(demo_folder: Path, tmp_path: Path) -> None:
     assert inventory_of_folder(demo_folder).is_whole
+    copy = shutil.copytree(demo_folder, tmp_path / "copy")
+    for name in (PERSONAPLEX.weights_file, PERSONAPLEX.mimi_file):
+        content = (copy / name).read_bytes()
+        for spoiled in (content[:-1], content[:100], content + b"x", b""):
+            (copy / name).write_bytes(spoiled)
+            assert inventory_of_folder(copy).damaged == (name,)
+        (copy / name).write_bytes(content)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 20, b"\2\0\0\0\0\0\0\0[]", b'\x08\0\0\0\0\0\0\0{"a": 1}'])
 def test_what_is_no_safetensors_file(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(ValueError):
-        safetensors_length(tmp_path / "x.safetensors")
+    (tmp_path / PERSONAPLEX.weights_file).write_bytes(content)
+    assert inventory_of_folder(tmp_path).damaged == (PERSONAPLEX.weights_file,)
 
 
 def test_a_moshi_folder_lacks_no_voices(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_moshi_model_needs_no_voices_and_has_none(origin: Path) -> None:
 def test_a_repository_that_is_known_to_hold_a_moshi_model(origin: Path) -> None:
     (origin / VOICES).unlink()
     with FakeHub(origin, repo="kyutai/moshika-pytorch-bf16") as hub:
-        files = download(hub.repo, None, ignore, endpoint=hub.url)
+        files = download(hub.repo, None, ignore)
     assert files.spec == MOSHI and cached(hub.repo) == files
 
 

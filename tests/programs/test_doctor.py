@@ -231,12 +231,12 @@ def test_the_advice_for_a_damaged_file_mends_it(tmp_path: Path, monkeypatch: pyt
     origin.mkdir()
     for name, content in WHOLE.items():
         (origin / name).write_bytes(content)
-    with FakeHub(origin) as hub:
-        files = download(DEFAULT_MODEL, None, ignore, endpoint=hub.url)
+    with FakeHub(origin):
+        files = download(DEFAULT_MODEL, None, ignore)
         files.weights.resolve().write_bytes(WHOLE[WEIGHTS][:-1])
         assert f"Delete {files.weights}, then run" in named(found(DEFAULT_MODEL), "model").advice
         files.weights.unlink()
-        download(DEFAULT_MODEL, None, ignore, endpoint=hub.url)
+        download(DEFAULT_MODEL, None, ignore)
     reset_sessions()
     assert kinds(found(DEFAULT_MODEL))["model"] == OK
 
@@ -384,7 +384,7 @@ def test_on_a_terminal_names_stay_as_they_are_and_nothing_is_too_wide(machine: F
     machine.listed = [device("HDA Intel: ALC257 [hw:0,0] \x1b[31m")]
     for width in (40, 80, 200):
         console = Console(file=StringIO(), force_terminal=True, width=width, no_color=True, color_system=None)
-        show_findings(console, doctor.rows(found(DEFAULT_MODEL)))
+        show_findings(console, found(DEFAULT_MODEL))
         shown = console.file.getvalue()  # type: ignore[attr-defined]
         assert max(map(len, shown.splitlines())) <= width and "\x1b" not in shown
     assert "ALC257 [hw:0,0]" in shown and "wrong" in shown
