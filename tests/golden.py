@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from personaplex_cli.character import Sampling
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.pipeline import FramePipeline
-from personaplex_cli.engine.prefill import read_prompt
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import Layout
 from personaplex_cli.engine.slot import Slot
@@ -70,12 +69,11 @@ class TokenTalk:
         self.spec = spec
         self.generator = TokenGenerator(lm, layers)
         self.slot = Slot(self.generator.embeddings, NoWords(), spec)
-        self.pipeline = FramePipeline(self.generator, CodesCodec(self.generator.device), [self.slot])
-        self.prompts = prompts or PromptCache()
+        codec = CodesCodec(self.generator.device)
+        self.pipeline = FramePipeline(self.generator, codec, [self.slot], prompts or PromptCache())
 
-    @torch.inference_mode()
     def begin(self, layout: Layout, sampling: Sampling) -> None:
-        read_prompt(self.generator, self.prompts, 0, self.slot, layout, sampling, sampling.seed or 0)
+        self.pipeline.begin(0, layout, sampling)
 
     def step(self, user: torch.Tensor, silent: bool = False) -> tuple[int, list[int]]:
         """The user's codes [8] of one frame -> the agent's text token and codes (8) of the same frame."""

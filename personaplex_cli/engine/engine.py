@@ -8,7 +8,7 @@ room.
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from personaplex_cli.engine.graphs import GraphRecorder
 from personaplex_cli.engine.memory import out_of_memory_explained
 from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.engine.pipeline import FramePipeline
-from personaplex_cli.engine.prefill import read_prompt
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import (
     Layout,
@@ -70,12 +69,13 @@ class LocalEngine:
         """`recorder` makes the recordings that warming up asks for; without one, frames are simply run."""
         self.model = model
         self.device = model.generator.device
+        self.context = model.generator.cache.context  # frames that the model remembers, the prompt's included
         self.recording_seconds = 0.0  # that making the recordings took
         self.slots = len(model.generator.user)
         self._recorder = recorder
         self._listen = listen
-        self._slots = [Slot(model.generator.embeddings, model.tokenizer, model.spec) for _ in range(self.slots)]
-        self.pipeline = FramePipeline(model.generator, model.codec, self._slots)
+        slots = [Slot(model.generator.embeddings, model.tokenizer, model.spec) for _ in range(self.slots)]
+        self.pipeline = FramePipeline(model.generator, model.codec, slots, model.prompts)
         self._waiting: dict[int, Character] = {}  # whose prompts are to be read, the first come first
         self._rehearsal: Character | None = None
         self._sample: Samples | None = None  # the voice sample that was encoded last
@@ -107,6 +107,7 @@ class LocalEngine:
     def close(self) -> None:
         """Nothing to do: a model that computes cannot be interrupted."""
 
+    @out_of_memory_explained()
     def warm_up(self, character: Character) -> float:
         """Do everything once that is slow the first time; returns the p95 of a step in milliseconds afterwards.
 
@@ -117,13 +118,8 @@ class LocalEngine:
         plain = self._rehearse(character)
         if self._recorder:
             self._listen(Note(self._record(self._recorder, character, plain)))
-        steps = [self._answer(SILENT_FRAME) for _ in range(WARM_UP_FRAMES)]
-        return float(np.percentile([step.timings.total for step in steps if step.timings], 95))
-
-    @property
-    def context(self) -> int:
-        """How many frames the model remembers, the prompt's included."""
-        return self.model.generator.cache.context
+        replies = [self.pipeline.run({0: SILENT_FRAME})[0] for _ in range(WARM_UP_FRAMES)]
+        return float(np.percentile([reply.timings.total for reply in replies if reply.timings], 95))
 
     @property
     def device_name(self) -> str:
@@ -141,28 +137,21 @@ class LocalEngine:
             yield slot, error
             return
         if began.prompt_frames > LONG_PROMPT_FRAMES:
-            taken, whole = began.prompt_frames * FRAME_SECONDS, began.context * FRAME_SECONDS
-            yield (
-                slot,
-                Note(f"This prompt takes {taken:.0f} of the {whole:.0f} s that the model remembers: shorten it."),
-            )
+            taken, whole = (f"{frames * FRAME_SECONDS:.0f}" for frames in (began.prompt_frames, began.context))
+            yield slot, Note(f"This prompt takes {taken} of the {whole} s that the model remembers: shorten it.")
         yield slot, began
 
     @out_of_memory_explained()
-    @torch.inference_mode()
     def _begin(self, slot: int, character: Character) -> Began:
         """Start a conversation from nothing but the prompt."""
         model, sampling = self.model, character.sampling
+        if sampling.seed is None:
+            sampling = replace(sampling, seed=fresh_seed())
         layout = self._layout(character)
         check_room(layout, self.context)
-        seed = fresh_seed() if sampling.seed is None else sampling.seed
-
-        def read() -> None:
-            read_prompt(model.generator, model.prompts, slot, self._slots[slot], layout, sampling, seed)
-
-        read()
-        if self._recorder and self.pipeline.recorded and self.pipeline.record(self._recorder):
-            read()  # another top-k has other shapes, and recording left its traces
+        self.pipeline.begin(slot, layout, sampling)
+        if self._recorder and self.pipeline.recordings and self.pipeline.record(self._recorder):
+            self.pipeline.begin(slot, layout, sampling)  # another top-k has other shapes; recording left its traces
         model.codec.reset()
         who = {"persona": character.persona, "prompt": character.prompt, "voice": character.voice}
         return Began(
@@ -171,10 +160,10 @@ class LocalEngine:
             model=model.name,
             device=str(self.device),
             precision=model.precision,
-            seed=seed,
+            seed=sampling.seed,
             prompt_frames=layout.positions,
             context=self.context,
-            settings={**model.settings, **who, "sampling": vars(replace(sampling, seed=seed)).copy()},
+            settings={**model.settings, **who, "sampling": asdict(sampling)},
         )
 
     def _layout(self, character: Character) -> Layout:
@@ -209,22 +198,20 @@ class LocalEngine:
             self.recording_seconds = time.perf_counter() - began
             if _alike(plain, self._rehearse(character)) or not steady:
                 checked = "equal to the plain way" if steady else "not compared: this device's answers vary"
-                return f"CUDA graphs: {self.pipeline.recorded} recorded in {self.recording_seconds:.1f} s, {checked}."
+                count = len(self.pipeline.recordings)
+                return f"CUDA graphs: {count} recorded in {self.recording_seconds:.1f} s, {checked}."
             why = "they answered differently"
         except RuntimeError as error:  # torch.OutOfMemoryError is one of these, too
             why = str(error).splitlines()[0]
-        self.pipeline.forget_recordings()
+        self.pipeline.recordings.clear()
         return f"No CUDA graphs here ({why}): a frame takes several times as long as it could."
 
+    @out_of_memory_explained()
     def _rehearse(self, character: Character) -> list[Reply]:
         """Hold the beginning of a conversation in the first slot."""
         self._begin(0, replace(character, sampling=replace(character.sampling, seed=character.sampling.seed or 0)))
         noise = np.random.default_rng(0).normal(0.0, 0.05, (WARM_UP_FRAMES, FRAME)).astype(np.float32)
-        return [self._answer(frame) for frame in noise]
-
-    @out_of_memory_explained()
-    def _answer(self, frame: Samples) -> Reply:
-        return self.pipeline.run({0: frame})[0]
+        return [self.pipeline.run({0: frame})[0] for frame in noise]
 
 
 def _alike(some: Sequence[Reply], others: Sequence[Reply]) -> bool:

@@ -5,7 +5,7 @@ recorded must read and write fixed tensors and never ask the device for a value.
 must be put right afterwards. Where nothing is recorded, parts simply run.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -18,33 +18,6 @@ class CapturedGraph(Protocol):
 
 
 GraphRecorder = Callable[[Part], CapturedGraph]
-
-
-class Graphs:
-    """The recorded parts, by name."""
-
-    def __init__(self) -> None:
-        self._recordings: dict[Hashable, CapturedGraph] = {}
-
-    def __len__(self) -> int:
-        return len(self._recordings)
-
-    def __contains__(self, name: Hashable) -> bool:
-        return name in self._recordings
-
-    def record(self, name: Hashable, part: Part, recorder: GraphRecorder) -> None:
-        """Record a part under a name. Raises whatever goes wrong."""
-        self._recordings[name] = recorder(part)
-
-    def run(self, name: Hashable, part: Part) -> None:
-        """Replay what was recorded under this name, or run the part."""
-        if recording := self._recordings.get(name):
-            recording.replay()
-        else:
-            part()
-
-    def clear(self) -> None:
-        self._recordings.clear()
 
 
 class CudaRecorder:

@@ -7,16 +7,22 @@ parts between read and write fixed tensors, so that each can be recorded once an
 """
 
 import time
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from personaplex_cli.character import Sampling
 from personaplex_cli.conversation import Reply
 from personaplex_cli.engine.generator import SAMPLED, TokenGenerator
-from personaplex_cli.engine.graphs import GraphRecorder, Graphs, Part
+from personaplex_cli.engine.graphs import CapturedGraph, GraphRecorder, Part
+from personaplex_cli.engine.prefill import read_prompt
+from personaplex_cli.engine.prompt_cache import PromptCache
+from personaplex_cli.engine.prompting import Layout
+from personaplex_cli.engine.sampling import GumbelSampler
 from personaplex_cli.engine.slot import Slot
 from personaplex_cli.engine.staging import StagingBuffer
 from personaplex_cli.events import Timings
@@ -35,19 +41,27 @@ class Codec(Protocol):
 class FramePipeline:
     """Runs one frame after the other through a codec and a `TokenGenerator`, all slots in one batch."""
 
-    def __init__(self, generator: TokenGenerator, codec: Codec, slots: Sequence[Slot]) -> None:
+    def __init__(self, generator: TokenGenerator, codec: Codec, slots: Sequence[Slot], prompts: PromptCache) -> None:
+        self.recordings: dict[Hashable, CapturedGraph] = {}  # by part; a part that is not here is simply run
         self._generator = generator
         self._codec = codec
         self._slots = slots
+        self._prompts = prompts
         self._inputs = [
             {name: each[slot] for name, each in generator.inputs.host.items()} for slot in range(len(slots))
         ]
         self._cuda = generator.device.type == "cuda"
-        self._clock = StageClock(generator.device)
-        self._graphs = Graphs()
         # What the host gets of a frame, in one piece: the agent's sound, then what was chosen.
         self._answer = torch.zeros(len(slots), FRAME + SAMPLED, device=generator.device)
         self._fetched = torch.zeros(len(slots), FRAME + SAMPLED, pin_memory=self._cuda)
+
+    @torch.inference_mode()
+    def begin(self, slot: int, layout: Layout, sampling: Sampling) -> None:
+        """Let a slot forget any earlier conversation and begin with this prompt."""
+        # Seeded only now, so that nothing run before changes the conversation.
+        sampler = GumbelSampler(sampling)
+        hidden = read_prompt(self._generator, slot, layout, self._prompts)
+        self._slots[slot].begin(layout, sampler, *self._generator.first(hidden, sampler.noise()))
 
     @torch.inference_mode()
     def run(self, heard: Mapping[int, Samples], silent: Collection[int] = ()) -> dict[int, Reply]:
@@ -55,15 +69,15 @@ class FramePipeline:
         for slot, frame in heard.items():
             self._codec.sound.host["heard"][slot, 0] = torch.from_numpy(frame)
             self._slots[slot].prepare(self._inputs[slot], slot in silent)
-        self._clock.start()
+        clock = StageClock(self._cuda)
         self._generator.inputs.send()
         self._codec.sound.send()
-        width = self._width()
-        for name, part in (self._encode_part, self._transform_part(self._span(), width), *self._later_parts(width)):
-            self._graphs.run(name, part)
-            self._clock.lap()
+        span = self._generator.cache.span_for(max(slot.position for slot in self._slots) + 1)
+        for name, part in self._parts(span, self._width).items():
+            self._run(name, part)
+            clock.lap()
         answer = self._fetch()
-        encode, transform, depform, decode = self._clock.milliseconds()
+        encode, transform, depform, decode = clock.milliseconds()
         timings = Timings(encode, transform + depform, decode, depform)
         replies = {}
         for slot in heard:
@@ -76,7 +90,7 @@ class FramePipeline:
         """A frame [1920] -> its codes [8] on the host, outside of any conversation."""
         self._codec.sound.host["heard"][slot, 0] = torch.from_numpy(sound)
         self._codec.sound.send()
-        self._graphs.run(*self._encode_part)
+        self._run(("encode",), self._encode)
         return self._generator.user[slot].cpu()
 
     @torch.inference_mode()
@@ -85,41 +99,33 @@ class FramePipeline:
 
         If so the conversations must begin anew. Layers that come over the bus cannot be recorded: they come in turns.
         """
-        width = self._width()
-        spans = [] if self._generator.is_streamed else self._generator.cache.spans
-        transforms = [self._transform_part(span, width) for span in spans]
-        parts = dict([self._encode_part, *transforms, *self._later_parts(width)])
-        missing = [name for name in parts if name not in self._graphs]
+        spans, width = self._generator.cache.spans, self._width
+        parts = {name: part for span in spans for name, part in self._parts(span, width).items()}
+        if self._generator.is_streamed:
+            parts = {name: part for name, part in parts.items() if name[0] != "transform"}
+        missing = [name for name in parts if name not in self.recordings]
         for name in missing:
-            self._graphs.record(name, parts[name], recorder)
+            self.recordings[name] = recorder(parts[name])
         return bool(missing)
 
-    def forget_recordings(self) -> None:
-        """Let all parts simply run again."""
-        self._graphs.clear()
-
     @property
-    def recorded(self) -> int:
-        """How many recordings there are."""
-        return len(self._graphs)
-
-    def _span(self) -> int:
-        return self._generator.cache.span_for(max(slot.position for slot in self._slots) + 1)
-
     def _width(self) -> int:
         return max(slot.sampler.width for slot in self._slots)
 
-    # The parts, by names that tell their shapes.
+    def _parts(self, span: int, width: int) -> dict[tuple[Hashable, ...], Part]:
+        """The parts in their order, by names that tell their shapes."""
+        return {
+            ("encode",): self._encode,
+            ("transform", span, width): partial(self._generator.transform, span, width),
+            ("depform", width): partial(self._generator.depform, width),
+            ("decode",): self._decode,
+        }
 
-    @property
-    def _encode_part(self) -> tuple[Hashable, Part]:
-        return "encode", self._encode
-
-    def _transform_part(self, span: int, width: int) -> tuple[Hashable, Part]:
-        return ("transform", span, width), partial(self._generator.transform, span, width)
-
-    def _later_parts(self, width: int) -> list[tuple[Hashable, Part]]:
-        return [(("depform", width), partial(self._generator.depform, width)), ("decode", self._decode)]
+    def _run(self, name: tuple[Hashable, ...], part: Part) -> None:
+        if recording := self.recordings.get(name):
+            recording.replay()
+        else:
+            part()
 
     def _encode(self) -> None:
         self._generator.user.copy_(self._codec.encode())
@@ -140,12 +146,9 @@ class FramePipeline:
 class StageClock:
     """Milliseconds between laps: by the device's own events on CUDA, where calls return before the work is done."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._marks: list[Any] = []  # CUDA events, or seconds
-
-    def start(self) -> None:
-        self._marks.clear()
+    def __init__(self, cuda: bool) -> None:
+        self._cuda = cuda
+        self._marks: list[Any] = []  # CUDA events, or milliseconds
         self.lap()
 
     def lap(self) -> None:
@@ -153,9 +156,8 @@ class StageClock:
             self._marks.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
             self._marks[-1].record()
         else:
-            self._marks.append(time.perf_counter())
+            self._marks.append(1000 * time.perf_counter())
 
-    def milliseconds(self) -> Iterator[float]:
+    def milliseconds(self) -> list[float]:
         """Each stage's duration. On CUDA the last lap's work must be done."""
-        for earlier, later in zip(self._marks, self._marks[1:], strict=False):
-            yield earlier.elapsed_time(later) if self._cuda else 1000 * (later - earlier)
+        return [start.elapsed_time(end) if self._cuda else end - start for start, end in pairwise(self._marks)]

@@ -1,13 +1,11 @@
 """What the transformer remembers of a prompt, kept, so that the same prompt need not be read again.
 
 In memory for the running program, which begins the same conversation again in milliseconds; on disk for the next one.
-A snapshot is exactly what reading the prompt gives, so it changes nothing but the time it takes.
+What is kept is exactly what reading the prompt gives, so it changes nothing but the time it takes.
 """
 
-import contextlib
 import hashlib
-from collections import OrderedDict
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -20,60 +18,51 @@ from personaplex_cli.files import atomic_path, keep_newest
 IN_MEMORY = 4
 ON_DISK = 8  # 100 MB each, for a usual prompt of the 7B
 
-
-@dataclass(frozen=True)
-class CachedPrompt:
-    """`remembered` [layers, 2, 1, heads, positions, width]: keys and values; `hidden` [1, 1, dim]: the last output."""
-
-    remembered: Tensor
-    hidden: Tensor
+# `remembered` [layers, 2, 1, heads, positions, width]: keys and values; `hidden` [1, 1, dim]: the last output.
+CachedPrompt = dict[str, Tensor]
 
 
 class PromptCache:
-    """PromptCache of one model in one precision. `folder` keeps them for the next program; without one nothing is."""
+    """The prompts of one model in one precision. `folder` keeps them for the next program; without one nothing does."""
 
     def __init__(self, folder: Path | None = None, model: str = "") -> None:
         """`model` names the model, its precision and whatever else makes a difference."""
         self._folder = folder
         self._model = model
-        self._here: OrderedDict[str, CachedPrompt] = OrderedDict()  # the last used comes last
+        self._here: dict[str, CachedPrompt] = {}  # the last used comes last
 
     def find(self, layout: Layout) -> CachedPrompt | None:
-        """The snapshot of this prompt, on the CPU; None if there is none (or none that can be read)."""
+        """What is kept of this prompt, on the CPU; None if nothing is (or nothing that can be read)."""
         key = self._key(layout)
-        if key not in self._here and self._folder:
-            with contextlib.suppress(OSError, SafetensorError, KeyError):
-                path = self._folder / key
-                tensors = load_file(path)
-                path.touch()
-                self._hold(key, CachedPrompt(tensors["remembered"], tensors["hidden"]))
-        if key in self._here:
-            self._here.move_to_end(key)
-        return self._here.get(key)
+        prompt = self._here.pop(key, None)
+        if not prompt and self._folder:
+            with suppress(OSError, SafetensorError):
+                prompt = load_file(self._folder / key)
+                (self._folder / key).touch()
+        if prompt:
+            self._hold(key, prompt)
+        return prompt
 
     def keep(self, layout: Layout, remembered: Tensor, hidden: Tensor) -> None:
         """Keep what reading this prompt gave. A disk that is full or read-only is no reason to stop."""
         key = self._key(layout)
-        snapshot = CachedPrompt(remembered.to("cpu", copy=True).contiguous(), hidden.to("cpu", copy=True))
-        self._hold(key, snapshot)
+        prompt = {"remembered": remembered.to("cpu", copy=True).contiguous(), "hidden": hidden.to("cpu", copy=True)}
+        self._hold(key, prompt)
         if self._folder:
-            with contextlib.suppress(OSError, SafetensorError):
-                self._write(self._folder / key, snapshot)
+            with suppress(OSError, SafetensorError):
+                with atomic_path(self._folder / key) as partial:
+                    save_file(prompt, partial)
+                keep_newest(self._folder.glob("*.safetensors"), ON_DISK)
 
     def clear(self) -> None:
-        """Forget all snapshots from now on, and look for none on disk. Files stay."""
+        """Forget all prompts from now on, and look for none on disk. Files stay."""
         self._here.clear()
         self._folder = None
 
-    def _hold(self, key: str, snapshot: CachedPrompt) -> None:
-        self._here[key] = snapshot
-        while len(self._here) > IN_MEMORY:
-            self._here.popitem(last=False)
-
-    def _write(self, path: Path, snapshot: CachedPrompt) -> None:
-        with atomic_path(path) as partial:
-            save_file({"remembered": snapshot.remembered, "hidden": snapshot.hidden}, partial)
-        keep_newest(path.parent.glob("*.safetensors"), ON_DISK)
+    def _hold(self, key: str, prompt: CachedPrompt) -> None:
+        self._here[key] = prompt
+        if len(self._here) > IN_MEMORY:
+            del self._here[next(iter(self._here))]
 
     def _key(self, layout: Layout) -> str:
         digest = hashlib.sha256(self._model.encode())

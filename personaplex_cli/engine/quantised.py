@@ -8,8 +8,6 @@ other devices have no such kernels: there the weights are unpacked first, one la
 """
 
 import functools
-import importlib
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,21 +16,42 @@ from torch.nn import functional as F
 GROUP = 64  # columns that share a scale in int4
 
 
-class Int8Linear(nn.Module):
-    """`weight` [rows, columns] int8 times `scale` [rows] float32."""
+class QuantisedLinear(nn.Module):
+    """A linear module [rows, columns] without bias, on `meta` at first, and what all such modules do."""
 
     weight: Tensor
     scale: Tensor
+    kernel: str  # its name in `kernels.py`
+
+    def __init__(self, **tensors: tuple[tuple[int, ...], torch.dtype]) -> None:
+        super().__init__()
+        for name, (shape, dtype) in tensors.items():
+            self.register_buffer(name, torch.empty(shape, dtype=dtype, device="meta"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cuda or x.numel() > x.shape[-1] or why_no_kernels():
+            return self.plain(x)
+        from personaplex_cli.engine import kernels
+
+        product: Tensor = getattr(kernels, self.kernel)(x.flatten(), **self._buffers)
+        return product.view(*x.shape[:-1], -1)
+
+    def plain(self, x: Tensor) -> Tensor:
+        """The product without a kernel."""
+        return F.linear(x, self.unpacked(x.dtype))
+
+    def unpacked(self, dtype: torch.dtype) -> Tensor:
+        """The plain weight that this stands for."""
+        raise NotImplementedError
+
+
+class Int8Linear(QuantisedLinear):
+    """`weight` [rows, columns] int8 times `scale` [rows] float32."""
+
+    kernel = "int8_times"
 
     def __init__(self, rows: int, columns: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.empty(rows, columns, dtype=torch.int8, device="meta"))
-        self.register_buffer("scale", torch.empty(rows, device="meta"))
-
-    @staticmethod
-    def bytes_for(rows: int, columns: int) -> int:
-        """Bytes of such a module."""
-        return rows * (columns + 4)
+        super().__init__(weight=((rows, columns), torch.int8), scale=((rows,), torch.float32))
 
     @staticmethod
     def pack(weight: Tensor) -> dict[str, Tensor]:
@@ -41,35 +60,22 @@ class Int8Linear(nn.Module):
         return {"weight": (weight / scale[:, None]).round_().to(torch.int8), "scale": scale}
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
-        """The plain weight that this stands for."""
         return (self.weight * self.scale[:, None]).to(dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if kernels := kernels_for(x):
-            product: Tensor = kernels.int8_times(x.flatten(), self.weight, self.scale)
-            return product.view(*x.shape[:-1], -1)
+    def plain(self, x: Tensor) -> Tensor:
         # Whole numbers up to 127 are exact in every dtype; the scale comes last, in float32.
         return (F.linear(x, self.weight.to(x.dtype)) * self.scale).to(x.dtype)
 
 
-class Int4Linear(nn.Module):
+class Int4Linear(QuantisedLinear):
     """`weight` [rows, columns / 2] uint8, two values a byte, times `scale` plus `least` [rows, groups] float16."""
 
-    weight: Tensor
-    scale: Tensor
+    kernel = "int4_times"
     least: Tensor
 
     def __init__(self, rows: int, columns: int) -> None:
-        super().__init__()
-        groups = columns // _group(columns)
-        self.register_buffer("weight", torch.empty(rows, columns // 2, dtype=torch.uint8, device="meta"))
-        self.register_buffer("scale", torch.empty(rows, groups, dtype=torch.float16, device="meta"))
-        self.register_buffer("least", torch.empty(rows, groups, dtype=torch.float16, device="meta"))
-
-    @staticmethod
-    def bytes_for(rows: int, columns: int) -> int:
-        """Bytes of such a module."""
-        return rows * (columns // 2 + 4 * (columns // _group(columns)))
+        groups = (rows, columns // _group(columns)), torch.float16
+        super().__init__(weight=((rows, columns // 2), torch.uint8), scale=groups, least=groups)
 
     @staticmethod
     def pack(weight: Tensor) -> dict[str, Tensor]:
@@ -83,40 +89,25 @@ class Int4Linear(nn.Module):
         return {"weight": values[:, 0::2] | values[:, 1::2] << 4, "scale": scale, "least": least}
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
-        """The plain weight that this stands for."""
         rows, groups = self.scale.shape
         values = torch.stack([self.weight & 15, self.weight >> 4], dim=-1).view(rows, groups, -1)
         return (values * self.scale[..., None].float() + self.least[..., None].float()).view(rows, -1).to(dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if kernels := kernels_for(x):
-            product: Tensor = kernels.int4_times(x.flatten(), self.weight, self.scale, self.least)
-            return product.view(*x.shape[:-1], -1)
-        return F.linear(x, self.unpacked(x.dtype))
-
 
 Quantised = type[Int8Linear] | type[Int4Linear]
-
-
-def kernels_for(x: Tensor) -> Any:
-    """The module with kernels for this input, or None if the plain way must do."""
-    return _kernels() if x.is_cuda and x.numel() == x.shape[-1] else None
-
-
-@functools.cache
-def _kernels() -> Any:
-    return None if why_no_kernels() else importlib.import_module("personaplex_cli.engine.kernels")
 
 
 @functools.cache
 def why_no_kernels() -> str:
     """Why the kernels cannot be used on CUDA here; empty if they can: they are tried, and compared."""
     try:
-        kernels = importlib.import_module("personaplex_cli.engine.kernels")
+        from personaplex_cli.engine import kernels
+
         weight, x = torch.randn(96, 2 * GROUP, device="cuda"), torch.randn(2 * GROUP, device="cuda")
-        for kind, times in ((Int8Linear, kernels.int8_times), (Int4Linear, kernels.int4_times)):
+        for kind in (Int8Linear, Int4Linear):
             module = filled(kind, weight)
-            if not torch.allclose(times(x, **dict(module.named_buffers())), module.unpacked(x.dtype) @ x, atol=1e-2):
+            product = getattr(kernels, kind.kernel)(x, **dict(module.named_buffers()))
+            if not torch.allclose(product, module.unpacked(x.dtype) @ x, atol=1e-2):
                 return "its kernels answer wrongly"
     except ImportError:
         return "it is not installed"
@@ -125,7 +116,7 @@ def why_no_kernels() -> str:
     return ""
 
 
-def filled(kind: Quantised, weight: Tensor) -> "Int8Linear | Int4Linear":
+def filled(kind: Quantised, weight: Tensor) -> QuantisedLinear:
     """A module of this kind that stands for a plain weight [rows, columns]."""
     module = kind(*weight.shape)
     module.load_state_dict(kind.pack(weight), assign=True)

@@ -18,8 +18,7 @@ TINY = 1e-30
 class GumbelSampler:
     """The random numbers of one conversation, always the same for the same `Sampling`, whatever the device."""
 
-    def __init__(self, sampling: Sampling, seed: int) -> None:
-        how = sampling
+    def __init__(self, how: Sampling) -> None:
         kinds = [(how.text_temperature, how.text_top_k)] + [(how.audio_temperature, how.audio_top_k)] * CODEBOOKS
         self.width = USUAL_WIDTH if max(top_k for _, top_k in kinds) <= USUAL_WIDTH else MAX_WIDTH
         greedy = [how.greedy or temperature == 0 for temperature, _ in kinds]
@@ -27,7 +26,7 @@ class GumbelSampler:
         self._temperatures = torch.tensor([[temperature] for temperature, _ in kinds])
         self._barred = torch.zeros(len(kinds), self.width)
         self._barred.masked_fill_(torch.arange(self.width) >= allowed[:, None], -torch.inf)
-        self._random = torch.Generator().manual_seed(seed)
+        self._random = torch.Generator().manual_seed(how.seed or 0)
 
     def noise(self) -> Tensor:
         """One frame's noise [1 + 8, width] float32: for the text and each code, the likeliest token first."""

@@ -30,7 +30,7 @@ class Slot:
         self.position = 0  # the next one to be read
         self._tokenizer = tokenizer
         self._spec = spec
-        self.sampler = GumbelSampler(Sampling(), seed=0)
+        self.sampler = GumbelSampler(Sampling())
         self._tables = embeddings
         self._silence = torch.tensor(spec.silence)
         self._column = [0] * len(spec.delays)

@@ -7,9 +7,10 @@ the file. Knows the layout of the files; knows nothing of prompts, steps or soun
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,15 +32,15 @@ READERS = 4  # threads
 Place = Callable[[str], torch.device]  # the device of a tensor, by its name in the file
 Shapes = dict[str, tuple[int, ...]]
 Tensors = Iterator[tuple[str, torch.Tensor]]
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", LMModel, MimiModel)
 
 # What a file may hold beyond our modules: depformer steps that predict the user, Mimi codebooks past the eighth.
 SURPLUS = re.compile(
     r"(depformer_in|linears|depformer_emb|depformer\.layers\.\d+\.gating|quantizer\.rvq_rest\.vq\.layers)\.\d+\."
 )
 # Attention weights of all depformer steps are stacked in one tensor, ours first.
-_ATTENTION = re.compile(r"(.*self_attn\.)(in_proj_weight|out_proj\.weight)")
-STACKED = re.compile(r"depformer\.layers\.\d+\.self_attn\.(in_proj_weight|out_proj\.weight)")
+_ATTENTION = re.compile(r"(.*self_attn\.)(in|out)_proj[._]weight")
+STACKED = re.compile(rf"depformer\.{_ATTENTION.pattern}")
 
 
 def load_lm(
@@ -50,8 +51,7 @@ def load_lm(
     With a `cache` quantised weights are kept there, and taken from there the next time.
     Raises ModelError if the file is damaged or is not a model of these sizes.
     """
-    with no_random_init():
-        lm = LMModel(device="meta", dtype=precision.dtype, **sizes)
+    lm = unfilled_lm(sizes, precision.dtype)
     if cache and cache.exists:
         quantise(lm, precision)
         try:
@@ -68,8 +68,7 @@ def load_lm(
 
 def load_mimi(path: Path, spec: ModelSpec, device: torch.device) -> MimiModel:
     """The codec, always in float32: in less its codes flip. Raises ModelError like `load_lm`."""
-    with no_random_init(), torch.device("meta"):
-        mimi = get_mimi(None, dict(spec.mimi), device="meta", num_codebooks=CODEBOOKS)
+    mimi = unfilled_mimi(spec)
     return fill(mimi, path, read(path, file_shapes(mimi), torch.float32, lambda name: device))
 
 
@@ -86,6 +85,18 @@ def load_tokenizer(path: Path, text_card: int) -> SentencePieceProcessor:
             "Take all files from the same model.",
         )
     return tokenizer
+
+
+def unfilled_lm(sizes: Mapping[str, Any], dtype: torch.dtype) -> LMModel:
+    """The module of these sizes, on `meta`."""
+    with no_random_init():
+        return LMModel(device="meta", dtype=dtype, **sizes)
+
+
+def unfilled_mimi(spec: ModelSpec) -> MimiModel:
+    """The codec, on `meta`, with the codebooks that we use."""
+    with no_random_init(), torch.device("meta"):
+        return get_mimi(None, dict(spec.mimi), device="meta", num_codebooks=CODEBOOKS)
 
 
 @contextmanager
@@ -106,7 +117,7 @@ def file_shapes(module: nn.Module) -> Shapes:
     """Names and shapes of a module's tensors as checkpoint files have them.
 
     moshi splits attention weights into one linear per step (`in_projs.0.weight`, ...); the files keep them stacked
-    (`in_proj_weight`, `out_proj.weight`) and moshi's load hook takes them apart.
+    (`in_proj_weight`, `out_proj.weight`), and `read` takes them apart.
     """
     shapes: Shapes = {}
     for name, tensor in module.state_dict().items():
@@ -141,13 +152,17 @@ def read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place, mapped: b
         with safe_open(path, framework="pt") as file, ThreadPoolExecutor(READERS) as readers:
             _compare(path, shapes, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
 
-            def tensor(name: str) -> torch.Tensor:
+            def read_one(name: str) -> tuple[str, torch.Tensor]:
                 stacked = STACKED.fullmatch(name)
                 whole: torch.Tensor = file.get_slice(name)[: shapes[name][0]] if stacked else file.get_tensor(name)
-                return whole.to(dtype, copy=not (mapped and place(name).type == "cpu"))
+                return name, whole.to(dtype, copy=not (mapped and place(name).type == "cpu"))
 
-            for name, read_one in _ahead(readers, tensor, list(shapes)):
-                yield from _taken_apart(name, read_one.to(place(name)), shapes)
+            upcoming = (readers.submit(read_one, name) for name in shapes)
+            reading = deque(islice(upcoming, READERS))
+            while reading:
+                name, tensor = reading.popleft().result()
+                reading.extend(islice(upcoming, 1))
+                yield from _taken_apart(name, tensor.to(place(name)))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or incomplete ({error}).", damaged_hint(path)) from error
 
@@ -163,29 +178,13 @@ def packed(tensors: Tensors, precision: Precision) -> Tensors:
             yield name, tensor
 
 
-def _ahead(
-    readers: ThreadPoolExecutor, read_one: Callable[[str], torch.Tensor], names: Sequence[str]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each name with its tensor, in order, while the next ones are being read."""
-    waiting = deque((name, readers.submit(read_one, name)) for name in names[:READERS])
-    for upcoming in [*names[READERS:], *[None] * READERS]:
-        if waiting:
-            name, future = waiting.popleft()
-            if upcoming is not None:
-                waiting.append((upcoming, readers.submit(read_one, upcoming)))
-            yield name, future.result()
-
-
-def _taken_apart(name: str, tensor: torch.Tensor, shapes: Shapes) -> Tensors:
+def _taken_apart(name: str, tensor: torch.Tensor) -> Tensors:
     """moshi's modules have one linear for each step of the weights that the file has stacked."""
-    if not (match := _ATTENTION.fullmatch(name)):
+    if match := _ATTENTION.fullmatch(name):
+        for step, part in enumerate(tensor.chunk(CODEBOOKS if STACKED.fullmatch(name) else 1)):
+            yield f"{match[1]}{match[2]}_projs.{step}.weight", part
+    else:
         yield name, tensor
-        return
-    start, kind = match.groups()
-    steps = CODEBOOKS if STACKED.fullmatch(name) else 1
-    parts = "in_projs" if kind == "in_proj_weight" else "out_projs"
-    for step, part in enumerate(tensor.chunk(steps)):
-        yield f"{start}{parts}.{step}.weight", part
 
 
 def _compare(path: Path, wanted: Shapes, found: Shapes) -> None:

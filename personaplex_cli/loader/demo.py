@@ -1,8 +1,8 @@
-"""The demo model: a tiny random checkpoint of the same classes under the same file names as the 7B.
+"""Models that nobody trained: the demo, and weights of no meaning in modules of any size.
 
-It goes through the real loader, the real prompt and the real loop, on any machine, faster than real time. What it says
-is noise and syllables: it proves that everything works, not how the 7B talks. Made on first use in a fraction of a
-second.
+The demo is a tiny random checkpoint of the same classes under the same file names as the 7B. It goes through the real
+loader, the real prompt and the real loop, on any machine, faster than real time. What it says is noise and syllables:
+it proves that everything works, not how the 7B talks. Made on first use in a fraction of a second.
 """
 
 import io
@@ -15,8 +15,6 @@ from zlib import crc32
 
 import sentencepiece
 import torch
-from moshi.models import LMModel
-from moshi.models.loaders import get_mimi
 from platformdirs import user_cache_path
 from safetensors.torch import save_file
 
@@ -26,7 +24,7 @@ from personaplex_cli.events import Listener, Note
 from personaplex_cli.files import atomic_folder
 from personaplex_cli.library.spec import CODEBOOKS, MOSHI, PERSONAPLEX, SPEC_FILE, ModelSpec, spec_of_folder, spec_with
 from personaplex_cli.library.weights import ModelFiles
-from personaplex_cli.loader.checkpoint import file_shapes, no_random_init
+from personaplex_cli.loader.checkpoint import M, Place, file_shapes, unfilled_lm, unfilled_mimi
 from personaplex_cli.options import DEMO
 
 RECIPE = "1"  # changes with anything below that changes the files
@@ -57,13 +55,10 @@ DIFFERING: dict[str, Any] = {
     },
 }
 STEPS_IN_FILE = {PERSONAPLEX.name: 2 * CODEBOOKS, MOSHI.name: CODEBOOKS}  # of the depformer
+ONES = ("alpha", "_initialized", "cluster_usage", "norm1.weight", "norm2.weight")
+PACKED = (".scale", ".least")  # of quantised linears
 VOICE_FRAMES = 12
-VOICE_NAMES = [
-    f"{kind}{number}"
-    for kind, last in (("NAT", 4), ("VAR", 5))
-    for kind in (kind + "F", kind + "M")
-    for number in range(last)
-]
+VOICE_NAMES = [f"{kind}{sex}{n}" for kind, count in (("NAT", 4), ("VAR", 5)) for sex in "FM" for n in range(count)]
 
 
 def demo_files(listen: Listener) -> ModelFiles:
@@ -84,15 +79,15 @@ def build_demo(folder: Path, differing: Mapping[str, Any] = DIFFERING, spec: Mod
     described = dict(differing) if spec is PERSONAPLEX else {"spec": spec.name, **differing}
     spec = spec_with(described)
     random = torch.Generator().manual_seed(7)
-    with no_random_init():
-        lm = LMModel(device="meta", **{**spec.lm, "dep_q": STEPS_IN_FILE[spec.name]})
-        mimi = get_mimi(None, dict(spec.mimi), device="cpu")
+    lm = unfilled_lm({**spec.lm, "dep_q": STEPS_IN_FILE[spec.name]}, torch.bfloat16)
     tokenizer = toy_tokenizer(spec.lm["text_card"])
-    weights = {name: _lm_tensor(name, shape, random) for name, shape in file_shapes(lm).items()}
+    weights = {name: _tensor(name, shape, random) for name, shape in file_shapes(lm).items()}
+    weights["text_linear.weight"] *= 0.5  # all words are about as likely
     weights["text_linear.weight"][:, 0] = _liking(tokenizer, spec)
+    weights["text_emb.weight"][:, 0] += 12.0  # every frame leans this way
     save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, folder / spec.weights_file)
-    mimi_weights = {name: _mimi_tensor(name, shape, random) for name, shape in file_shapes(mimi).items()}
-    save_file(mimi_weights, folder / spec.mimi_file)
+    mimi = file_shapes(unfilled_mimi(spec))
+    save_file({name: _tensor(name, shape, random) for name, shape in mimi.items()}, folder / spec.mimi_file)
     (folder / spec.tokenizer_file).write_bytes(tokenizer)
     (folder / SPEC_FILE).write_text(json.dumps(described, indent=1))
     if spec.voices_file:
@@ -101,15 +96,22 @@ def build_demo(folder: Path, differing: Mapping[str, Any] = DIFFERING, spec: Mod
                 _add(archive, f"voices/{name}.pt", _saved_voice(name, weights, spec))
 
 
-def _lm_tensor(name: str, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
-    if name.endswith("alpha"):
+def _tensor(name: str, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
+    """Random values for a tensor of the language model or of Mimi, so sized that numbers stay about as large."""
+    if name.endswith(ONES):
         return torch.ones(shape)
-    tensor = torch.randn(shape, generator=random) * (0.5 if "emb" in name else shape[-1] ** -0.5)
-    if name == "text_linear.weight":
-        tensor *= 0.5  # all words are about as likely
-    if name == "text_emb.weight":
-        tensor[:, 0] += 12.0  # every frame leans this way: see _liking
-    return tensor
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    if name.endswith("scale"):
+        return torch.full(shape, 0.1)
+    size = max(1, torch.Size(shape[1:]).numel()) ** -0.5
+    if "codebook" in name:
+        size = 1.0
+    elif "emb" in name:
+        size = 0.5
+    elif name.startswith("decoder.model.14."):
+        size *= 0.3  # the last layer: noise should not hurt
+    return torch.randn(shape, generator=random) * size
 
 
 def _liking(tokenizer: bytes, spec: ModelSpec) -> torch.Tensor:
@@ -124,18 +126,6 @@ def _liking(tokenizer: bytes, spec: ModelSpec) -> torch.Tensor:
             liking[token] = 0.0
     liking[spec.padding] = 1.1
     return liking
-
-
-def _mimi_tensor(name: str, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
-    if name.endswith(("_initialized", "cluster_usage", "norm1.weight", "norm2.weight")):
-        return torch.ones(shape)
-    if name.endswith("bias"):
-        return torch.zeros(shape)
-    if name.endswith("scale"):
-        return torch.full(shape, 0.1)
-    fan_in = max(1, torch.Size(shape[1:]).numel())
-    quiet = 0.3 if name.startswith("decoder.model.14.") else 1.0  # the last layer: noise should not hurt
-    return torch.randn(shape, generator=random) * (1.0 if "codebook" in name else quiet * fan_in**-0.5)
 
 
 def _saved_voice(name: str, weights: Mapping[str, torch.Tensor], spec: ModelSpec) -> bytes:
@@ -153,6 +143,25 @@ def _saved_voice(name: str, weights: Mapping[str, torch.Tensor], spec: ModelSpec
     file = io.BytesIO()
     torch.save({"embeddings": embedded.bfloat16()[:, None, None], "cache": cache}, file)
     return file.getvalue()
+
+
+def fill_randomly(module: M, place: Place, dtype: torch.dtype) -> M:
+    """Give a module on `meta` values that keep numbers within bounds, in `dtype` like the loader would."""
+    values = {}
+    for name, tensor in module.state_dict().items():
+        as_they_are = not tensor.is_floating_point() or name.endswith(PACKED)
+        value = torch.empty(tensor.shape, dtype=tensor.dtype if as_they_are else dtype, device=place(name))
+        if name.endswith(ONES):
+            value.fill_(1.0)
+        elif not value.is_floating_point():
+            value.random_(0, 127)
+        elif name.endswith(PACKED):
+            value.fill_(0.02 / 127)
+        else:
+            value.normal_(0.0, 0.02)
+        values[name] = value
+    module.load_state_dict(values, assign=True)
+    return module.requires_grad_(False).eval()
 
 
 def toy_tokenizer(pieces: int) -> bytes:

@@ -5,10 +5,8 @@ files -> what fits -> tensors, packed as they come -> modules -> LocalEngine -> 
 
 import hashlib
 import os
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,16 +24,15 @@ from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Listener, Note, Phase, State, ignore
 from personaplex_cli.library.spec import PERSONAPLEX, ModelSpec
-from personaplex_cli.library.weights import voice_file
-from personaplex_cli.loader.checkpoint import Place, load_lm, load_mimi, load_tokenizer
-from personaplex_cli.loader.demo import toy_tokenizer
+from personaplex_cli.library.weights import ModelFiles, voice_file
+from personaplex_cli.loader.checkpoint import load_lm, load_mimi, load_tokenizer, unfilled_lm, unfilled_mimi
+from personaplex_cli.loader.demo import fill_randomly, toy_tokenizer
 from personaplex_cli.loader.device import choose_device
 from personaplex_cli.loader.find import find_files
-from personaplex_cli.loader.memory_plan import MemoryPlan, choose_plan
+from personaplex_cli.loader.memory_plan import choose_plan
 from personaplex_cli.loader.offload import StreamedLayers, waits_in_main_memory
 from personaplex_cli.loader.precision import EMBEDDINGS, Precision, quantise
 from personaplex_cli.loader.quantised_cache import QuantisedCache
-from personaplex_cli.loader.random_weights import fill_randomly, unfilled
 from personaplex_cli.options import ModelOptions
 from personaplex_cli.samples import FRAME_MS, SAMPLE_RATE, Samples
 
@@ -64,29 +61,7 @@ def load(options: ModelOptions, listen: Listener = ignore, rehearsal: Character 
 def load_cold(options: ModelOptions, listen: Listener = ignore) -> LocalEngine:
     """The same, not warmed up: the first frames are slow."""
     files = find_files(options.model, options.revision, listen)
-    listen(State(Phase.LOADING, files.name))
-    device = _device(options.device, listen)
-    spec = files.spec
-    if not spec.is_prompted:
-        listen(Note(f"{files.name} takes neither a persona nor a voice: it speaks as it was trained."))
-    with out_of_memory_explained():
-        plan = choose_plan(options, device, spec, listen)
-        tokenizer = load_tokenizer(files.tokenizer, spec.lm["text_card"])
-        mimi = load_mimi(files.mimi, spec, device)
-        cache, prompts = _caches(files.weights, plan.precision, device)
-        lm = load_lm(files.weights, plan.lm_sizes(spec), plan.precision, _places(plan, device, spec), cache)
-        model = LoadedModel(
-            spec=spec,
-            generator=_generator(lm, plan, device),
-            codec=MimiCodec(mimi, device),
-            tokenizer=tokenizer,
-            find_voice=partial(voice_file, files),
-            name=files.name,
-            precision=plan.precision.name,
-            settings=_settings(options, files.revision, plan, device),
-            prompts=prompts,
-        )
-        return _engine(model, listen)
+    return _load(files, files.spec, options, listen)
 
 
 def load_random(options: ModelOptions, listen: Listener = ignore, spec: ModelSpec = PERSONAPLEX) -> LocalEngine:
@@ -94,43 +69,60 @@ def load_random(options: ModelOptions, listen: Listener = ignore, spec: ModelSpe
 
     It has no voices: give characters `NOISE_VOICE`. Raises DeviceError and UsageError like `load`.
     """
-    listen(State(Phase.LOADING, "random weights"))
-    device = _device(options.device, listen)
-    with out_of_memory_explained():
-        plan = choose_plan(options, device, spec, listen)
-        lm, mimi = unfilled(replace(spec, lm=plan.lm_sizes(spec)), plan.precision.dtype)
-        quantise(lm, plan.precision)
-        fill_randomly(mimi, lambda name: device, torch.float32)
-        fill_randomly(lm, _places(plan, device, spec), plan.precision.dtype)
-        model = LoadedModel(
-            spec=spec,
-            generator=_generator(lm, plan, device),
-            codec=MimiCodec(mimi, device),
-            tokenizer=SentencePieceProcessor(model_proto=toy_tokenizer(480)),
-            find_voice=_no_voice,
-            name="random weights",
-            precision=plan.precision.name,
-            settings=_settings(options, "", plan, device),
-        )
-        return _engine(model, listen)
+    return _load(None, spec, options, listen)
 
 
-def _device(name: str, listen: Listener) -> torch.device:
-    device, reason = choose_device(name)
+@out_of_memory_explained()
+def _load(files: ModelFiles | None, spec: ModelSpec, options: ModelOptions, listen: Listener) -> LocalEngine:
+    """An engine with the model in these files, or with random weights if there are none."""
+    name = files.name if files else "random weights"
+    listen(State(Phase.LOADING, name))
+    device, reason = choose_device(options.device)
     listen(Note(reason))
-    # Convolutions in TF32 flip Mimi's codes.
-    torch.backends.cudnn.allow_tf32 = False
-    return device
+    torch.backends.cudnn.allow_tf32 = False  # convolutions in TF32 flip Mimi's codes
+    if not spec.is_prompted:
+        listen(Note(f"{name} takes neither a persona nor a voice: it speaks as it was trained."))
+    plan = choose_plan(options, device, spec, listen)
+    precision, sizes = plan.precision, {**spec.lm, "context": plan.context}
+
+    def place(tensor: str) -> torch.device:
+        waits = waits_in_main_memory(tensor, sizes["num_layers"], plan.streamed)
+        return CPU if waits or tensor.startswith(EMBEDDINGS) else device
+
+    if files:
+        tokenizer = load_tokenizer(files.tokenizer, sizes["text_card"])
+        mimi = load_mimi(files.mimi, spec, device)
+        cache, prompts = _caches(files.weights, precision, device)
+        lm = load_lm(files.weights, sizes, precision, place, cache)
+    else:
+        tokenizer = SentencePieceProcessor(model_proto=toy_tokenizer(480))
+        mimi = fill_randomly(unfilled_mimi(spec), lambda tensor: device, torch.float32)
+        prompts = PromptCache()
+        lm = fill_randomly(quantise(unfilled_lm(sizes, precision.dtype), precision), place, precision.dtype)
+    use_cores(lm, device)
+    layers = StreamedLayers(lm.transformer.layers, plan.streamed, device) if plan.streamed else None
+    model = LoadedModel(
+        spec=spec,
+        generator=TokenGenerator(lm, layers),
+        codec=MimiCodec(mimi, device),
+        tokenizer=tokenizer,
+        find_voice=partial(voice_file, files) if files else _no_voice,
+        name=name,
+        precision=precision.name,
+        settings={
+            "model": options.model,
+            "revision": files.revision if files else "",
+            "device": str(device),
+            "precision": precision.name,
+            "cpu_offload": options.cpu_offload,
+        },
+        prompts=prompts,
+    )
+    return LocalEngine(model, CudaRecorder(device) if device.type == "cuda" else None, listen)
 
 
-def _places(plan: MemoryPlan, device: torch.device, spec: ModelSpec) -> Place:
-    """Where each tensor of the language model goes."""
-
-    def place(name: str) -> torch.device:
-        waits = waits_in_main_memory(name, spec.lm["num_layers"], plan.streamed)
-        return CPU if waits or name.startswith(EMBEDDINGS) else device
-
-    return place
+def _no_voice(name: str) -> Path:
+    raise UsageError(f"Random weights have no voice {name}.", "Give a sample of speech.")
 
 
 def _caches(weights: Path, precision: Precision, device: torch.device) -> tuple[QuantisedCache | None, PromptCache]:
@@ -146,32 +138,6 @@ def _caches(weights: Path, precision: Precision, device: torch.device) -> tuple[
         return None, prompts
     cached = folder / "quantised" / f"{precision.name}-{digest}"
     return QuantisedCache(cached, expected=int(CACHED_SHARE * about.st_size)), prompts
-
-
-def _generator(lm: LMModel, plan: MemoryPlan, device: torch.device) -> TokenGenerator:
-    use_cores(lm, device)
-    layers = StreamedLayers(lm.transformer.layers, plan.streamed, device) if plan.streamed else None
-    return TokenGenerator(lm, layers)
-
-
-def _engine(model: LoadedModel, listen: Listener) -> LocalEngine:
-    device = model.generator.device
-    return LocalEngine(model, CudaRecorder(device) if device.type == "cuda" else None, listen)
-
-
-def _settings(options: ModelOptions, revision: str, plan: MemoryPlan, device: torch.device) -> dict[str, Any]:
-    """What the model was loaded with, as plain values."""
-    return {
-        "model": options.model,
-        "revision": revision,
-        "device": str(device),
-        "precision": plan.precision.name,
-        "cpu_offload": options.cpu_offload,
-    }
-
-
-def _no_voice(name: str) -> Path:
-    raise UsageError(f"Random weights have no voice {name}.", "Give a sample of speech.")
 
 
 def use_cores(lm: LMModel, device: torch.device) -> None:

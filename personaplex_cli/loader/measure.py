@@ -21,7 +21,7 @@ def memory(engine: "LocalEngine") -> dict[str, int]:
     parts = {"layers": 0, "depformer": 0, "heads": 0, "embeddings": 0}
     for name, tensor in engine.model.generator.lm.state_dict().items():
         parts[_part(name)] += tensor.nbytes
-    return {**parts, "mimi": _bytes(engine.model.codec.mimi), "context": engine.model.generator.cache.kv.nbytes}
+    return {**parts, "mimi": bytes_of(engine.model.codec.mimi), "context": engine.model.generator.cache.kv.nbytes}
 
 
 def bytes_per_frame(engine: "LocalEngine") -> int:
@@ -30,7 +30,7 @@ def bytes_per_frame(engine: "LocalEngine") -> int:
     lm: Any = engine.model.generator.lm
     small = [lm.depformer_text_emb, *lm.depformer_emb]
     parts = memory(engine)
-    return sum(parts.values()) - parts["embeddings"] - sum(map(_bytes, small))
+    return sum(parts.values()) - parts["embeddings"] - sum(map(bytes_of, small))
 
 
 def _part(name: str) -> str:
@@ -42,8 +42,8 @@ def _part(name: str) -> str:
     return "layers" if name.startswith("transformer.") else "heads"
 
 
-def _bytes(module: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+def bytes_of(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
 def bandwidth(device: torch.device) -> float:

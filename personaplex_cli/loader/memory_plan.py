@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from moshi.models import LMModel, MimiModel
 
 from personaplex_cli.engine.quantised import why_no_kernels
 from personaplex_cli.errors import DeviceError
 from personaplex_cli.events import Listener, Note
+from personaplex_cli.files import GIGABYTE
 from personaplex_cli.library.spec import ModelSpec
-from personaplex_cli.loader.measure import bus_bandwidth
+from personaplex_cli.loader.checkpoint import unfilled_lm, unfilled_mimi
+from personaplex_cli.loader.measure import bus_bandwidth, bytes_of
 from personaplex_cli.loader.offload import PLACES
-from personaplex_cli.loader.precision import EMBEDDINGS, LAYERS, Precision, precision_for
-from personaplex_cli.loader.random_weights import unfilled
+from personaplex_cli.loader.precision import EMBEDDINGS, LAYERS, Precision, precision_for, quantise
 from personaplex_cli.options import ModelOptions
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
 
@@ -22,7 +21,6 @@ CONTEXT_STEP = 250  # positions: 20 s
 SHORTEST_CONTEXT = 1500  # positions: 2 minutes; a model that forgets sooner is no company
 # For what is computed in between, the graphs and the libraries: an estimate, on the safe side.
 WORKING_BYTES = 700 * 10**6
-GIGABYTE = 10**9
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,6 @@ class MemoryPlan:
     context: int
     streamed: int = 0
 
-    def lm_sizes(self, spec: ModelSpec) -> dict[str, Any]:
-        """The language model's sizes, with the context that fits."""
-        return {**spec.lm, "context": self.context}
-
 
 def choose_plan(options: ModelOptions, device: torch.device, spec: ModelSpec, listen: Listener) -> MemoryPlan:
     """Precision, context and how many layers stay behind; on CUDA by the memory that is free. Loads nothing.
@@ -68,32 +62,24 @@ def choose_plan(options: ModelOptions, device: torch.device, spec: ModelSpec, li
         return MemoryPlan(first, context)
     free, _ = torch.cuda.mem_get_info(device)
     names = [first.name, "int8", "int4"] if options.precision == "auto" and not options.cpu_offload else [first.name]
-    wanted = [precision_for(name, device) for name in names]
-    modules = unfilled(spec, first.dtype)
-    plan = plan_memory(free, [(each, needs(*modules, each)) for each in wanted], context, options.cpu_offload)
+    wanted = [(each, needs(spec, each)) for each in (precision_for(name, device) for name in names)]
+    plan = plan_memory(free, wanted, context, options.cpu_offload)
     listen(Note(_sentence(plan, free, context)))
     if plan.precision.is_quantised and (why := why_no_kernels()):
         listen(Note(f"Without Triton ({why}) {plan.precision.name} saves memory but takes more time than bf16."))
     if plan.streamed:
-        _check_bus(needs(*modules, plan.precision).layer * plan.streamed, device, options.live, listen)
+        _check_bus(needs(spec, plan.precision).layer * plan.streamed, device, options.live, listen)
     return plan
 
 
-def needs(lm: LMModel, mimi: MimiModel, precision: Precision) -> Needs:
-    """What an LM (without quantised linears, perhaps on `meta`) and a Mimi need in this precision."""
-    size = precision.dtype.itemsize
-    layers = len(lm.transformer.layers)
-    base = layer = 0
-    for name, parameter in lm.named_parameters():
-        module = name.removesuffix(".weight")
-        kind = precision.kind(module)
-        held = kind.bytes_for(*parameter.shape) if kind else parameter.numel() * size
-        if LAYERS.fullmatch(module):
-            layer += held
-        elif not name.startswith(EMBEDDINGS):
-            base += held
-    base += sum(parameter.nbytes for parameter in mimi.state_dict().values()) + WORKING_BYTES
-    return Needs(base, layer // layers, layers, 2 * lm.dim * layers * size)
+def needs(spec: ModelSpec, precision: Precision) -> Needs:
+    """What a model needs in this precision."""
+    lm = quantise(unfilled_lm(spec.lm, precision.dtype), precision)
+    layers, held = len(lm.transformer.layers), lm.state_dict()
+    layer = sum(tensor.nbytes for name, tensor in held.items() if LAYERS.fullmatch(name.rpartition(".")[0]))
+    embeddings = sum(tensor.nbytes for name, tensor in held.items() if name.startswith(EMBEDDINGS))
+    base = bytes_of(lm) - layer - embeddings + bytes_of(unfilled_mimi(spec)) + WORKING_BYTES
+    return Needs(base, layer // layers, layers, 2 * lm.dim * layers * precision.dtype.itemsize)
 
 
 def plan_memory(
@@ -101,33 +87,26 @@ def plan_memory(
 ) -> MemoryPlan:
     """The first of the wanted precisions that fits into `free` bytes, with the longest context that does.
 
-    Where there is a choice, the first one has all of the context or is not taken: memory of the talk is worth more than
-    the last bits. With `offload` the first precision is taken, and as many layers streamed as must be.
+    Where there is a choice, the first one has all of the context or is not taken: remembering the conversation is worth
+    more than the last bits. With `offload` the context is whole, and as many layers are streamed as must be.
     Raises DeviceError if nothing fits.
     """
-    precision, need = wanted[0]
-    if offload:
-        for streamed in range(need.layers + 1):
-            if need.total(context, streamed) <= free:
-                return MemoryPlan(precision, context, streamed)
-        raise _too_small(need.total(context, need.layers), free, f"{precision.name} with CPU offload", "")
+    shorter = range((context - 1) // CONTEXT_STEP * CONTEXT_STEP, SHORTEST_CONTEXT - 1, -CONTEXT_STEP)
     for rank, (precision, need) in enumerate(wanted):
-        all_or_nothing = rank == 0 and len(wanted) > 1
-        for length in [context] if all_or_nothing else _lengths(context):
-            if need.total(length) <= free:
-                return MemoryPlan(precision, length)
-    needed = need.total(_lengths(context)[-1])
-    raise _too_small(needed, free, precision.name, "Close other programs that use the GPU, or add --cpu-offload.")
-
-
-def _lengths(context: int) -> list[int]:
-    """The contexts that may be tried, longest first."""
-    return [context, *range((context - 1) // CONTEXT_STEP * CONTEXT_STEP, SHORTEST_CONTEXT - 1, -CONTEXT_STEP)]
-
-
-def _too_small(needed: int, free: int, how: str, hint: str) -> DeviceError:
+        plans = [MemoryPlan(precision, context)]
+        if offload:
+            plans += [MemoryPlan(precision, context, streamed) for streamed in range(1, need.layers + 1)]
+        elif rank > 0 or len(wanted) == 1:
+            plans += [MemoryPlan(precision, length) for length in shorter]
+        for plan in plans:
+            needed = need.total(plan.context, plan.streamed)
+            if needed <= free:
+                return plan
+    how, hint = precision.name, "Close other programs that use the GPU, or add --cpu-offload."
+    if offload:
+        how, hint = f"{precision.name} with CPU offload", "Try --precision int8 or int4."
     gigabytes = f"{needed / GIGABYTE:.1f} GB of the GPU's memory, and {free / GIGABYTE:.1f} GB are free"
-    return DeviceError(f"The model in {how} needs {gigabytes}.", hint or "Try --precision int8 or int4.")
+    raise DeviceError(f"The model in {how} needs {gigabytes}.", hint)
 
 
 def _sentence(plan: MemoryPlan, free: int, context: int) -> str:

@@ -6,14 +6,13 @@ and round, also from one frame to the next. Exact, and as slow as the bus: every
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from personaplex_cli.engine.staging import ALIGNMENT
 from personaplex_cli.engine.transformer import Layer, layer_of
 
 PLACES = 2
@@ -36,68 +35,60 @@ class StreamedLayers:
 
     def __init__(self, modules: nn.ModuleList, streamed: int, device: torch.device) -> None:
         """`modules` hold the streamed layers' linears on the CPU; they move to memory that is fast to copy from."""
-        self._cuda = device.type == "cuda"
-        waiting = [module for index, module in enumerate(modules) if is_streamed(index, len(modules), streamed)]
-        self._places = [_Place(waiting[0], device) for _ in range(PLACES)]
-        self._waiting = [_packed(module, pinned=self._cuda) for module in waiting]
-        self._resident = {index: layer_of(module) for index, module in enumerate(modules) if module not in waiting}
-        self._visiting = [
-            [replace(place.layer, norm1=own.norm1, norm2=own.norm2) for place in self._places]
-            for own in map(layer_of, waiting)
-        ]
+        self._streamed = [is_streamed(index, len(modules), streamed) for index in range(len(modules))]
+        waiting = [module for module, waits in zip(modules, self._streamed, strict=True) if waits]
+        stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._places = [_Place(waiting[0], device, stream) for _ in range(PLACES)]
+        self._waiting = []
         for module in waiting:
-            _strip(module)
-        self._count = len(modules)
-        self._stream = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
-        self._fetched = self._used = 0  # layers, since the beginning
-        for _ in range(PLACES):
-            self._fetch()
-
-    @property
-    def bytes_per_frame(self) -> int:
-        """Bytes that come over the bus in every frame."""
-        return sum(layer.nbytes for layer in self._waiting)
+            self._waiting.append(_linears(module, pinned=bool(stream)))
+            module.self_attn.to("meta")
+            module.gating.to("meta")
+        self._layers = [layer_of(module) for module in modules]
+        self._used = 0  # streamed layers, since the beginning
+        for number, place in enumerate(self._places):
+            place.take(self._waiting[number % len(waiting)])
 
     def __iter__(self) -> Iterator[Layer]:
-        visitors = iter(self._visiting)
-        for index in range(self._count):
-            if index in self._resident:
-                yield self._resident[index]
-                continue
-            number = self._used % PLACES
-            self._places[number].await_copy()
-            yield next(visitors)[number]
-            self._places[number].leave()
-            self._used += 1
-            self._fetch()
+        while self._used % len(self._waiting):  # an error broke off the last round
+            self._move_on()
+        for layer, streamed in zip(self._layers, self._streamed, strict=True):
+            if streamed:
+                place = self._places[self._used % PLACES]
+                place.await_copy()
+                yield replace(place.layer, norm1=layer.norm1, norm2=layer.norm2)
+                self._move_on()
+            else:
+                yield layer
 
-    def _fetch(self) -> None:
-        """Begin to copy the next layer to the place that was used longest ago."""
-        place = self._places[self._fetched % PLACES]
-        place.take(self._waiting[self._fetched % len(self._waiting)], self._stream)
-        self._fetched += 1
+    def _move_on(self) -> None:
+        """Begin to copy the layer that comes next but one to the place of the one that was just used."""
+        place = self._places[self._used % PLACES]
+        place.leave()
+        place.take(self._waiting[(self._used + PLACES) % len(self._waiting)])
+        self._used += 1
 
 
 class _Place:
-    """Room on the device for the linears of one layer."""
+    """Room on the device for the linears of one layer, which are copied there on a `stream` if it has any."""
 
-    def __init__(self, like: nn.Module, device: torch.device) -> None:
-        module = copy.deepcopy(like)
-        self._memory = torch.empty(sum(map(_room, _tensors(like).values())), dtype=torch.uint8, device=device)
-        _lay_into(module, self._memory)
+    def __init__(self, like: nn.Module, device: torch.device, stream: "torch.cuda.Stream | None") -> None:
+        module = copy.deepcopy(like).to(device)
         self.layer = layer_of(module)
-        self._copied: Any = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._left: Any = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._linears = _linears(module)
+        self._stream = stream
+        self._copied: Any = torch.cuda.Event() if stream else None  # type: ignore[no-untyped-call]
+        self._left: Any = torch.cuda.Event() if stream else None  # type: ignore[no-untyped-call]
 
-    def take(self, layer: Tensor, stream: "torch.cuda.Stream | None") -> None:
+    def take(self, linears: Sequence[Tensor]) -> None:
         """Copy a layer here as soon as the one that is here has been used."""
-        if stream is None:
-            self._memory.copy_(layer)
-            return
-        with torch.cuda.stream(stream):
-            self._left.wait(stream)
-            self._memory.copy_(layer, non_blocking=True)
-            self._copied.record(stream)
+        with torch.cuda.stream(self._stream):
+            if self._left:
+                self._left.wait()
+            for own, waiting in zip(self._linears, linears, strict=True):
+                own.copy_(waiting, non_blocking=True)
+            if self._copied:
+                self._copied.record()
 
     def await_copy(self) -> None:
         """Make what is computed from now on wait until the layer is here."""
@@ -110,36 +101,7 @@ class _Place:
             self._left.record()
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
+def _linears(module: nn.Module, pinned: bool = False) -> list[Tensor]:
     """The tensors of a layer's linears."""
-    return {name: tensor for name, tensor in module.state_dict().items() if not name.startswith("norm")}
-
-
-def _room(tensor: Tensor) -> int:
-    return -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-
-
-def _packed(module: nn.Module, pinned: bool) -> Tensor:
-    """All tensors of a layer's linears in one piece of memory."""
-    tensors = _tensors(module).values()
-    memory = torch.zeros(sum(map(_room, tensors)), dtype=torch.uint8, pin_memory=pinned)
-    start = 0
-    for tensor in tensors:
-        memory[start : start + tensor.nbytes] = tensor.contiguous().flatten().view(torch.uint8)
-        start += _room(tensor)
-    return memory
-
-
-def _lay_into(module: nn.Module, memory: Tensor) -> None:
-    """Let the tensors of a layer's linears be parts of `memory`, in the order of `_packed`."""
-    views, start = {}, 0
-    for name, tensor in _tensors(module).items():
-        views[name] = memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-        start += _room(tensor)
-    module.load_state_dict(views, strict=False, assign=True)
-
-
-def _strip(module: nn.Module) -> None:
-    """Let go of the memory of a layer's linears."""
-    absent = {name: tensor.to("meta") for name, tensor in _tensors(module).items()}
-    module.load_state_dict(absent, strict=False, assign=True)
+    tensors = [tensor for name, tensor in module.state_dict().items() if not name.startswith("norm")]
+    return [tensor.pin_memory() for tensor in tensors] if pinned else tensors

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 import torch
+from moshi.models import LMModel
 from torch import nn
 
 from personaplex_cli.engine.quantised import Int4Linear, Int8Linear, Quantised
@@ -57,10 +58,11 @@ def precision_for(name: str, device: torch.device) -> Precision:
     return Precision(name, PLAIN[usual])
 
 
-def quantise(lm: nn.Module, precision: Precision) -> None:
-    """Replace linear modules on `meta` by such of this precision, still without values."""
+def quantise(lm: LMModel, precision: Precision) -> LMModel:
+    """The same model on `meta`, its linear modules replaced by such of this precision, still without values."""
     for name, module in list(lm.named_modules()):
         kind = precision.kind(name)
         if kind and isinstance(module, nn.Linear):
             parent, _, own = name.rpartition(".")
             lm.get_submodule(parent).register_module(own, kind(module.out_features, module.in_features))
+    return lm

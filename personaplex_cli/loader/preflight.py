@@ -3,7 +3,6 @@
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 
 import torch
 
@@ -19,29 +18,21 @@ from personaplex_cli.options import DEMO, DeviceOptions, ModelOptions
 from personaplex_cli.samples import FRAME_SECONDS
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU that torch sees: its name, its compute capability, and bytes of memory."""
-
-    name: str
-    capability: str
-    total: int
-    free: int
-
-
 def check_gpus() -> Iterator[Finding]:
     """The GPUs that torch reaches through CUDA or ROCm, and its warnings, such as that the driver is too old."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        found = [_gpu(index) for index in range(count)]
+        found = [(torch.cuda.get_device_properties(each), torch.cuda.mem_get_info(each)) for each in range(count)]
     said = [str(each.message).splitlines()[0] for each in caught]
     build = {"built_for": _built_for(), "said": said}
     built_for = f"this PyTorch is built for {build['built_for']}"
-    for index, gpu in enumerate(found):
-        memory = f"{gpu.free / GIGABYTE:.1f} of {gpu.total / GIGABYTE:.1f} GB free"
-        text = f"{gpu.name}, compute capability {gpu.capability}, {memory}; {built_for}"
-        yield Finding(OK, f"GPU {index}", text, figures=asdict(gpu) | build)
+    for index, (about, (free, total)) in enumerate(found):
+        capability = f"{about.major}.{about.minor}"
+        memory = f"{free / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GB free"
+        text = f"{about.name}, compute capability {capability}, {memory}; {built_for}"
+        figures = {"name": about.name, "capability": capability, "total": total, "free": free, **build}
+        yield Finding(OK, f"GPU {index}", text, figures=figures)
     if not found:
         has_driver = shutil.which("nvidia-smi") is not None
         text = "; ".join(["none that PyTorch can use by CUDA", built_for, *said])
@@ -85,9 +76,3 @@ def _built_for() -> str:
     if torch.version.hip:
         return f"ROCm {torch.version.hip}"
     return f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
-
-
-def _gpu(index: int) -> Gpu:
-    about = torch.cuda.get_device_properties(index)
-    free, total = torch.cuda.mem_get_info(index)
-    return Gpu(about.name, f"{about.major}.{about.minor}", total, free)

@@ -55,7 +55,7 @@ def measure(
         "context": [fill + positions, fill + positions + options.frames],
         "load_seconds": round(loaded - began, 2),
         "warm_up_seconds": round(warm - loaded, 2),
-        "cuda_graphs": {"recorded": engine.pipeline.recorded, "seconds": round(engine.recording_seconds, 2)},
+        "cuda_graphs": {"recorded": len(engine.pipeline.recordings), "seconds": round(engine.recording_seconds, 2)},
         "prefill": {"frames": positions, "milliseconds": round(prefill, 1), "again": round(again, 1)},
         "milliseconds": _stages(walls, timings),
         "misses": sum(wall > FRAME_MS for wall in walls),

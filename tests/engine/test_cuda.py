@@ -44,7 +44,7 @@ def engine_for(folder: Path, precision: str = "fp32", listen: Listener = ignore)
 def held(engine: LocalEngine, character: Character, frames: int = 40) -> list[tuple[bytes, str]]:
     engine._begin(0, character)
     noise = np.random.default_rng(1).normal(0.0, 0.1, (frames, FRAME)).astype(np.float32)
-    return [(reply.pcm.tobytes(), reply.text) for reply in map(engine._answer, noise)]
+    return [(reply.pcm.tobytes(), reply.text) for reply in (engine.pipeline.run({0: frame})[0] for frame in noise)]
 
 
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
@@ -71,7 +71,7 @@ def test_graphs_are_recorded_and_change_nothing(demo_folder: Path, character: Ch
     plain = held(engine, character, 250)  # past the first span of the ring
     engine.warm_up(character)
     assert any("equal to the plain way" in each.text for each in told if isinstance(each, Note)), told
-    assert engine.pipeline.recorded == 1 + 5 + 1 + 1
+    assert len(engine.pipeline.recordings) == 1 + 5 + 1 + 1
     assert held(engine, character, 250) == plain
 
 
@@ -82,7 +82,7 @@ def test_no_frame_waits_but_for_its_answer(demo_folder: Path, character: Charact
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(5):
-            engine._answer(np.zeros(FRAME, dtype=np.float32))
+            engine.pipeline.run({0: np.zeros(FRAME, dtype=np.float32)})
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

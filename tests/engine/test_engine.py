@@ -196,7 +196,7 @@ def test_nothing_is_said_while_the_agent_is_made_silent(engine: LocalEngine) -> 
     assert "".join(reply.text for reply in silent if isinstance(reply, Reply)) == ""
     for _ in range(60):
         engine.step({0: SILENT_FRAME})
-    assert engine._slots[0].position == began + 160
+    assert engine.pipeline._slots[0].position == began + 160
 
 
 def test_a_sample_is_encoded_once_and_gives_the_same_talk_again(engine: LocalEngine) -> None:

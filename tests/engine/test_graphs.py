@@ -57,7 +57,7 @@ def held(engine: LocalEngine, character: Character, frames: int, silent: range =
 def test_recorded_frames_answer_like_plain_ones_also_past_the_first_span(demo_folder: Path) -> None:
     plain, _ = warmed_up(demo_folder, None)
     recorded, notes = warmed_up(demo_folder, record)
-    assert recorded.pipeline.recorded == 1 + 5 + 1 + 1 and plain.pipeline.recorded == 0  # five lengths of the ring
+    assert len(recorded.pipeline.recordings) == 1 + 5 + 1 + 1 and not plain.pipeline.recordings  # five spans
     assert len(notes) == 1 and "equal to the plain way" in notes[0]
     # 24 positions of prompt: the ring is read further from frame 232 on.
     assert held(recorded, CHARACTER, 250, range(5, 9)) == held(plain, CHARACTER, 250, range(5, 9))
@@ -84,7 +84,7 @@ def test_layers_that_come_over_the_bus_are_left_out(demo_folder: Path) -> None:
     notes: list[Any] = []
     streamed = LocalEngine(replace(model, generator=streaming, codec=MimiCodec(mimi, CPU)), record, notes.append)
     streamed.warm_up(CHARACTER)
-    assert streamed.pipeline.recorded == 3 and "equal to the plain way" in notes[0].text
+    assert len(streamed.pipeline.recordings) == 3 and "equal to the plain way" in notes[0].text
     assert held(streamed, CHARACTER, 12) == held(plain, CHARACTER, 12)
 
 
@@ -100,7 +100,7 @@ class Broken(CapturedGraph):
 def test_what_cannot_be_recorded_is_run(demo_folder: Path, recorder: GraphRecorder, why: str) -> None:
     plain, _ = warmed_up(demo_folder, None)
     engine, notes = warmed_up(demo_folder, recorder)
-    assert engine.pipeline.recorded == 0
+    assert len(engine.pipeline.recordings) == 0
     assert len(notes) == 1 and "No CUDA graphs" in notes[0] and why in notes[0] and "several times" in notes[0]
     assert held(engine, CHARACTER, 12) == held(plain, CHARACTER, 12)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from golden import NoWords
-from moshi.models import LMModel
 from tape import ASKING
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -19,13 +18,13 @@ from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.engine.pipeline import FramePipeline
+from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.quantised import Int4Linear, Int8Linear
 from personaplex_cli.engine.slot import Slot
 from personaplex_cli.library.spec import LM, PERSONAPLEX
-from personaplex_cli.loader.checkpoint import no_random_init
+from personaplex_cli.loader.checkpoint import unfilled_lm, unfilled_mimi
 from personaplex_cli.loader.load import load_cold
 from personaplex_cli.loader.precision import Precision, quantise
-from personaplex_cli.loader.random_weights import unfilled
 from personaplex_cli.options import ModelOptions
 from personaplex_cli.samples import FRAME
 
@@ -112,8 +111,7 @@ def test_at_the_real_size_a_frame_multiplies_with_each_weight_once(
     precision: str, layer_bits: int, depformer_bits: int
 ) -> None:
     """On `meta`, where nothing has a value: a frame that asked for one would fail."""
-    with no_random_init():
-        lm = LMModel(device="meta", dtype=torch.bfloat16, **LM).requires_grad_(False).eval()
+    lm = unfilled_lm(LM, torch.bfloat16).requires_grad_(False).eval()
     quantise(lm, Precision(precision, torch.bfloat16))
     generator = TokenGenerator(lm)
     linears = [each for each in lm.modules() if isinstance(each, torch.nn.Linear | Int8Linear | Int4Linear)]
@@ -146,11 +144,11 @@ class Strangers(TorchDispatchMode):
 
 @pytest.mark.slow
 def test_at_the_real_size_no_part_of_a_frame_leaves_the_device() -> None:
-    lm, mimi = unfilled(PERSONAPLEX, torch.bfloat16)
+    lm, mimi = unfilled_lm(LM, torch.bfloat16), unfilled_mimi(PERSONAPLEX)
     with torch.no_grad():
         generator = TokenGenerator(lm.eval())
         slot = Slot(generator.embeddings, NoWords(), PERSONAPLEX)
-        frame = FramePipeline(generator, MimiCodec(mimi.eval(), torch.device("meta")), [slot])
+        frame = FramePipeline(generator, MimiCodec(mimi.eval(), torch.device("meta")), [slot], PromptCache())
         with Strangers() as strangers:
             frame._encode()
             generator.transform(256, 256)

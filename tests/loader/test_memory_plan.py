@@ -9,12 +9,10 @@ from personaplex_cli.errors import DeviceError
 from personaplex_cli.library.spec import PERSONAPLEX
 from personaplex_cli.loader.memory_plan import MemoryPlan, Needs, needs, plan_memory
 from personaplex_cli.loader.precision import Precision
-from personaplex_cli.loader.random_weights import unfilled
 
 GB = 10**9
 BF16, INT8, INT4 = (Precision(name, torch.bfloat16) for name in ("bf16", "int8", "int4"))
-MODULES = unfilled(PERSONAPLEX, torch.bfloat16)
-NEEDS = {precision: needs(*MODULES, precision) for precision in (BF16, INT8, INT4)}
+NEEDS = {precision: needs(PERSONAPLEX, precision) for precision in (BF16, INT8, INT4)}
 WANTED = list(NEEDS.items())
 
 

@@ -18,9 +18,9 @@ from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.events import Timings, ignore
 from personaplex_cli.library.spec import PERSONAPLEX, spec_with
 from personaplex_cli.loader import measure
+from personaplex_cli.loader.checkpoint import unfilled_lm, unfilled_mimi
 from personaplex_cli.loader.demo import DIFFERING
 from personaplex_cli.loader.load import NOISE_VOICE, load_random
-from personaplex_cli.loader.random_weights import unfilled
 from personaplex_cli.options import BenchOptions, ModelOptions
 from personaplex_cli.programs import bench
 from personaplex_cli.samples import SILENT_FRAME
@@ -59,7 +59,7 @@ def test_random_weights_run_like_any() -> None:
 
 def test_what_a_frame_reads_at_the_real_size_is_what_the_shapes_say() -> None:
     """13.15 GB of layers, 0.26 of text head, 1.33 of depformer, 1.57 of context, 0.33 of Mimi with 8 codebooks."""
-    lm, mimi = unfilled(PERSONAPLEX, torch.bfloat16)
+    lm, mimi = unfilled_lm(PERSONAPLEX.lm, torch.bfloat16), unfilled_mimi(PERSONAPLEX)
     model = SimpleNamespace(generator=TokenGenerator(lm), codec=SimpleNamespace(mimi=mimi))
     engine = cast(LocalEngine, SimpleNamespace(model=model))
     assert measure.memory(engine)["context"] == 3000 * 524_288
