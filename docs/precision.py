@@ -7,22 +7,26 @@ they show that nothing is wrong, not how it sounds.
     python docs/precision.py
 """
 
-import tempfile
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from personaplex_cli.character import Sampling
-from personaplex_cli.engine.generator import TokenGenerator
-from personaplex_cli.engine.prompting import lay_out
-from personaplex_cli.library.spec import sizes_of
-from personaplex_cli.library.weights import WEIGHTS
+from personaplex_cli import Character, Recording, Sampling, converse
+from personaplex_cli.engine import generator
+from personaplex_cli.engine.engine import LocalEngine
+from personaplex_cli.engine.prompt_cache import PromptCache
+from personaplex_cli.engine.sampling import sample
 from personaplex_cli.loader.checkpoint import load_lm
 from personaplex_cli.loader.demo import build_demo
+from personaplex_cli.loader.load import load_cold
 from personaplex_cli.loader.precision import Precision
+from personaplex_cli.options import ModelOptions
+from personaplex_cli.samples import FRAME
 
 SIZES = {
     "lm": {
@@ -37,42 +41,43 @@ SIZES = {
     "mimi": {"seanet": {"n_filters": 4}},
 }
 FRAMES = 100
-CPU = torch.device("cpu")
+CHARACTER = Character("kind", "You are kind.", "NATF2", "NATF2.pt", Sampling(greedy=True, seed=0))
+SPEECH = np.random.default_rng(1).normal(0.0, 0.1, FRAMES * FRAME).astype(np.float32)
 
 
-class Watched(TokenGenerator):
-    """A talk that notes the logits it chooses from, and that can be made to choose what was `said`."""
+class Watched:
+    """In place of `sample`: notes all logits and tokens; what was `said` is chosen again, whatever is likeliest."""
 
-    logits: list[Tensor]
-    tokens: list[int]
-    said: Iterator[int] | None = None
+    def __init__(self, said: list[Tensor]) -> None:
+        self.logits: list[Tensor] = []
+        self.tokens: list[Tensor] = []
+        self._said = said
 
-    def _sampled(self, logits: Tensor, noise: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, noise: Tensor) -> Tensor:
+        self.tokens.append(self._said[len(self.tokens)] if self._said else sample(logits, noise))
         self.logits.append(logits.float().flatten())
-        token = torch.tensor(next(self.said)) if self.said else super()._sampled(logits, noise)
-        self.tokens.append(int(token))
-        return token
+        return self.tokens[-1]
 
 
-def held(folder: Path, name: str, said: list[int] | None = None) -> Watched:
-    """A conversation, nine tokens a frame. With `said` that is said in it, whatever is likeliest."""
-    talk = Watched(load_lm(folder / WEIGHTS, sizes_of(folder).lm, Precision(name, torch.bfloat16), lambda _: CPU))
-    talk.logits, talk.tokens, talk.said = [], [], iter(said) if said else None
-    random = torch.Generator().manual_seed(1)
-    prompt = lay_out(torch.randint(2048, (8, 12), generator=random), [5, 6, 7], talk.rows)
-    talk.begin(prompt, Sampling(greedy=True))
-    for _ in range(FRAMES):
-        talk.step(torch.randint(2048, (8,), generator=random))
-    return talk
+def held(engine: LocalEngine, weights: Path, precision: str, said: list[Tensor]) -> Watched:
+    """A conversation in this precision, nine tokens a frame."""
+    lm = load_lm(weights, engine.model.spec.lm, Precision(precision, torch.bfloat16), lambda _: torch.device("cpu"))
+    model = replace(engine.model, generator=generator.TokenGenerator(lm), prompts=PromptCache())
+    generator.sample = watched = Watched(said)
+    for _ in converse(LocalEngine(model), Recording(SPEECH), CHARACTER):
+        pass
+    return watched
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch:
         build_demo(Path(scratch), SIZES)
-        plain = held(Path(scratch), "bf16")
+        engine = load_cold(ModelOptions(scratch, device="cpu", precision="bf16"))
+        weights = Path(scratch) / engine.model.spec.weights_file
+        plain = held(engine, weights, "bf16", [])
         print("      text: cosine  same    codes: cosine  same")
         for name in ("bf16", "int8", "int4"):
-            pairs = list(zip(plain.logits, held(Path(scratch), name, plain.tokens).logits, strict=True))
+            pairs = list(zip(plain.logits, held(engine, weights, name, plain.tokens).logits, strict=True))
             text = [pair for pair in pairs if len(pair[0]) == SIZES["lm"]["text_card"]]
             codes = [pair for pair in pairs if len(pair[0]) != SIZES["lm"]["text_card"]]
             print(f"{name} {_compared(text)}      {_compared(codes)}")

@@ -8,7 +8,7 @@ room.
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,7 @@ from personaplex_cli.engine.memory import out_of_memory_explained
 from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.engine.pipeline import FramePipeline
 from personaplex_cli.engine.prompt_cache import PromptCache
-from personaplex_cli.engine.prompting import (
-    Layout,
-    SavedVoice,
-    check_room,
-    lay_out,
-    load_saved_voice,
-    no_prompt,
-    system_text,
-)
+from personaplex_cli.engine.prompting import Layout, SavedVoice, lay_out, load_saved_voice, no_prompt, system_text
 from personaplex_cli.engine.slot import Slot
 from personaplex_cli.events import Began, Event, Listener, Note, Phase, State, ignore
 from personaplex_cli.library.spec import ModelSpec
@@ -45,7 +37,7 @@ LONG_PROMPT_FRAMES = 500  # 40 s: a voice of ten seconds, and a text of more tha
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What an engine is made of: modules with their weights, and what is to be told of them.
+    """What an engine is made of: modules with their weights, and what can be said of them.
 
     `find_voice` gives the path of a voice in the model's archive. `name` is the model as strangers may see it,
     `settings` are those that it was loaded with.
@@ -59,7 +51,7 @@ class LoadedModel:
     name: str
     precision: str
     settings: Mapping[str, Any]
-    prompts: PromptCache = field(default_factory=PromptCache)
+    prompts: PromptCache
 
 
 class LocalEngine:
@@ -142,13 +134,14 @@ class LocalEngine:
         yield slot, began
 
     @out_of_memory_explained()
+    @torch.inference_mode()
     def _begin(self, slot: int, character: Character) -> Began:
         """Start a conversation from nothing but the prompt."""
         model, sampling = self.model, character.sampling
         if sampling.seed is None:
             sampling = replace(sampling, seed=fresh_seed())
         layout = self._layout(character)
-        check_room(layout, self.context)
+        layout.check_room(self.context)
         self.pipeline.begin(slot, layout, sampling)
         if self._recorder and self.pipeline.recordings and self.pipeline.record(self._recorder):
             self.pipeline.begin(slot, layout, sampling)  # another top-k has other shapes; recording left its traces

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,29 +19,22 @@ from personaplex_cli.character import Sampling
 from personaplex_cli.conversation import Reply
 from personaplex_cli.engine.generator import SAMPLED, TokenGenerator
 from personaplex_cli.engine.graphs import CapturedGraph, GraphRecorder, Part
+from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.engine.prefill import read_prompt
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import Layout
 from personaplex_cli.engine.sampling import GumbelSampler
 from personaplex_cli.engine.slot import Slot
-from personaplex_cli.engine.staging import StagingBuffer
 from personaplex_cli.events import Timings
 from personaplex_cli.samples import FRAME, Samples
-
-
-class Codec(Protocol):
-    """What makes codes of sound and sound of codes: `mimi.MimiCodec`."""
-
-    sound: StagingBuffer
-
-    def encode(self) -> Tensor: ...
-    def decode(self, codes: Tensor) -> Tensor: ...
 
 
 class FramePipeline:
     """Runs one frame after the other through a codec and a `TokenGenerator`, all slots in one batch."""
 
-    def __init__(self, generator: TokenGenerator, codec: Codec, slots: Sequence[Slot], prompts: PromptCache) -> None:
+    def __init__(
+        self, generator: TokenGenerator, codec: MimiCodec, slots: Sequence[Slot], prompts: PromptCache
+    ) -> None:
         self.recordings: dict[Hashable, CapturedGraph] = {}  # by part; a part that is not here is simply run
         self._generator = generator
         self._codec = codec
@@ -113,7 +106,7 @@ class FramePipeline:
         return max(slot.sampler.width for slot in self._slots)
 
     def _parts(self, span: int, width: int) -> dict[tuple[Hashable, ...], Part]:
-        """The parts in their order, by names that tell their shapes."""
+        """The parts in their order, by names with their shapes."""
         return {
             ("encode",): self._encode,
             ("transform", span, width): partial(self._generator.transform, span, width),

@@ -36,7 +36,7 @@ class SavedVoice:
 class Layout:
     """A prompt ready to be run: `embeddings` [e, dim] of positions 0..e-1 (None for e = 0), then `columns` [17, m].
 
-    The last column is the first position of the talk: only its delayed rows are known.
+    The last column is the first position after the prompt: only its delayed rows are known.
     """
 
     embeddings: Tensor | None
@@ -46,6 +46,14 @@ class Layout:
     def positions(self) -> int:
         """How many positions the prompt fills."""
         return (0 if self.embeddings is None else len(self.embeddings)) + self.columns.shape[1] - 1
+
+    def check_room(self, context: int) -> None:
+        """Raise UsageError if the prompt leaves the model no room to talk."""
+        if self.positions >= context:
+            raise UsageError(
+                f"The prompt takes {self.positions} frames and the model remembers {context}.",
+                "Shorten the persona's text or the voice sample.",
+            )
 
 
 def system_text(text: str) -> str:
@@ -91,15 +99,6 @@ def load_saved_voice(path: Path, spec: ModelSpec) -> SavedVoice:
     if not fits:
         raise ModelError(f"The voice {path} was made for another model.", "Use a voice of this model, or a wav file.")
     return SavedVoice(embeddings[:, 0, 0], cache[0].long())
-
-
-def check_room(layout: Layout, context: int) -> None:
-    """Raise UsageError if the prompt leaves the model no room to talk."""
-    if layout.positions >= context:
-        raise UsageError(
-            f"The prompt takes {layout.positions} frames and the model remembers {context}.",
-            "Shorten the persona's text or the voice sample.",
-        )
 
 
 def _frames(text_tokens: Sequence[int], spec: ModelSpec, pauses: bool = True) -> Tensor:

@@ -38,7 +38,7 @@ class Slot:
         self._text = 0  # the text token of the frame that was prepared
 
     def begin(self, layout: Layout, sampler: GumbelSampler, text: int, code: int) -> None:
-        """The prompt was read; `text` and `code` are the first tokens of the talk, `sampler` is the chance to come."""
+        """The prompt was read; `text` and `code` are the first tokens after it, `sampler` is the chance to come."""
         self.position, self.sampler = layout.positions, sampler
         self._words = TextStream(self._tokenizer, self._spec.silent_tokens)
         self._column = layout.columns[:, -1].tolist()

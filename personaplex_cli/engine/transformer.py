@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 Linear = Callable[[Tensor], Tensor]
 
-# Attention reads the ring only as far as it is filled, in few different lengths: a short talk reads a twelfth of it.
+# Attention reads the ring only as far as it is filled, in few different lengths: at first it is a twelfth.
 SPANS = (256, 512, 1024, 2048)
 
 

@@ -7,7 +7,7 @@ the file. Knows the layout of the files; knows nothing of prompts, steps or soun
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -25,13 +25,11 @@ from personaplex_cli.errors import ModelError
 from personaplex_cli.files import check_is_model_file, damaged_hint
 from personaplex_cli.library.spec import CODEBOOKS, ModelSpec
 from personaplex_cli.loader.precision import Precision, quantise
-from personaplex_cli.loader.quantised_cache import QuantisedCache
+from personaplex_cli.loader.quantised_cache import Place, QuantisedCache, Tensors
 
 READERS = 4  # threads
 
-Place = Callable[[str], torch.device]  # the device of a tensor, by its name in the file
 Shapes = dict[str, tuple[int, ...]]
-Tensors = Iterator[tuple[str, torch.Tensor]]
 M = TypeVar("M", LMModel, MimiModel)
 
 # What a file may hold beyond our modules: depformer steps that predict the user, Mimi codebooks past the eighth.
@@ -61,8 +59,7 @@ def load_lm(
             return load_lm(path, sizes, precision, place, None if cache.exists else cache)
     shapes = file_shapes(lm)
     quantise(lm, precision)
-    on_the_cpu = place("").type == "cpu"
-    tensors = packed(read(path, shapes, precision.dtype, place, mapped=on_the_cpu), precision)
+    tensors = packed(read(path, shapes, precision.dtype, place), precision)
     return fill(lm, path, cache.keep(tensors) if cache else tensors)
 
 
@@ -140,14 +137,15 @@ def fill(module: M, path: Path, tensors: Tensors) -> M:
     return module.requires_grad_(False).eval()
 
 
-def read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place, mapped: bool = True) -> Tensors:
+def read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place) -> Tensors:
     """The tensors of a file by the names they have in the modules, in `dtype`, each where `place` says.
 
-    Nothing else is read. Several are read at once, ahead of being taken: a disk is fastest so. With `mapped`, what
-    stays on the CPU as it is in the file is left there until it is used.
+    Nothing else is read. Several are read at once, ahead of being taken: a disk is fastest so. For a
+    model on the CPU, what is in `dtype` already is left in the file until it is used.
     Raises ModelError for a damaged file, missing or unexpected tensors and wrong shapes.
     """
     check_is_model_file(path)
+    mapped = place("").type == "cpu"
     try:
         with safe_open(path, framework="pt") as file, ThreadPoolExecutor(READERS) as readers:
             _compare(path, shapes, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
@@ -155,7 +153,7 @@ def read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place, mapped: b
             def read_one(name: str) -> tuple[str, torch.Tensor]:
                 stacked = STACKED.fullmatch(name)
                 whole: torch.Tensor = file.get_slice(name)[: shapes[name][0]] if stacked else file.get_tensor(name)
-                return name, whole.to(dtype, copy=not (mapped and place(name).type == "cpu"))
+                return name, whole.to(dtype, copy=not mapped)
 
             upcoming = (readers.submit(read_one, name) for name in shapes)
             reading = deque(islice(upcoming, READERS))

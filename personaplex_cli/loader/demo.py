@@ -1,4 +1,4 @@
-"""Models that nobody trained: the demo, and weights of no meaning in modules of any size.
+"""Models without training: the demo, and weights of no meaning in modules of any size.
 
 The demo is a tiny random checkpoint of the same classes under the same file names as the 7B. It goes through the real
 loader, the real prompt and the real loop, on any machine, faster than real time. What it says is noise and syllables:
@@ -24,7 +24,8 @@ from personaplex_cli.events import Listener, Note
 from personaplex_cli.files import atomic_folder
 from personaplex_cli.library.spec import CODEBOOKS, MOSHI, PERSONAPLEX, SPEC_FILE, ModelSpec, spec_of_folder, spec_with
 from personaplex_cli.library.weights import ModelFiles
-from personaplex_cli.loader.checkpoint import M, Place, file_shapes, unfilled_lm, unfilled_mimi
+from personaplex_cli.loader.checkpoint import M, file_shapes, unfilled_lm, unfilled_mimi
+from personaplex_cli.loader.quantised_cache import Place
 from personaplex_cli.options import DEMO
 
 RECIPE = "1"  # changes with anything below that changes the files
@@ -104,7 +105,7 @@ def _tensor(name: str, shape: tuple[int, ...], random: torch.Generator) -> torch
         return torch.zeros(shape)
     if name.endswith("scale"):
         return torch.full(shape, 0.1)
-    size = max(1, torch.Size(shape[1:]).numel()) ** -0.5
+    size: float = max(1, torch.Size(shape[1:]).numel()) ** -0.5
     if "codebook" in name:
         size = 1.0
     elif "emb" in name:

@@ -1,22 +1,19 @@
 """What there is to measure: an engine's memory by part, the bytes that a frame must read, how fast memory is."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.loader.precision import EMBEDDINGS
-
-if TYPE_CHECKING:
-    from personaplex_cli.engine.engine import LocalEngine
-
 
 COPIES = 5
 COPY_BYTES = 256 * 2**20  # several times any cache
 
 
-def memory(engine: "LocalEngine") -> dict[str, int]:
+def memory(engine: LocalEngine) -> dict[str, int]:
     """Bytes of each part. `embeddings` are those tables that lie in main memory, whatever the device."""
     parts = {"layers": 0, "depformer": 0, "heads": 0, "embeddings": 0}
     for name, tensor in engine.model.generator.lm.state_dict().items():
@@ -24,7 +21,7 @@ def memory(engine: "LocalEngine") -> dict[str, int]:
     return {**parts, "mimi": bytes_of(engine.model.codec.mimi), "context": engine.model.generator.cache.kv.nbytes}
 
 
-def bytes_per_frame(engine: "LocalEngine") -> int:
+def bytes_per_frame(engine: LocalEngine) -> int:
     """What one frame must read at least: all weights but the embeddings, of which it reads single rows, and the
     whole context."""
     lm: Any = engine.model.generator.lm

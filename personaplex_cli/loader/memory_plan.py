@@ -120,7 +120,7 @@ def _sentence(plan: MemoryPlan, free: int, context: int) -> str:
 
 
 def _check_bus(streamed: int, device: torch.device, live: bool, listen: Listener) -> None:
-    """Say what streaming these bytes in every frame costs. Raises DeviceError if that is too slow for a live talk."""
+    """Say what streaming these bytes in every frame costs. Raises DeviceError if that is too slow to talk live."""
     expected = 1000 * streamed / bus_bandwidth(device)
     gigabytes = f"{streamed / GIGABYTE:.1f} GB come over the bus in every frame"
     if live and expected > FRAME_MS:

@@ -52,10 +52,8 @@ def precision_for(name: str, device: torch.device) -> Precision:
     if name == "bf16" and not has_bf16:
         raise UsageError(f"{torch.cuda.get_device_name(device)} cannot compute in bf16.", "Use --precision fp16.")
     usual = "fp32" if device.type == "cpu" else "bf16" if has_bf16 else "fp16"
-    if name in PLAIN or name == "auto":
-        name = usual if name == "auto" else name
-        return Precision(name, PLAIN[name])
-    return Precision(name, PLAIN[usual])
+    name = usual if name == "auto" else name
+    return Precision(name, PLAIN.get(name, PLAIN[usual]))
 
 
 def quantise(lm: LMModel, precision: Precision) -> LMModel:

@@ -41,7 +41,7 @@ def check_gpus() -> Iterator[Finding]:
 
 
 def check_talking(options: DeviceOptions) -> Iterator[Finding]:
-    """Whether the model could talk here, and how much of the talk it would remember.
+    """Whether the model could talk here, and how much of a conversation it would remember.
 
     Raises DeviceError or UsageError as loading it would.
     """

@@ -14,6 +14,7 @@ from personaplex_cli.files import atomic_folder, free_bytes, keep_newest
 SHARD = 512 * 2**20  # bytes that are held in memory until they are written
 KEPT = 2  # models
 
+Place = Callable[[str], torch.device]  # the device of a tensor, by its name in the file
 Tensors = Iterator[tuple[str, torch.Tensor]]
 
 
@@ -29,12 +30,12 @@ class QuantisedCache:
     def exists(self) -> bool:
         return self._folder.is_dir()
 
-    def read(self, device_of: Callable[[str], torch.device]) -> Tensors:
-        """What was kept, each tensor where `device_of` says by its name. Raises SafetensorError or OSError."""
+    def read(self, place: Place) -> Tensors:
+        """What was kept, each tensor where `place` says. Raises SafetensorError or OSError."""
         for path in sorted(self._folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118
-                    yield name, file.get_tensor(name).to(device_of(name), copy=True)
+                    yield name, file.get_tensor(name).to(place(name), copy=True)
 
     def keep(self, tensors: Tensors) -> Tensors:
         """Hand on all tensors, and keep them. A disk that is full or read-only is no reason to stop."""

@@ -10,7 +10,6 @@ from golden import CodesCodec, Golden, NoWords, TokenTalk, heard_of, load_golden
 from personaplex_cli.character import Sampling
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.pipeline import FramePipeline
-from personaplex_cli.engine.prefill import read_prompt
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import lay_out
 from personaplex_cli.engine.slot import Slot
@@ -132,11 +131,9 @@ def test_in_a_batch_of_two_each_slot_says_what_it_says_alone(talk: TokenTalk, go
 
     generator = TokenGenerator(talk.lm, slots=2)
     slots = [Slot(generator.embeddings, NoWords(), talk.spec) for _ in users]
-    pipeline = FramePipeline(generator, CodesCodec(generator.device, 2), slots)
-    with torch.inference_mode():
-        for number, text in enumerate(texts):
-            layout = lay_out(golden.codes("voice"), text, talk.spec)
-            read_prompt(generator, PromptCache(), number, slots[number], layout, GREEDY, 0)
+    pipeline = FramePipeline(generator, CodesCodec(generator.device, 2), slots, PromptCache())
+    for number, text in enumerate(texts):
+        pipeline.begin(number, lay_out(golden.codes("voice"), text, talk.spec), GREEDY)
     together: list[list[Any]] = [[], []]
     for frame in range(FRAMES):
         heard = {number: heard_of(user[:, frame]) for number, user in enumerate(users)}

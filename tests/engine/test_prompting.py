@@ -11,7 +11,6 @@ from personaplex_cli.engine.prompting import (
     SILENT_FRAMES,
     UNKNOWN,
     SavedVoice,
-    check_room,
     lay_out,
     load_saved_voice,
     no_prompt,
@@ -92,9 +91,9 @@ def test_system_tags_are_added_once() -> None:
 
 def test_a_prompt_that_fills_the_context_is_refused() -> None:
     layout = lay_out(torch.zeros(8, 3, dtype=torch.long), [5] * 20, SPEC)
-    check_room(layout, layout.positions + 1)
+    layout.check_room(layout.positions + 1)
     with pytest.raises(UsageError, match="takes 35 frames"):
-        check_room(layout, layout.positions)
+        layout.check_room(layout.positions)
 
 
 @pytest.mark.parametrize(
