@@ -1,4 +1,4 @@
-"""The rooms that know torch and moshi: weights, prompt, step loop, demo model.
+"""From frame to frame: what runs the model, on torch and moshi's modules.
 
 moshi compiles small pieces with `torch.compile` on first use, which stalls for seconds and fails without a compiler.
 It looks at this variable while it is imported, so it is set before anything here imports it.

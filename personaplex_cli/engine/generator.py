@@ -73,7 +73,7 @@ class TokenGenerator:
             total = total + rows[:, row]
         embedded = (rows[:, -1] + total)[:, None]
         self.hidden.copy_(self.read(embedded, self.inputs.device["position"], self.cache.upto(span)))
-        self._text.copy_(sample(self.text_logits(self.hidden), noise[:, 0, :width]))
+        self._text.copy_(sample(self.lm.text_linear(self.hidden)[:, 0], noise[:, 0, :width]))
 
     def depform(self, width: int) -> None:
         """The second part: choose the next position's codes, and with them this frame's."""
@@ -91,7 +91,7 @@ class TokenGenerator:
         The delayed rows of that position are still the prompt's, so the depformer has one code to choose.
         """
         noise = noise.to(self.device)
-        text = sample(self.text_logits(hidden), noise[:1])
+        text = sample(self.lm.text_linear(hidden)[:, 0], noise[:1])
         return int(text), int(sample(self._depformer(0, text, hidden), noise[1:2]))
 
     def embed(self, columns: Tensor) -> Tensor:
@@ -105,8 +105,3 @@ class TokenGenerator:
         """Run positions [b, t, dim] from `first` [b] on through the transformer -> the last output [b, 1, dim]."""
         last = self._transformer(embedded, first, kv)[:, -1:]
         return norm(last, self._out_norm, self.lm.out_norm.eps)
-
-    def text_logits(self, hidden: Tensor) -> Tensor:
-        """Outputs [b, 1, dim] -> logits of the text token [b, card]."""
-        logits: Tensor = self.lm.text_linear(hidden)[:, 0]
-        return logits

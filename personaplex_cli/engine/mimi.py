@@ -19,7 +19,10 @@ class MimiCodec:
         mimi.streaming_forever(slots)
         self.mimi = mimi
         self.sound = StagingBuffer(device, heard=((slots, 1, FRAME), torch.float32))
-        self._state = _tensors_of_state(mimi)
+        # All tensors that Mimi remembers from frame to frame: the object that holds each, its name in it, itself.
+        states: list[Any] = [each._streaming_state for each in mimi.modules() if isinstance(each, StreamingModule)]
+        named = [(state, name, value) for state in states for name, value in vars(state).items()]
+        self._state = [each for each in named if isinstance(each[2], Tensor)]
 
     def reset(self) -> None:
         """Forget what was heard and said."""
@@ -44,9 +47,3 @@ class MimiCodec:
             if (new := getattr(state, name)) is not tensor:
                 tensor.copy_(new)
                 setattr(state, name, tensor)
-
-
-def _tensors_of_state(mimi: MimiModel) -> list[tuple[Any, str, Tensor]]:
-    """All tensors that Mimi remembers from frame to frame: the object that holds each, its name in it, itself."""
-    states = [module._streaming_state for module in mimi.modules() if isinstance(module, StreamingModule)]
-    return [(state, name, each) for state in states for name, each in vars(state).items() if isinstance(each, Tensor)]

@@ -40,9 +40,7 @@ class FramePipeline:
         self._codec = codec
         self._slots = slots
         self._prompts = prompts
-        self._inputs = [
-            {name: each[slot] for name, each in generator.inputs.host.items()} for slot in range(len(slots))
-        ]
+        self._inputs = [{name: each[row] for name, each in generator.inputs.host.items()} for row in range(len(slots))]
         self._cuda = generator.device.type == "cuda"
         # What the host gets of a frame, in one piece: the agent's sound, then what was chosen.
         self._answer = torch.zeros(len(slots), FRAME + SAMPLED, device=generator.device)

@@ -94,7 +94,10 @@ def build_demo(folder: Path, differing: Mapping[str, Any] = DIFFERING, spec: Mod
     if spec.voices_file:
         with tarfile.open(folder / spec.voices_file, "w:gz", compresslevel=1) as archive:
             for name in VOICE_NAMES:
-                _add(archive, f"voices/{name}.pt", _saved_voice(name, weights, spec))
+                voice = _saved_voice(name, weights, spec)
+                entry = tarfile.TarInfo(f"voices/{name}.pt")
+                entry.size = len(voice)
+                archive.addfile(entry, io.BytesIO(voice))
 
 
 def _tensor(name: str, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
@@ -196,9 +199,3 @@ def toy_tokenizer(pieces: int) -> bytes:
         pad_id=3,
     )
     return model.getvalue()
-
-
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size = len(content)
-    archive.addfile(entry, io.BytesIO(content))

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.loader.precision import EMBEDDINGS
 
+# The parts of the language model by how the names of their tensors begin; all others are heads.
+STARTS = {"layers": "transformer.", "depformer": ("depformer", "linears."), "embeddings": EMBEDDINGS}
 COPIES = 5
 COPY_BYTES = 256 * 2**20  # several times any cache
 
@@ -17,7 +19,7 @@ def memory(engine: LocalEngine) -> dict[str, int]:
     """Bytes of each part. `embeddings` are those tables that lie in main memory, whatever the device."""
     parts = {"layers": 0, "depformer": 0, "heads": 0, "embeddings": 0}
     for name, tensor in engine.model.generator.lm.state_dict().items():
-        parts[_part(name)] += tensor.nbytes
+        parts[next((part for part, start in STARTS.items() if name.startswith(start)), "heads")] += tensor.nbytes
     return {**parts, "mimi": bytes_of(engine.model.codec.mimi), "context": engine.model.generator.cache.kv.nbytes}
 
 
@@ -28,15 +30,6 @@ def bytes_per_frame(engine: LocalEngine) -> int:
     small = [lm.depformer_text_emb, *lm.depformer_emb]
     parts = memory(engine)
     return sum(parts.values()) - parts["embeddings"] - sum(map(bytes_of, small))
-
-
-def _part(name: str) -> str:
-    """Which part of the language model a tensor of this name belongs to."""
-    if name.startswith(EMBEDDINGS):
-        return "embeddings"
-    if name.startswith(("depformer", "linears.")):
-        return "depformer"
-    return "layers" if name.startswith("transformer.") else "heads"
 
 
 def bytes_of(module: nn.Module) -> int:
