@@ -3,17 +3,21 @@
 Numbers, text and sound only, so that any engine can be asked for it; `lookup.py` finds one by names and options.
 """
 
-import math
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 from personaplex_cli.errors import UsageError
 from personaplex_cli.options import chosen
 from personaplex_cli.samples import Samples
 
-SEED_LIMIT = 2**63  # torch takes seeds of 63 bits
+RANGES = {
+    "audio_temperature": ("a number", 0, 5),
+    "text_temperature": ("a number", 0, 5),
+    "audio_top_k": ("a whole number", 1, 2048),
+    "text_top_k": ("a whole number", 1, 2048),
+    "seed": ("a whole number", 0, 2**63 - 1),  # torch takes seeds of 63 bits
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Sampling:
     The defaults are the reference's. Raises UsageError for values out of range.
     """
 
-    panel: ClassVar[str] = "Sampling"
+    panel = "Sampling"
     seed: int | None = chosen(None, "Makes the answer repeatable.", "random")
     greedy: bool = chosen(False, "Always take the most likely token.")
     audio_temperature: float = chosen(0.8, "0 to 5.")
@@ -33,16 +37,10 @@ class Sampling:
     text_top_k: int = chosen(25, "1 to 2048.")
 
     def __post_init__(self) -> None:
-        for name in ("audio_temperature", "text_temperature"):
+        for name, (kind, low, high) in RANGES.items():
             value = getattr(self, name)
-            if not (math.isfinite(value) and 0 <= value <= 5):
-                raise UsageError(f"The {name.replace('_', ' ')} is {value}.", "Give a number from 0 to 5.")
-        for name in ("audio_top_k", "text_top_k"):
-            value = getattr(self, name)
-            if not 1 <= value <= 2048:
-                raise UsageError(f"The {name.replace('_', ' ')} is {value}.", "Give a whole number from 1 to 2048.")
-        if self.seed is not None and not 0 <= self.seed < SEED_LIMIT:
-            raise UsageError(f"The seed is {self.seed}.", f"Give a whole number from 0 to {SEED_LIMIT - 1}.")
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"The {name.replace('_', ' ')} is {value}.", f"Give {kind} from {low} to {high}.")
 
 
 def fresh_seed() -> int:
@@ -66,6 +64,5 @@ class Character:
 
     def seeded(self) -> "Character":
         """The same with a seed of its own, if it has none: so that what begins again is the same talk."""
-        if self.sampling.seed is not None:
-            return self
-        return replace(self, sampling=replace(self.sampling, seed=fresh_seed()))
+        seed = fresh_seed() if self.sampling.seed is None else self.sampling.seed
+        return replace(self, sampling=replace(self.sampling, seed=seed))

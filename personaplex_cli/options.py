@@ -5,7 +5,7 @@ Knows no command line: any program or test may build these by hand.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from personaplex_cli.errors import UsageError
 
@@ -27,9 +27,7 @@ def chosen(default: Any, help: str, shown: str | None = None, **more: Any) -> An
 
 @dataclass(frozen=True)
 class ModelFilesOptions:
-    """Which model."""
-
-    panel: ClassVar[str] = "Machine"
+    panel = "Machine"
     model: str = chosen(DEFAULT_MODEL, "demo, a folder, or a Hugging Face ORG/REPO.")
     revision: str | None = chosen(None, "Branch, tag or commit of the repository.", "main")
 
@@ -42,57 +40,37 @@ class ModelFilesOptions:
 
 @dataclass(frozen=True)
 class DeviceOptions(ModelFilesOptions):
-    """Which model, where, in how many bits."""
-
     device: str = chosen("auto", "auto, cuda, cuda:N, mps or cpu.")
     precision: str = chosen("auto", "auto, bf16, fp16, fp32, int8, or int4 (experimental).")
 
 
 @dataclass(frozen=True)
 class ModelOptions(DeviceOptions):
-    """How a model shall run."""
-
     cpu_offload: bool = chosen(
         False, "Keep layers that do not fit on the GPU in main memory: for files; mostly too slow to talk.", paired=True
     )
-
-    @property
-    def live(self) -> bool:
-        """Whether what is bound to be slower than speech is refused, as far as that can be told before loading."""
-        return False
+    force = True  # no option here: recordings may be answered slower than they were spoken
 
 
 @dataclass(frozen=True)
 class LiveModelOptions(ModelOptions):
-    """How a model shall run that someone talks with."""
-
     force: bool = chosen(False, "Talk even if this machine is bound to be too slow.", variable=None)
-
-    @property
-    def live(self) -> bool:
-        return not self.force
 
 
 @dataclass(frozen=True)
 class VoiceOptions:
-    """Who speaks, by names; without a voice it is the persona's."""
-
     voice: str | None = chosen(None, "A name from `personaplex voices`, or a sample of speech.", "the persona's")
     persona: str = chosen(DEFAULT_PERSONA, "A name from `personaplex personas`.")
 
 
 @dataclass(frozen=True)
 class CharacterOptions(VoiceOptions):
-    """Who speaks, by names. `prompt` replaces the persona's text."""
-
     prompt: str | None = chosen(None, "Text that replaces the persona's; @FILE reads it.", "the persona's")
 
 
 @dataclass(frozen=True)
 class SoundCardOptions:
-    """Which devices (an index or a part of the name; None for the system's), which rate (None: 24 kHz if possible)."""
-
-    panel: ClassVar[str] = "Sound"
+    panel = "Sound"
     input_device: int | str | None = chosen(None, "Microphone: an index or a part of its name.", "system's")
     output_device: int | str | None = chosen(None, "Speaker: an index or a part of its name.", "system's")
     device_rate: int | None = chosen(None, "Sample rate of the sound card in hertz.", "24000 if it can")
@@ -100,8 +78,6 @@ class SoundCardOptions:
 
 @dataclass(frozen=True)
 class LiveSoundCardOptions(SoundCardOptions):
-    """The same, and whether the agent's voice is removed from the microphone."""
-
     echo_cancel: bool = chosen(False, "For loudspeakers: remove the agent's voice from the microphone.", paired=True)
 
 
@@ -109,16 +85,12 @@ class LiveSoundCardOptions(SoundCardOptions):
 class RemoteOptions:
     """A server elsewhere, and how to get in; `server` as people write it, None for a model here."""
 
-    panel: ClassVar[str] = "A GPU elsewhere"
+    panel = "A GPU elsewhere"
     server: str | None = chosen(
         None, "Talk with a server: HOST, HOST:PORT, ws://... or wss://...", "the model runs here", variable="server_url"
     )
     token: str | None = chosen(None, "The server's access token.", "none")
     insecure: bool = chosen(False, "Trust any certificate, such as a self-signed one.")
-
-    def __post_init__(self) -> None:
-        if self.server and self.token and not (self.token.isascii() and self.token.isprintable()):
-            raise UsageError("The token has characters that cannot be sent.", "Copy it again.")
 
 
 @dataclass(frozen=True)
@@ -138,17 +110,13 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class RecordOptions:
-    """Where a conversation is recorded, if anywhere."""
+class ChatOptions:
+    """How a conversation is shown, and what is kept of it."""
 
-    record: Path | None = chosen(None, "Folder in which to keep both voices and the words.", "nothing is kept")
-
-
-@dataclass(frozen=True)
-class ScreenOptions:
-    """How a conversation is shown."""
-
-    panel: ClassVar[str] = "Screen"
+    panel = "Screen"
+    record: Path | None = chosen(
+        None, "Folder in which to keep both voices and the words.", "nothing is kept", panel=None
+    )
     theme: str = chosen("auto", "auto, light, dark or none.")
     verbose: bool = chosen(False, "Show more log lines.", variable=None)
     log_file: Path | None = chosen(None, "File for states, notes, losses and turns, one a line.", "none")
@@ -157,8 +125,6 @@ class ScreenOptions:
 
 @dataclass(frozen=True)
 class ServeOptions(VoiceOptions):
-    """Who talks where a client asks for no one, how many may wait, how long one may talk, where talks are recorded."""
-
     queue: int = chosen(0, "How many clients may wait while one talks.", min=0, max=1000)
     max_minutes: float | None = chosen(None, "How long one may talk.", "no limit", min=0.01)
     record: Path | None = chosen(None, "Folder in which to keep every conversation.", "nothing is kept")
@@ -168,7 +134,7 @@ class ServeOptions(VoiceOptions):
 class AccessOptions:
     """How a server is reached, and by whom. Raises UsageError for what cannot be."""
 
-    panel: ClassVar[str] = "Who gets in"
+    panel = "Who gets in"
     host: str = chosen("127.0.0.1", "The address to listen on; 0.0.0.0 for every network.", panel=None)
     port: int = chosen(PORT, "0 takes any free port.", panel=None, min=0, max=65535)
     token: str | None = chosen(None, "The token that clients must send.", "none")
@@ -190,8 +156,6 @@ class AccessOptions:
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is measured: `frames`, after so many positions of context."""
-
     frames: int = chosen(250, "Frames of 80 ms to measure.", variable=None, min=1, max=100_000)
     context_fill: int = chosen(0, "Positions of context to fill before measuring.", variable=None, min=0, max=100_000)
     random_weights: bool = chosen(False, "Random weights of the real sizes: no download, speed only.", variable=None)

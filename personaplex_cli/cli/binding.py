@@ -2,15 +2,17 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import wraps
 from inspect import Parameter
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from personaplex_cli.cli.completion import completer
 from personaplex_cli.library.settings import variable
+
+PLAIN: dict[Any, Any] = {int | str | None: str | None, tuple[str, ...]: list[str]}  # types as Typer knows them
 
 
 def bound(command: Callable[..., None]) -> Callable[..., None]:
@@ -21,7 +23,9 @@ def bound(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def build_and_call(**values: Any) -> None:
         for name, group in groups.items():
-            values[name] = group(**{each.name: _value(each, values.pop(each.name)) for each in fields(group)})
+            own = {each.name: values.pop(each.name) for each in fields(group)}
+            own |= {option: tuple(value) for option, value in own.items() if isinstance(value, list)}
+            values[name] = group(**own)
         command(**values)
 
     plain = [option for each in parameters for option in (_options(each.annotation) if each.name in groups else [each])]
@@ -54,17 +58,5 @@ def _options(group: type) -> Iterator[Parameter]:
             max=known.get("max"),
             autocompletion=completer(each.name),
         )
-        default = None if each.default == () else each.default
-        kind = _plain(types[each.name])
-        yield Parameter(each.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
-
-
-def _plain(kind: Any) -> Any:
-    """A type that Typer knows: a text where an index will do as well, a list for a tuple."""
-    if get_origin(kind) is tuple:
-        return list[str] | None
-    return str | None if {int, str} <= set(get_args(kind)) else kind
-
-
-def _value(each: Field[Any], value: Any) -> Any:
-    return tuple(value or ()) if isinstance(each.default, tuple) else value
+        kind = PLAIN.get(types[each.name], types[each.name])
+        yield Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=Annotated[kind, option])

@@ -5,23 +5,20 @@ Imports nothing slow, so that a press of Tab is answered at once.
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from personaplex_cli.library.catalog import personas, voices
+from personaplex_cli.library.catalog import Persona, Voice, personas, voices
 from personaplex_cli.options import DEFAULT_MODEL, DEMO
+from personaplex_cli.screen.theme import THEMES
 
-Offers = list[tuple[str, str]]  # what may be typed, and what it is
-
-
-def _voices() -> Offers:
-    return [(voice.name, voice.description) for voice in voices()]
+Offers = list[str] | list[tuple[str, str]]  # what may be typed, perhaps with what it is
 
 
-def _personas() -> Offers:
-    return [(persona.name, persona.description) for persona in personas()]
+def _named(listed: Callable[[], Iterable[Persona | Voice]]) -> Offers:
+    return [(each.name, each.description) for each in listed()]
 
 
 def _models() -> Offers:
@@ -30,7 +27,7 @@ def _models() -> Offers:
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
     repos = {path.parents[2].name for path in cache.glob("models--*--*/snapshots/*/voices.tgz")}
     names = sorted("/".join(repo.split("--", 2)[1:]) for repo in repos)
-    return [(name, "") for name in dict.fromkeys([DEMO, DEFAULT_MODEL, *names])]
+    return list(dict.fromkeys([DEMO, DEFAULT_MODEL, *names]))
 
 
 def _sound_devices(side: str) -> Offers:
@@ -47,19 +44,15 @@ def _sound_devices(side: str) -> Offers:
     return offers
 
 
-def _words(text: str) -> Offers:
-    return [(word, "") for word in text.split()]
-
-
 OFFERS: Mapping[str, Callable[[], Offers]] = {
-    "voice": _voices,
-    "persona": _personas,
+    "voice": partial(_named, voices),
+    "persona": partial(_named, personas),
     "model": _models,
     "input_device": partial(_sound_devices, "inputs"),
     "output_device": partial(_sound_devices, "outputs"),
-    "device": partial(_words, "auto cuda mps cpu"),
-    "precision": partial(_words, "auto bf16 fp16 fp32 int8 int4"),
-    "theme": partial(_words, "auto light dark none"),
+    "device": "auto cuda mps cpu".split,
+    "precision": "auto bf16 fp16 fp32 int8 int4".split,
+    "theme": partial(list, THEMES),
 }
 
 

@@ -1,4 +1,4 @@
-"""The program: it runs a command line and turns errors into words and exit codes.
+"""The program: all commands as one Typer app, and errors turned into words and exit codes.
 
 No logic lives in `cli/`, and nothing slow is imported before a command needs it.
 """
@@ -6,14 +6,68 @@ No logic lives in `cli/`, and nothing slow is imported before a command needs it
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated, Any
 
-from personaplex_cli.cli.app import Interrupted, ReaderGone, app
+import typer
+import typer.core
+
+from personaplex_cli import __version__
+from personaplex_cli.cli.binding import bound, settable
+from personaplex_cli.cli.commands import bench, chat, devices, doctor, download, personas_app, run, serve, voices
 from personaplex_cli.cli.terminal import INTERRUPTED, complain
-from personaplex_cli.errors import PersonaplexError
+from personaplex_cli.errors import PersonaplexError, UsageError
+from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file
+
+
+class Stopped(Exception):
+    """Ctrl-C, or a reader of our output that has seen enough, as the cause."""
+
+
+class Commands(typer.core.TyperGroup):
+    """Typer would end the process by itself for these two; `program` has more to say."""
+
+    def invoke(self, context: Any) -> Any:
+        try:
+            return super().invoke(context)
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            raise Stopped from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Talk with NVIDIA's PersonaPlex-7B, a model that listens and speaks at the same time.",
+    epilog="Exit codes: 0 ok, 1 bug, 2 usage, 3 model, 4 audio, 5 GPU or memory, 6 network, 130 Ctrl-C.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (run, chat, serve, bench, devices, doctor, download, voices):  # as help lists them
+    app.command()(bound(command))
+app.add_typer(personas_app, name="personas")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"personaplex {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    try:
+        load_dotenv_file()
+        context.default_map = default_map(config_path(), settable(context.command))
+    except UsageError:
+        if context.invoked_subcommand != "doctor":  # which reports it among the rest
+            raise
 
 
 def main() -> None:
-    """The program `personaplex`."""
     sys.exit(program(sys.argv[1:]))
 
 
@@ -27,10 +81,10 @@ def program(arguments: Sequence[str]) -> int:
     except PersonaplexError as error:
         complain(str(error), error.hint, debug)
         return error.exit_code
-    except (Interrupted, KeyboardInterrupt):
-        complain("Stopped. What was finished is kept.")
-        return INTERRUPTED
-    except (ReaderGone, BrokenPipeError):
+    except (Stopped, KeyboardInterrupt, BrokenPipeError) as error:
+        if isinstance(error.__cause__ or error, KeyboardInterrupt):
+            complain("Stopped. What was finished is kept.")
+            return INTERRUPTED
         # Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

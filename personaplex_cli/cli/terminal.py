@@ -1,41 +1,36 @@
-"""What all commands do to the terminal: errors and tables on it, and the way out when a thread is busy."""
+"""What all commands do to the terminal: errors and lists on it, and the way out when a thread is busy."""
 
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from types import TracebackType
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from personaplex_cli.events import Event, as_json
 from personaplex_cli.screen.tables import show_table
 
 INTERRUPTED = 130
 
 
-def stderr() -> Console:
-    return Console(stderr=True)
-
-
 def complain(what: str, hint: str = "", debug: bool = False) -> None:
-    console = stderr()
+    console = Console(stderr=True)
     if debug:
         console.print_exception()
-    console.print(f"[bold red]{escape(what)}[/]", highlight=False, soft_wrap=True)
+    console.print(Text(what, "bold red"), soft_wrap=True)
     if hint:
-        console.print(escape(hint), highlight=False, soft_wrap=True)
+        console.print(Text(hint), soft_wrap=True)
 
 
-def write_json_line(event: Event) -> None:
-    print(json.dumps(as_json(event), ensure_ascii=False), flush=True)
+def write_json(value: Any, indent: int | None = 1) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=indent), flush=True)
 
 
 def show_list(titles: Sequence[str], rows: Sequence[Sequence[str]], as_json: bool) -> None:
     if as_json:
-        print(json.dumps([dict(zip(titles, row, strict=True)) for row in rows], ensure_ascii=False, indent=1))
+        write_json([dict(zip(titles, row, strict=True)) for row in rows])
     else:
         show_table(Console(), titles, rows)
 
@@ -51,17 +46,16 @@ class ProgramStack(ExitStack):
 
     def ends(self, end: Callable[[], bool]) -> None:
         """`end` ends the program; it returns False if a thread goes on."""
+
+        def stop() -> None:
+            self._ended = end()
+
         self._ended = False
-        self.callback(self._end, end)
+        self.callback(stop)
 
-    def _end(self, end: Callable[[], bool]) -> None:
-        self._ended = end()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> bool | None:
+    def __exit__(self, *error: Any) -> bool | None:
         try:
-            return super().__exit__(kind, error, at)
+            return super().__exit__(*error)
         finally:
             if not self._ended:
                 complain("Stopped.")

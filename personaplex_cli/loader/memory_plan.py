@@ -68,7 +68,7 @@ def choose_plan(options: ModelOptions, device: torch.device, spec: ModelSpec, li
     if plan.precision.is_quantised and (why := why_no_kernels()):
         listen(Note(f"Without Triton ({why}) {plan.precision.name} saves memory but takes more time than bf16."))
     if plan.streamed:
-        _check_bus(needs(spec, plan.precision).layer * plan.streamed, device, options.live, listen)
+        _check_bus(needs(spec, plan.precision).layer * plan.streamed, device, not options.force, listen)
     return plan
 
 

@@ -40,8 +40,8 @@ SLOW_CARD = 250.0  # milliseconds; above it people begin to talk at the same tim
 NOISY_ROOM = -40.0  # dBFS
 COMMON_LOGINS = {"", "root", "user", "admin", "ubuntu", "debian", "fedora", "pi", "nvidia"}  # of no one in particular
 
-# For each command the names of the options that settings files and the environment may set.
-Settable = Mapping[str, Collection[str]]
+# For each command the options that settings files and the environment may set, with their environment variables.
+Settable = Mapping[str, Mapping[str, Collection[str]]]
 Check = Callable[[], Iterable[Finding]]
 
 
@@ -208,8 +208,8 @@ def _settings(settable: Settable) -> Iterator[Finding]:
     contents = settings.read_toml(path, missing_ok=True)
     settings.default_map(path, settable)
     used = [str(each) for each in (path if path.exists() else "", find_dotenv(usecwd=True)) if each]
-    options = {name for names in settable.values() for name in names}
-    known = {variable for name in options for variable in settings.variable(name)} | {"PERSONAPLEX_CONFIG"}
+    variables = [names for options in settable.values() for names in options.values()]
+    known = {"PERSONAPLEX_CONFIG"}.union(*variables)
     in_force = sorted(name for name in known if os.environ.get(name))
     unknown = sorted(name for name in os.environ if name.startswith("PERSONAPLEX_") and name not in known)
     figures = {"files": used, "config": sorted(contents), "variables": in_force, "unknown": unknown}

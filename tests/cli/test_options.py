@@ -10,25 +10,23 @@ import typer
 from typer.testing import CliRunner
 
 from personaplex_cli.character import Sampling
-from personaplex_cli.cli.app import app
 from personaplex_cli.cli.binding import bound, settable
-from personaplex_cli.cli.main import program
+from personaplex_cli.cli.main import app, program
 from personaplex_cli.errors import UsageError
 from personaplex_cli.options import (
     AccessOptions,
     BenchOptions,
     CharacterOptions,
+    ChatOptions,
     LiveModelOptions,
     LiveSoundCardOptions,
     OutputOptions,
-    RecordOptions,
     RemoteOptions,
-    ScreenOptions,
     ServeOptions,
 )
 
 TABLE = Path(__file__).parents[1] / "data" / "options.tsv"
-TALK = [CharacterOptions, RecordOptions, LiveSoundCardOptions, ScreenOptions, RemoteOptions, LiveModelOptions, Sampling]
+TALK = [CharacterOptions, LiveSoundCardOptions, ChatOptions, RemoteOptions, LiveModelOptions, Sampling]
 
 
 def options(command: Any, name: str = "") -> Iterator[str]:
@@ -43,7 +41,7 @@ def options(command: Any, name: str = "") -> Iterator[str]:
 
 
 def test_every_option_is_as_recorded() -> None:
-    """Scripts and config files rely on them. Whoever changes one on purpose changes the table."""
+    """Scripts and config files rely on them. A change on purpose changes the table, too."""
     assert sorted(options(typer.main.get_command(app))) == sorted(TABLE.read_text().splitlines())
 
 
@@ -74,14 +72,13 @@ def test_flags_variables_and_settings_become_fields() -> None:
     got = built(TALK, *arguments, environment=environment, seed="7", persona="teacher", audio_top_k="20", server="no")
     assert got == [
         CharacterOptions(voice="NATM1", persona="chef"),
-        RecordOptions(),
         LiveSoundCardOptions(input_device="3", echo_cancel=True),
-        ScreenOptions(log_file=Path("a.log")),
+        ChatOptions(log_file=Path("a.log")),
         RemoteOptions("gpu"),
         LiveModelOptions(force=True),
         Sampling(seed=7, greedy=True, audio_top_k=20),
     ]
-    assert got[5].live is False
+    assert got[4].force is True
 
 
 def test_a_paired_flag_beats_what_is_set_and_a_list_becomes_a_tuple() -> None:

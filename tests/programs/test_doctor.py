@@ -24,6 +24,7 @@ from personaplex_cli.cli import main as cli
 from personaplex_cli.errors import AudioError, DeviceError, ModelError, UsageError
 from personaplex_cli.events import ignore
 from personaplex_cli.findings import OK, WARNING, WRONG, Finding
+from personaplex_cli.library.settings import variable
 from personaplex_cli.library.spec import PERSONAPLEX
 from personaplex_cli.library.weights import download
 from personaplex_cli.options import DEFAULT_MODEL, DeviceOptions, SoundCardOptions
@@ -32,7 +33,10 @@ from personaplex_cli.programs.doctor import discreet, examine, exit_code, report
 from personaplex_cli.screen.tables import show_findings
 
 CARD = SoundCardOptions()
-SETTABLE = {"chat": {"model", "voice", "seed", "token"}, "run": {"tail"}}
+SETTABLE = {
+    "chat": {name: variable(name) for name in ("model", "voice", "seed", "token")},
+    "run": {"tail": ["PERSONAPLEX_TAIL"], "server": ["PERSONAPLEX_SERVER_URL", "MOSHI_WS_URL"]},
+}
 TOKEN = "hf_" + "aBcDeFgHiJ" * 4
 
 
@@ -320,10 +324,11 @@ def test_settings_are_told_by_name_only(user_folders: Path, monkeypatch: pytest.
     Path(".env").write_text("PERSONAPLEX_TOKEN=SECRET2\nPERSONAPLEX_VOCIE=SECRET3\n")
     monkeypatch.setenv("PERSONAPLEX_TOKEN", "SECRET4")
     monkeypatch.setenv("PERSONAPLEX_VOCIE", "SECRET5")
+    monkeypatch.setenv("PERSONAPLEX_SERVER_URL", "SECRET6")  # of --server
     findings = [each for each in found() if each.name == "settings"]
     assert [each.kind for each in findings] == [OK, WARNING]
     assert findings[0].figures["config"] == ["run", "voice"] and len(findings[0].figures["files"]) == 2
-    assert findings[0].figures["variables"] == ["PERSONAPLEX_TOKEN"]
+    assert findings[0].figures["variables"] == ["PERSONAPLEX_SERVER_URL", "PERSONAPLEX_TOKEN"]
     assert findings[1].advice == "Did you mean PERSONAPLEX_VOICE?"
     assert "SECRET" not in json.dumps(report(findings))
 

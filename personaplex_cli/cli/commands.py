@@ -1,0 +1,268 @@
+"""The commands. Each is a function with its options as parameters, which `binding.bound` builds for it.
+
+What is slow to import is imported in the function: `--help` must stay quick.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+from rich.console import Console
+
+from personaplex_cli.character import Character, Sampling
+from personaplex_cli.cli.binding import settable
+from personaplex_cli.cli.completion import completer
+from personaplex_cli.cli.terminal import ProgramStack, complain, show_list, write_json
+from personaplex_cli.conversation import Engine
+from personaplex_cli.errors import UsageError, unknown_name
+from personaplex_cli.events import Listener, Note, as_json
+from personaplex_cli.library import catalog
+from personaplex_cli.options import (
+    AccessOptions,
+    BenchOptions,
+    CharacterOptions,
+    ChatOptions,
+    DeviceOptions,
+    LiveModelOptions,
+    LiveSoundCardOptions,
+    ModelFilesOptions,
+    ModelOptions,
+    OutputOptions,
+    RemoteOptions,
+    ServeOptions,
+    SoundCardOptions,
+    VoiceOptions,
+)
+from personaplex_cli.samples import SILENT_FRAME
+from personaplex_cli.screen.screens import JsonLines, PlainLines, ProgressScreen, Screens
+from personaplex_cli.screen.tables import show_findings, show_table
+from personaplex_cli.screen.theme import THEMES
+
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+
+personas_app = typer.Typer(help="List the personas.", invoke_without_command=True)
+
+
+def run(
+    *,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Recordings; - reads a wav from stdin.")],
+    out: Annotated[
+        str | None,
+        typer.Option("-o", "--out", help="A wav, a folder, or - for stdout.", show_default="INPUT.answer.wav"),
+    ] = None,
+    character: CharacterOptions,
+    output: OutputOptions,
+    events: Annotated[bool, typer.Option("--json", help="One JSON line per event on stdout.")] = False,
+    remote: RemoteOptions,
+    model: ModelOptions,
+    sampling: Sampling,
+) -> None:
+    """Answer recorded speech: the same conversation as live, frame by frame, with files."""
+    from personaplex_cli.lookup import find_character
+    from personaplex_cli.programs import run as program
+
+    if events and out == program.STDOUT:
+        raise UsageError("Standard output cannot carry both sound and JSON.", "Give -o FILE, or leave out --json.")
+    who = find_character(character, sampling)
+    start = _starter(remote, model, who, paced=True)
+    jobs = program.plan(inputs, out)
+    program.check(jobs)
+    with ProgressScreen(Console(stderr=True)) as screen:
+        listen = (lambda event: write_json(as_json(event), indent=None)) if events else screen.show
+        with closing(start(listen)) as engine:
+            program.answer(engine, who, jobs, output, listen)
+
+
+def chat(
+    *,
+    character: CharacterOptions,
+    card: LiveSoundCardOptions,
+    options: ChatOptions,
+    remote: RemoteOptions,
+    model: LiveModelOptions,
+    sampling: Sampling,
+) -> None:
+    """Talk: microphone and speaker, both at once, like a phone call."""
+    from personaplex_cli.lookup import find_character
+    from personaplex_cli.programs.chat import Chat
+    from personaplex_cli.screen.keys import Keys
+    from personaplex_cli.screen.panel import screen_for
+
+    if options.theme not in THEMES:
+        raise unknown_name("theme", options.theme, THEMES, f"Use {', '.join(THEMES)}.")
+    who = find_character(character, sampling)
+    start = _starter(remote, model, who, paced=False)
+    with ProgramStack() as stack:
+        screens = [JsonLines(sys.stdout) if options.json else screen_for(Console(), options.theme, options.verbose)]
+        if options.log_file:
+            screens.append(PlainLines(Console(file=stack.enter_context(_log(options.log_file)))))
+        screen = stack.enter_context(Screens(screens))
+        keys = stack.enter_context(Keys())
+        talk = Chat(partial(start, screen.show), who, card, options.record, screen.show)
+        stack.ends(talk.end)
+        talk.run(screen, keys)
+    if talk.error:
+        raise talk.error
+
+
+def serve(*, access: AccessOptions, options: ServeOptions, model: LiveModelOptions) -> None:
+    """Serve conversations over the network: to Moshi's clients, robots, scripts and web pages."""
+    from personaplex_cli.server.app import App
+
+    with ProgramStack() as stack:
+        screen = stack.enter_context(ProgressScreen(Console(stderr=True)))
+        server = App(model, options, access, screen.show)
+        stack.ends(lambda: server.ended)
+        server.run()
+
+
+def bench(
+    *,
+    recording: Annotated[
+        Path | None,
+        typer.Argument(metavar="[INPUT]", help="A recording for the model to hear.", show_default="silence"),
+    ] = None,
+    options: BenchOptions,
+    who: VoiceOptions,
+    model: ModelOptions,
+) -> None:
+    """Measure how fast this machine answers: a table on stderr, one JSON line on stdout."""
+    from personaplex_cli.audio.recording import read_recording
+    from personaplex_cli.lookup import find_character
+    from personaplex_cli.programs import bench as program
+
+    character = find_character(CharacterOptions(who.voice, who.persona), Sampling(seed=0))
+    sound = read_recording(recording) if recording else SILENT_FRAME
+    with ProgressScreen(Console(stderr=True)) as screen:
+        from personaplex_cli.loader.load import NOISE_VOICE, load_cold, load_random
+
+        if options.random_weights:
+            character = replace(character, sound=NOISE_VOICE)
+        start = partial(load_random if options.random_weights else load_cold, model, screen.show)
+        report = program.measure(start, character, sound, options, screen.show)
+    report["model"] = "random weights of the 7B's sizes" if options.random_weights else model.model
+    rows = [(name, *(f"{value:.2f}" for value in stage.values())) for name, stage in report["milliseconds"].items()]
+    show_table(Console(stderr=True), ["ms", "p50", "p95", "p99.9", "max"], rows)
+    print(json.dumps(report))
+
+
+def devices(
+    *,
+    test: Annotated[bool, typer.Option("--test", help="Play a tone and show the level of the microphone.")] = False,
+    card: SoundCardOptions,
+    as_json: Json = False,
+) -> None:
+    """List this machine's sound devices; * marks the system's own choice."""
+    from personaplex_cli.audio.devices import devices as all_devices
+    from personaplex_cli.audio.soundcard import try_card
+
+    if test:
+        with ProgressScreen(Console(stderr=True)) as screen:
+            screen.show(Note("You should hear a tone, and see the bar move when you speak."))
+            loudest = max(map(screen.level, try_card(card, screen.show, seconds=5.0)))
+        print(f"The microphone's loudest moment was {loudest:.0f} dBFS.")
+        return
+    listed = all_devices()
+    if not listed:
+        complain("This machine has no sound devices.")
+    if as_json:
+        write_json([asdict(each) for each in listed])
+        return
+    rows = []
+    for each in listed:
+        inputs = f"{each.inputs}{'*' * each.is_default_input}"
+        outputs = f"{each.outputs}{'*' * each.is_default_output}"
+        rows.append([str(each.index), each.name, each.host_api, inputs, outputs, str(each.default_rate)])
+    show_table(Console(), ["index", "name", "system", "inputs", "outputs", "rate"], rows)
+
+
+def doctor(
+    context: typer.Context,
+    *,
+    sound: Annotated[
+        bool, typer.Option("--sound", help="Play chirps, and hear how late and how loud they return.")
+    ] = False,
+    card: SoundCardOptions,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, fit for a bug report.")] = False,
+    model: DeviceOptions,
+) -> None:
+    """Check what works on this machine and what does not. Nothing is downloaded or changed.
+
+    The exit code is 0 if `chat` could work here, else that of the first thing that is wrong.
+    """
+    from personaplex_cli.programs import doctor as program
+
+    with ProgressScreen(Console(stderr=True)) as screen:
+        findings = program.examine(model, card, settable(context.find_root().command), sound, screen.show)
+    if as_json:
+        write_json(program.report(findings))
+    else:
+        show_findings(Console(), findings)
+    raise typer.Exit(program.exit_code(findings))
+
+
+def download(*, model: ModelFilesOptions) -> None:
+    """Fetch the model once; everything else then works without a network."""
+    from personaplex_cli.library.weights import voice_names
+    from personaplex_cli.loader.find import find_files
+
+    with ProgressScreen(Console(stderr=True)) as screen:
+        files = find_files(model.model, model.revision, screen.show)
+        screen.show(Note(f"The model is here, with {len(voice_names(files))} voices."))
+    print(files.folder)
+
+
+def voices(*, as_json: Json = False) -> None:
+    """List the voices."""
+    listed = [(voice.name, voice.description, str(voice.path or voice.source)) for voice in catalog.voices()]
+    show_list(["name", "description", "source"], listed, as_json)
+
+
+@personas_app.callback()
+def personas(context: typer.Context, as_json: Json = False) -> None:
+    if context.invoked_subcommand is None:
+        listed = [(persona.name, persona.description, persona.voice) for persona in catalog.personas()]
+        show_list(["name", "description", "voice"], listed, as_json)
+
+
+@personas_app.command("show")
+def show_persona(
+    name: Annotated[
+        str, typer.Argument(help="A name from `personaplex personas`.", autocompletion=completer("persona"))
+    ],
+) -> None:
+    """Show one persona: its voice and its whole prompt."""
+    persona = catalog.find_persona(name)
+    print(f"{persona.name}: {persona.description}\nvoice: {persona.voice}\nfile: {persona.path}\n\n{persona.prompt}")
+
+
+def _starter(remote: RemoteOptions, model: ModelOptions, who: Character, paced: bool) -> Callable[[Listener], Engine]:
+    """What starts the engine that answers: on a server, or here, where loading may take minutes.
+
+    Raises UsageError at once for a server that cannot be: better before anything opens.
+    """
+    if remote.server:
+        from personaplex_cli.client.engine import connect
+
+        connect(remote)  # dials nothing yet
+        return lambda listen: connect(remote, listen, paced)
+
+    def load_here(listen: Listener) -> Engine:
+        from personaplex_cli.loader.load import load
+
+        return load(model, listen, who)
+
+    return load_here
+
+
+def _log(path: Path) -> IO[str]:
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}).", "Choose another --log-file.") from error
