@@ -13,7 +13,8 @@ import typer.core
 
 from personaplex_cli import __version__
 from personaplex_cli.cli.binding import bound, settable
-from personaplex_cli.cli.commands import bench, chat, devices, doctor, download, personas_app, run, serve, voices
+from personaplex_cli.cli.machine import bench, devices, doctor, download, personas_app, voices
+from personaplex_cli.cli.talk import chat, run, serve
 from personaplex_cli.cli.terminal import INTERRUPTED, complain
 from personaplex_cli.errors import PersonaplexError, UsageError
 from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file

@@ -1,125 +1,36 @@
-"""The commands. Each is a function with its options as parameters, which `binding.bound` builds for it.
-
-What is slow to import is imported in the function: `--help` must stay quick.
-"""
+"""The commands about this machine and what is on it: its speed, sound devices, health, models, voices, personas."""
 
 import json
-import sys
-from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from personaplex_cli.character import Character, Sampling
+from personaplex_cli.character import Sampling
 from personaplex_cli.cli.binding import settable
 from personaplex_cli.cli.completion import completer
-from personaplex_cli.cli.terminal import ProgramStack, complain, show_list, write_json
-from personaplex_cli.conversation import Engine
-from personaplex_cli.errors import UsageError, unknown_name
-from personaplex_cli.events import Listener, Note, as_json
+from personaplex_cli.cli.terminal import complain, show_list, write_json
+from personaplex_cli.events import Note
 from personaplex_cli.library import catalog
 from personaplex_cli.options import (
-    AccessOptions,
     BenchOptions,
     CharacterOptions,
-    ChatOptions,
     DeviceOptions,
-    LiveModelOptions,
-    LiveSoundCardOptions,
     ModelFilesOptions,
     ModelOptions,
-    OutputOptions,
-    RemoteOptions,
-    ServeOptions,
     SoundCardOptions,
     VoiceOptions,
 )
 from personaplex_cli.samples import SILENT_FRAME
-from personaplex_cli.screen.screens import JsonLines, PlainLines, ProgressScreen, Screens
+from personaplex_cli.screen.screens import ProgressScreen
 from personaplex_cli.screen.tables import show_findings, show_table
-from personaplex_cli.screen.theme import THEMES
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
 personas_app = typer.Typer(help="List the personas.", invoke_without_command=True)
-
-
-def run(
-    *,
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Recordings; - reads a wav from stdin.")],
-    out: Annotated[
-        str | None,
-        typer.Option("-o", "--out", help="A wav, a folder, or - for stdout.", show_default="INPUT.answer.wav"),
-    ] = None,
-    character: CharacterOptions,
-    output: OutputOptions,
-    events: Annotated[bool, typer.Option("--json", help="One JSON line per event on stdout.")] = False,
-    remote: RemoteOptions,
-    model: ModelOptions,
-    sampling: Sampling,
-) -> None:
-    """Answer recorded speech: the same conversation as live, frame by frame, with files."""
-    from personaplex_cli.lookup import find_character
-    from personaplex_cli.programs import run as program
-
-    if events and out == program.STDOUT:
-        raise UsageError("Standard output cannot carry both sound and JSON.", "Give -o FILE, or leave out --json.")
-    who = find_character(character, sampling)
-    start = _starter(remote, model, who, paced=True)
-    jobs = program.plan(inputs, out)
-    program.check(jobs)
-    with ProgressScreen(Console(stderr=True)) as screen:
-        listen = (lambda event: write_json(as_json(event), indent=None)) if events else screen.show
-        with closing(start(listen)) as engine:
-            program.answer(engine, who, jobs, output, listen)
-
-
-def chat(
-    *,
-    character: CharacterOptions,
-    card: LiveSoundCardOptions,
-    options: ChatOptions,
-    remote: RemoteOptions,
-    model: LiveModelOptions,
-    sampling: Sampling,
-) -> None:
-    """Talk: microphone and speaker, both at once, like a phone call."""
-    from personaplex_cli.lookup import find_character
-    from personaplex_cli.programs.chat import Chat
-    from personaplex_cli.screen.keys import Keys
-    from personaplex_cli.screen.panel import screen_for
-
-    if options.theme not in THEMES:
-        raise unknown_name("theme", options.theme, THEMES, f"Use {', '.join(THEMES)}.")
-    who = find_character(character, sampling)
-    start = _starter(remote, model, who, paced=False)
-    with ProgramStack() as stack:
-        screens = [JsonLines(sys.stdout) if options.json else screen_for(Console(), options.theme, options.verbose)]
-        if options.log_file:
-            screens.append(PlainLines(Console(file=stack.enter_context(_log(options.log_file)))))
-        screen = stack.enter_context(Screens(screens))
-        keys = stack.enter_context(Keys())
-        talk = Chat(partial(start, screen.show), who, card, options.record, screen.show)
-        stack.ends(talk.end)
-        talk.run(screen, keys)
-    if talk.error:
-        raise talk.error
-
-
-def serve(*, access: AccessOptions, options: ServeOptions, model: LiveModelOptions) -> None:
-    """Serve conversations over the network: to Moshi's clients, robots, scripts and web pages."""
-    from personaplex_cli.server.app import App
-
-    with ProgramStack() as stack:
-        screen = stack.enter_context(ProgressScreen(Console(stderr=True)))
-        server = App(model, options, access, screen.show)
-        stack.ends(lambda: server.ended)
-        server.run()
 
 
 def bench(
@@ -240,29 +151,3 @@ def show_persona(
     """Show one persona: its voice and its whole prompt."""
     persona = catalog.find_persona(name)
     print(f"{persona.name}: {persona.description}\nvoice: {persona.voice}\nfile: {persona.path}\n\n{persona.prompt}")
-
-
-def _starter(remote: RemoteOptions, model: ModelOptions, who: Character, paced: bool) -> Callable[[Listener], Engine]:
-    """What starts the engine that answers: on a server, or here, where loading may take minutes.
-
-    Raises UsageError at once for a server that cannot be: better before anything opens.
-    """
-    if remote.server:
-        from personaplex_cli.client.engine import connect
-
-        connect(remote)  # dials nothing yet
-        return lambda listen: connect(remote, listen, paced)
-
-    def load_here(listen: Listener) -> Engine:
-        from personaplex_cli.loader.load import load
-
-        return load(model, listen, who)
-
-    return load_here
-
-
-def _log(path: Path) -> IO[str]:
-    try:
-        return path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}).", "Choose another --log-file.") from error
