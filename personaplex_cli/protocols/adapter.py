@@ -4,21 +4,14 @@ Each protocol is an `Adapter` in a file of its own. An adapter belongs to one co
 on the event loop, where encoding a frame of Opus takes 1 ms of its 80 and decoding 0.1 ms.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
-from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
+from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Began, Event
-from personaplex_cli.protocols.wire import Request, WireError
+from personaplex_cli.protocols.wire import Request
 from personaplex_cli.samples import Samples
-
-
-class Unsupported(PersonaplexError):
-    """A client wants what this model cannot do."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +60,11 @@ class Pace:
 
 @dataclass(frozen=True)
 class Closing:
-    """The server ends the session, for a reason in a word or two."""
+    """The server ends the session: why, in a word or two and as a close code. `error` has been sent before."""
 
     reason: str
+    code: int = 1000
+    error: PersonaplexError | None = None
 
 
 ClientEvent = Samples | Begin | StopSpeaking  # samples [n] at 24 kHz
@@ -97,31 +92,7 @@ class Adapter(Protocol):
         yield from ()
 
 
-# What the protocols share.
-
-
 def facts(began: Began) -> dict[str, Any]:
     """What a client may know of a conversation that begins."""
-    return {name: getattr(began, name) for name in _FACTS}
-
-
-def error_message(error: PersonaplexError) -> Send:
-    """An error as a JSON message, with a code for programs."""
-    code = _CODES.get(type(error), "failed")
-    return Send(json.dumps({"type": "error", "code": code, "message": str(error), "hint": error.hint}))
-
-
-def samples(pcm: bytes) -> Samples:
-    """16-bit little-endian samples -> [n] in [-1, 1). Raises WireError for half a sample."""
-    if len(pcm) % 2:
-        raise WireError("Half a sample came.", "Send 16-bit samples, an even number of bytes in each message.")
-    return np.frombuffer(pcm, dtype="<i2").astype(np.float32) * np.float32(1 / 32768)
-
-
-_FACTS = ("voice", "persona", "seed", "prompt_frames", "context", "model", "precision")
-_CODES: dict[type[PersonaplexError], str] = {
-    UsageError: "request",
-    WireError: "message",
-    AudioError: "sound",
-    Unsupported: "unsupported",
-}
+    names = ("voice", "persona", "seed", "prompt_frames", "context", "model", "precision")
+    return {name: getattr(began, name) for name in names}

@@ -4,106 +4,77 @@ In: config (sample_rate, and what a URL's query may have), hush, restart, ping. 
 hushed, error, pong. The rate is 24 kHz unless the client asks for another.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-from personaplex_cli.audio.resample import Resampler
-from personaplex_cli.errors import PersonaplexError, UsageError
+from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Began, Hushed, State, Step
-from personaplex_cli.protocols.adapter import (
-    Adapter,
-    Begin,
-    Closing,
-    Opening,
-    Out,
-    Pace,
-    Queued,
-    Send,
-    ServerEvent,
-    StopSpeaking,
-    Unsupported,
-    error_message,
-    facts,
-    samples,
-)
+from personaplex_cli.protocols.adapter import Begin, Closing, Opening, Out, Pace, Queued, ServerEvent, StopSpeaking
+from personaplex_cli.protocols.json_adapter import JsonAdapter, Unsupported, json_message
 from personaplex_cli.protocols.wire import Request, WireError, json_object
-from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE, pcm16
+from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
 
 
-class Pcm(Adapter):
+class Pcm(JsonAdapter):
     def __init__(self) -> None:
-        self._set_rate(SAMPLE_RATE)
+        super().__init__(SAMPLE_RATE)
 
     def open(self, opening: Opening) -> Iterator[Out]:
-        if opening.query.get("sample_rate"):
-            self._set_rate(opening.query["sample_rate"])
-        request = Request.from_query(opening.query)
-        if request != Request():
-            yield Begin(request)
+        self._ask_rate(opening.query)
+        yield from super().open(opening)
 
     def decode(self, message: str | bytes) -> Iterator[Out]:
         if isinstance(message, bytes):
-            yield self._inward(samples(message))
+            yield self._samples(message)
             return
         values = json_object(message, "The text message")
         match values.get("type"):
             case "config":
-                if values.get("sample_rate"):
-                    self._set_rate(values["sample_rate"])
+                self._ask_rate(values)
                 yield Begin(_request(values))
             case "hush":
                 yield StopSpeaking()
             case "restart":
                 yield Begin(None)
             case "ping":
-                yield Send(json.dumps({"type": "pong"}))
+                yield json_message("pong")
             case "tool_result" | "image" as kind:
-                yield error_message(Unsupported(f"The model can do nothing with {kind!r}: {_NEITHER}"))
+                yield from self.encode(Unsupported(f"The model can do nothing with {kind!r}: {_NEITHER}"))
             case kind:
                 raise WireError(f"There is no message type {kind!r:.40}.", _TYPES)
 
     def encode(self, event: ServerEvent) -> Iterator[Out]:
+        yield from super().encode(event)
         match event:
-            case np.ndarray():
-                if sound := pcm16(self._outward(event)):
-                    yield Send(sound)
             case Step(index, text) if text:
-                time = round(index * FRAME_SECONDS, 2)
-                yield _message("transcript", role="agent", text=text, time=time)
+                yield json_message("transcript", role="agent", text=text, time=round(index * FRAME_SECONDS, 2))
             case Pace():
-                yield _message("latency", **vars(event))
+                yield json_message("latency", **vars(event))
             case Began():
-                yield _message("ready", sample_rate=self._rate, **facts(event))
-                yield _message("state", state="live")
+                yield json_message("state", state="live")
             case State(name):
-                yield _message("state", state=name)
+                yield json_message("state", state=name)
             case Queued(position):
-                yield _message("state", state="queued", position=position)
+                yield json_message("state", state="queued", position=position)
             case Hushed(on):
-                yield _message("hushed", on=on)
+                yield json_message("hushed", on=on)
             case Closing(reason):
-                yield _message("state", state="ended", reason=reason)
-            case PersonaplexError():
-                yield error_message(event)
+                yield json_message("state", state="ended", reason=reason)
 
-    def _set_rate(self, rate: Any) -> None:
+    def _ask_rate(self, values: Mapping[str, Any]) -> None:
+        if not (asked := values.get("sample_rate")):
+            return
         try:
-            self._rate = int(rate)
+            rate = int(asked)
         except (TypeError, ValueError, OverflowError):
-            self._rate = 0
-        if not MIN_RATE <= self._rate <= MAX_RATE:
-            raise UsageError(f"The sample rate is {rate!r:.40}.", f"Give a whole number from {MIN_RATE} to {MAX_RATE}.")
-        self._inward = Resampler(self._rate, SAMPLE_RATE)
-        self._outward = Resampler(SAMPLE_RATE, self._rate)
-
-
-def _message(kind: str, **values: Any) -> Send:
-    return Send(json.dumps({"type": kind, **values}))
+            rate = 0
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise UsageError(
+                f"The sample rate is {asked!r:.40}.", f"Give a whole number from {MIN_RATE} to {MAX_RATE}."
+            )
+        self._set_rate(rate)
 
 
 def _request(values: Mapping[str, Any]) -> Request:

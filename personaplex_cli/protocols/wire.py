@@ -113,7 +113,9 @@ def unpack(data: bytes) -> Message | None:
         case 2:
             return Words(contents.decode(errors="replace"))
         case 3:
-            return Control(_action(contents))
+            if contents and contents[0] in list(Action):
+                return Control(Action(contents[0]))
+            raise WireError("A control message asks for something unknown.")
         case 4:
             return Metadata(json_object(contents.decode(errors="replace"), "The metadata"))
         case 5:
@@ -179,13 +181,6 @@ class Request:
             "audio_topk": self.audio_top_k,
         }
         return {name: str(value) for name, value in values.items() if value not in (None, "")}
-
-
-def _action(contents: bytes) -> Action:
-    try:
-        return Action(contents[0])
-    except (IndexError, ValueError) as error:
-        raise WireError("A control message asks for something unknown.") from error
 
 
 def _number(query: Mapping[str, str], name: str, kind: Callable[[str], T]) -> T | None:

@@ -13,11 +13,12 @@ becomes a WebSocket. The model has a thread of its own; the event loop does none
 """
 
 import asyncio
+import json
 import logging
 import re
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from personaplex_cli import __version__
@@ -58,8 +60,6 @@ RETRY_SECONDS = 5  # after which a client that is refused may try again
 PAGE = Path(__file__).parent / "page"
 SOCKETS: dict[str, Callable[[], Adapter]] = {PATH: Moshi, "/pcm": Pcm, "/ws": Interview}
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 class App:
     """`run` it once, in the main thread. Raises UsageError or AudioError for options that cannot work."""
@@ -71,6 +71,7 @@ class App:
             check_writable(serve.record / "conversation.wav")
         self._model = model
         self._name = model.model_name
+        self._page = access.static or PAGE
         self._default = find_character(CharacterOptions(serve.voice, serve.persona))
         self._options = access
         self._access = Access(access)
@@ -186,25 +187,13 @@ class App:
         app = web.Application(middlewares=[self._answer_for_errors])
         app.on_response_prepare.append(self._add_headers)  # type: ignore[arg-type]  # its types want a function
         for path, adapter in SOCKETS.items():
-            app.router.add_get(path, self._admitted(partial(self._visit, adapter)))
-        app.router.add_get("/", partial(self._get_front, self._admitted(partial(self._visit, Pcm))))
+            app.router.add_get(path, partial(self._visit, adapter))
+        app.router.add_get("/", self._get_front)
         app.router.add_get("/health", self._get_health)
-        app.router.add_get("/api/info", self._admitted(self._get_info))
-        app.router.add_get("/metrics", self._admitted(self._get_metrics))
-        if (folder := self._options.static or PAGE).is_dir():
-            app.router.add_static("/", folder)
+        app.router.add_get("/api/info", self._get_info)
+        app.router.add_get("/metrics", self._get_metrics)
+        app.router.add_static("/", self._page)
         return app
-
-    def _admitted(self, handler: Handler) -> Handler:
-        """The same, for clients with the token only."""
-
-        async def ask(request: web.Request) -> web.StreamResponse:
-            if self._access.admits(request):
-                return await handler(request)
-            challenge = {"WWW-Authenticate": "Bearer"}
-            return self._refuse(401, "token", "The token is missing or wrong.", "Send ?token=TOKEN.", challenge)
-
-        return ask
 
     @web.middleware
     async def _answer_for_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -213,7 +202,7 @@ class App:
         except (web.HTTPException, ConnectionError):
             raise
         except PersonaplexError as error:
-            return self._refuse(500, "failed", str(error), error.hint)
+            raise self._refusal(web.HTTPInternalServerError, "failed", str(error), error.hint) from error
         except Exception as error:
             self._listen(Note(f"{request.path} failed: {type(error).__name__}: {error}"))
             raise
@@ -229,79 +218,84 @@ class App:
             sockets = f" ws://{request.host} wss://{request.host}" if _HOST.fullmatch(request.host) else ""
             response.headers["Content-Security-Policy"] = _POLICY.format(sockets=sockets)
 
-    async def _get_front(self, visit: Handler, request: web.Request) -> web.StreamResponse:
+    async def _get_front(self, request: web.Request) -> web.StreamResponse:
         """The page, or the simplest protocol for a client that opens a WebSocket at the very address of the server."""
         if request.headers.get("Upgrade", "").lower() == "websocket":
-            return await visit(request)
-        page = (self._options.static or PAGE) / "index.html"
-        if not page.is_file():
-            raise web.HTTPNotFound
-        return web.FileResponse(page)
+            return await self._visit(Pcm, request)
+        return web.FileResponse(self._page / "index.html")
 
     async def _get_health(self, request: web.Request) -> web.Response:
-        busy = "busy" if self._admission.active == self._admission.slots else "ready"
-        sessions = {
-            "active": self._admission.active,
-            "waiting": self._admission.waiting,
-            "served": self._metrics.served,
-            "refused": self._metrics.refused,
+        admission, metrics = self._admission, self._metrics
+        busy = "busy" if admission.active == admission.slots else "ready"
+        health = {
+            "state": busy if self._ready else "loading",
+            "model": self._name,
+            "sessions": {
+                "active": admission.active,
+                "waiting": admission.waiting,
+                "served": metrics.served,
+                "refused": metrics.refused,
+            },
+            "uptime": round(time.monotonic() - self._began, 1),
         }
-        return web.json_response(
-            {
-                "state": busy if self._ready else "loading",
-                "model": self._name,
-                "sessions": sessions,
-                "uptime": round(time.monotonic() - self._began, 1),
-            }
-        )
+        return web.json_response(health)
 
     async def _get_info(self, request: web.Request) -> web.Response:
+        self._check_token(request)
         base = f"ws{'s' if request.secure else ''}://{request.host}"
-        return web.json_response(
-            {
-                "personaplex": __version__,
-                "model": self._name,
-                "persona": self._default.persona,
-                "voice": self._default.voice,
-                "personas": [
-                    {"name": each.name, "description": each.description, "voice": each.voice, "prompt": each.prompt}
-                    for each in personas()
-                ],
-                "voices": [{"name": each.name, "description": each.description} for each in voices()],
-                "sampling": {key: value for key, value in asdict(Sampling()).items() if key not in ("seed", "greedy")},
-                "sockets": {"moshi": base + PATH, "pcm": f"{base}/pcm", "interview": f"{base}/ws"},
-            }
-        )
+        info = {
+            "personaplex": __version__,
+            "model": self._name,
+            "persona": self._default.persona,
+            "voice": self._default.voice,
+            "personas": [
+                {"name": each.name, "description": each.description, "voice": each.voice, "prompt": each.prompt}
+                for each in personas()
+            ],
+            "voices": [{"name": each.name, "description": each.description} for each in voices()],
+            "sampling": {key: value for key, value in asdict(Sampling()).items() if key not in ("seed", "greedy")},
+            "sockets": {"moshi": base + PATH, "pcm": f"{base}/pcm", "interview": f"{base}/ws"},
+        }
+        return web.json_response(info)
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
+        self._check_token(request)
         self._metrics.connected.set(len(self._sessions))
         self._metrics.waiting.set(self._admission.waiting)
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    def _refuse(
-        self, status: int, reason: str, what: str, hint: str, headers: dict[str, str] | None = None
-    ) -> web.Response:
+    def _check_token(self, request: web.Request) -> None:
+        if not self._access.admits(request):
+            hint, challenge = "Send ?token=TOKEN.", {"WWW-Authenticate": "Bearer"}
+            raise self._refusal(web.HTTPUnauthorized, "token", "The token is missing or wrong.", hint, challenge)
+
+    def _refusal(
+        self, kind: type[web.HTTPError], reason: str, what: str, hint: str, headers: Mapping[str, str] | None = None
+    ) -> web.HTTPError:
         self._metrics.turned_away(reason)
-        answer = {"error": reason, "message": what, "hint": hint}
-        return web.json_response(answer, status=status, headers=headers)
+        answer = json.dumps({"error": reason, "message": what, "hint": hint})
+        return kind(headers=headers, text=answer, content_type="application/json")
 
     # Sessions.
 
     async def _visit(self, adapter: Callable[[], Adapter], request: web.Request) -> web.StreamResponse:
         """Refuse, or let in and stay with the client to the end."""
+        self._check_token(request)
         if not self._access.knows_origin(request):
-            return self._refuse(403, "origin", "This page may not connect here.", "Its origin needs an --origin.")
+            hint = "Its origin needs an --origin."
+            raise self._refusal(web.HTTPForbidden, "origin", "This page may not connect here.", hint)
         socket = web.WebSocketResponse(
             timeout=CLOSING_SECONDS, heartbeat=PING_SECONDS, max_msg_size=MAX_MESSAGE_BYTES, compress=False
         )
         if not socket.can_prepare(request):
-            return self._refuse(426, "http", "This is the address of a WebSocket.", "Connect with a WebSocket client.")
-        later = {"Retry-After": str(RETRY_SECONDS)}
+            hint = "Connect with a WebSocket client."
+            raise self._refusal(web.HTTPUpgradeRequired, "http", "This is the address of a WebSocket.", hint)
+        busy, hint, later = web.HTTPServiceUnavailable, "Try again in a moment.", {"Retry-After": str(RETRY_SECONDS)}
         if not self._ready:
-            return self._refuse(503, "loading", "The model is still loading.", "Try again in a moment.", later)
+            raise self._refusal(busy, "loading", "The model is still loading.", hint, later)
         place = self._admission.enter()
         if place is None:
-            return self._refuse(503, "busy", "All places are taken.", "Try again in a moment.", later)
+            raise self._refusal(busy, "busy", "All places are taken.", hint, later)
         try:
             await socket.prepare(request)
             opening = Opening(request.path, request.query, request.headers)
@@ -322,7 +316,7 @@ class App:
             close = await session.run()
         finally:
             del self._sessions[session]
-        self._listen(Note(f"{number}: {close.reason} ({session.about}), {session.summary()}."))
+        self._listen(Note(f"{number}: {close.reason} {session.summary()}."))
         if close.error and close.error.__cause__:
             self._listen(Note(f"{number}: A conversation failed: {close.error.__cause__!r}"))
         elif close.error and close.reason in ("refused", "failed"):

@@ -62,28 +62,11 @@ MAX_MISTAKES = 10  # messages without sense, then the client is disconnected
 PACE_FRAMES = round(1 / FRAME_SECONDS)
 
 
-@dataclass(frozen=True)
-class Close:
-    """Why a session ends: in a word or two, as a close code, and the error for the client if there is one."""
-
-    reason: str
-    code: int
-    error: PersonaplexError | None = None
-
-
-class Leave(Exception):
-    """Ends a session."""
-
-    def __init__(self, close: Close) -> None:
-        super().__init__(close.reason)
-        self.close = close
-
-
-LEFT = Close("left", 1000)
-TOO_BIG = Close("too big", 1009)
-STUCK = Close("stuck", 1008)
-SHUTDOWN = Close("shutdown", 1001, PersonaplexError("The server shuts down.", "Come back later."))
-IDLE = Close("idle", 4408, PersonaplexError(f"No sound came for {IDLE_TIMEOUT:.0f} seconds.", "Connect again."))
+LEFT = Closing("left")
+TOO_BIG = Closing("too big", 1009)
+STUCK = Closing("stuck", 1008)
+SHUTDOWN = Closing("shutdown", 1001, PersonaplexError("The server shuts down.", "Come back later."))
+IDLE = Closing("idle", 4408, PersonaplexError(f"No sound came for {IDLE_TIMEOUT:.0f} seconds.", "Connect again."))
 
 
 @dataclass(frozen=True)
@@ -121,7 +104,7 @@ class Session:
         self._opened = asyncio.Event()  # the client has said something
         self._conversation: Conversation | None = None
         self._over: asyncio.Future[Exception | None] = loop.create_future()  # the model is done with it
-        self._closed: asyncio.Future[Close] = loop.create_future()  # by the server
+        self._closed: asyncio.Future[Closing] = loop.create_future()  # by the server
         folder = host.options.record
         self._recorder = Recorder(self._audio, folder, host.listen) if folder else None
         self._outgoing: deque[ServerEvent | Send] = deque()
@@ -135,7 +118,7 @@ class Session:
         self._slowest = 0.0  # milliseconds of a step
         self._paces: list[float] = []  # milliseconds of the steps since the last `Pace`
 
-    async def run(self) -> Close:
+    async def run(self) -> Closing:
         """Go through with it; returns how it ended."""
         parts = [asyncio.create_task(part) for part in (self._converse(), self._receive(), self._send())]
         try:
@@ -148,26 +131,22 @@ class Session:
             errors = await asyncio.gather(*parts, return_exceptions=True)
             await self._hang_up()
         close = self._closed.result() if self._closed.done() else _close(errors, self._socket)
-        talked = self._began_at is not None
-        self._host.metrics.ended(close.reason, talked, self._audio.dropped, self._unsent)
+        self._host.metrics.ended(close.reason, self._began_at is not None, self._audio.dropped, self._unsent)
         await self._say_goodbye(close)
         return close
 
-    def close(self, close: Close) -> None:
+    def close(self, close: Closing) -> None:
         """End it from the server's side."""
         if not self._closed.done():
             self._closed.set_result(close)
 
-    @property
-    def about(self) -> str:
-        """Who talks, as the catalog calls them: nothing that the client wrote."""
-        return f"{self._character.persona}, {self._character.voice}" if self._character else "no one yet"
-
     def summary(self) -> str:
-        """How it went, in figures."""
-        lost = (self._audio.dropped + self._unsent) / SAMPLE_RATE
+        """Who talked, as the catalog calls them, and how it went, in figures: nothing that the client wrote."""
+        who = f"{self._character.persona}, {self._character.voice}" if self._character else "no one yet"
         pace = f", a step at most {self._slowest:.1f} ms" if self._frames else ""
-        return f"{self._frames * FRAME_SECONDS:.1f} s of talk{pace}{f', {lost:.1f} s of sound lost' if lost else ''}"
+        lost = (self._audio.dropped + self._unsent) / SAMPLE_RATE
+        loss = f", {lost:.1f} s of sound lost" if lost else ""
+        return f"({who}), {self._frames * FRAME_SECONDS:.1f} s of talk{pace}{loss}"
 
     # Converse.
 
@@ -178,20 +157,21 @@ class Session:
             with suppress(TimeoutError):
                 async with asyncio.timeout(OPENING_TIMEOUT):
                     await self._opened.wait()
-        async with self._choosing:
-            character = self._character or await self._choose(Request())
+        await self._choose()
         async for position in self._place.positions():
-            self._tell(Queued(position))
-        audio = self._recorder or self._audio
-        self._conversation = Conversation(self._character or character, audio, self._hear)
+            self._enqueue(Queued(position))
+        character = await self._choose()  # meanwhile the client may have asked for another one
+        self._conversation = Conversation(character, self._recorder or self._audio, self._hear)
         self._host.hold(self._conversation)
         if error := await asyncio.shield(self._over):
             raise error
 
-    async def _choose(self, request: Request) -> Character:
-        """Find the character; a voice may be a recording, which takes a while to read."""
-        self._character = await asyncio.to_thread(self._host.character, request)
-        return self._character
+    async def _choose(self, request: Request | None = None) -> Character:
+        """Who talks now; without a request the one who did, or the default. Reading a voice may take a while."""
+        async with self._choosing:
+            if request or not self._character:
+                self._character = await asyncio.to_thread(self._host.character, request or Request())
+            return self._character
 
     async def _hang_up(self) -> None:
         """Let the model go, and with it the next one's turn come."""
@@ -232,11 +212,11 @@ class Session:
                 self._mistakes += 1
                 if self._mistakes > MAX_MISTAKES:
                     raise
-                self._tell(mistake)
+                self._enqueue(mistake)
 
     async def _handle(self, out: Out) -> None:
         if len(self._outgoing) > MAX_UNSENT_EVENTS:
-            raise Leave(STUCK)
+            return self.close(STUCK)
         match out:
             case np.ndarray():
                 self._heard_at = self._loop.time()
@@ -248,14 +228,13 @@ class Session:
                 if self._conversation:
                     self._conversation.hush()
             case Send():
-                self._tell(out)
+                self._enqueue(out)
             case _:
                 assert_never(out)
 
     async def _begin(self, request: Request | None) -> None:
-        if request is not None:
-            async with self._choosing:
-                await self._choose(request)
+        if request:
+            await self._choose(request)
         if self._conversation and self._character:
             # A copy: what still comes of the old conversation, even with the same character, is known by its own.
             self._character = replace(self._character)
@@ -295,12 +274,12 @@ class Session:
     def _check_time(self) -> None:
         now, minutes = self._loop.time(), self._host.options.max_minutes
         if self._live and now - self._heard_at > IDLE_TIMEOUT:
-            raise Leave(IDLE)
+            self.close(IDLE)
         if self._began_at is not None and minutes is not None and now - self._began_at > 60 * minutes:
             error = PersonaplexError(f"A conversation may last {minutes:g} minutes here.", "Connect again.")
-            raise Leave(Close("time is up", 4408, error))
+            self.close(Closing("time is up", 4408, error))
 
-    def _tell(self, event: ServerEvent | Send) -> None:
+    def _enqueue(self, event: ServerEvent | Send) -> None:
         self._outgoing.append(event)
         self._arrived.set()
 
@@ -320,7 +299,7 @@ class Session:
                 self._count(timings.total)
             case np.ndarray():
                 self._make_room()
-        self._tell(event)
+        self._enqueue(event)
 
     def _count(self, milliseconds: float) -> None:
         self._host.metrics.step(milliseconds)
@@ -329,7 +308,7 @@ class Session:
         self._paces.append(milliseconds)
         if len(self._paces) == PACE_FRAMES:
             mean = sum(self._paces) / PACE_FRAMES
-            self._tell(Pace(round(mean, 2), round(max(self._paces), 2), self._frames))
+            self._enqueue(Pace(round(mean, 2), round(max(self._paces), 2), self._frames))
             self._paces.clear()
 
     def _make_room(self) -> None:
@@ -339,37 +318,34 @@ class Session:
             del self._outgoing[sounds[0]]
             self._unsent += FRAME
 
-    async def _say_goodbye(self, close: Close) -> None:
+    async def _say_goodbye(self, close: Closing) -> None:
         if close is STUCK:
             return  # the server cuts the line
         with suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                events: list[ServerEvent] = [close.error] if close.error else []
-                for event in (*events, Closing(close.reason)):
+                for event in (close.error, close) if close.error else (close,):
                     for out in self._adapter.encode(event):
                         if isinstance(out, Send) and not self._socket.closed:
                             await self._send_message(out)
                 await self._socket.close(code=close.code, message=close.reason.encode())
 
 
-def _close(errors: list[BaseException | None], socket: web.WebSocketResponse) -> Close:
+def _close(errors: list[BaseException | None], socket: web.WebSocketResponse) -> Closing:
     """What ended a session, from what ended its parts."""
     for error in errors:
         match error:
             case None | asyncio.CancelledError() | ConnectionError():
                 pass
-            case Leave():
-                return error.close
             case TimeoutError():
                 return STUCK
             case UsageError():
-                return Close("refused", 4400, error)
+                return Closing("refused", 4400, error)
             case AudioError() | WireError():
-                return Close("nonsense", 1007, error)
+                return Closing("nonsense", 1007, error)
             case PersonaplexError():
-                return Close("failed", 1011, error)
+                return Closing("failed", 1011, error)
             case _:
                 failure = PersonaplexError("The server failed.", "Try again.")
                 failure.__cause__ = error
-                return Close("failed", 1011, failure)
+                return Closing("failed", 1011, failure)
     return TOO_BIG if socket.close_code == TOO_BIG.code else LEFT

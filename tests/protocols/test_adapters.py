@@ -22,9 +22,9 @@ from personaplex_cli.protocols.adapter import (
     Send,
     ServerEvent,
     StopSpeaking,
-    Unsupported,
 )
 from personaplex_cli.protocols.interview import Interview
+from personaplex_cli.protocols.json_adapter import Unsupported
 from personaplex_cli.protocols.moshi import QUIET_SECONDS, Moshi
 from personaplex_cli.protocols.pcm import Pcm
 from personaplex_cli.protocols.wire import Metadata, Ping, Request, WireError, pack, unpack

@@ -1,0 +1,64 @@
+"""What protocols of JSON messages share: each is an object with a `type`. Sound is 16-bit, at the client's rate."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from personaplex_cli.audio.resample import Resampler
+from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
+from personaplex_cli.events import Began
+from personaplex_cli.protocols.adapter import Adapter, Begin, Opening, Out, Send, ServerEvent, facts
+from personaplex_cli.protocols.wire import Request, WireError
+from personaplex_cli.samples import SAMPLE_RATE, Samples, pcm16
+
+
+class Unsupported(PersonaplexError):
+    """A client wants what this model cannot do."""
+
+
+CODES = {UsageError: "request", WireError: "message", AudioError: "sound", Unsupported: "unsupported"}
+
+
+class JsonAdapter(Adapter):
+    """A protocol adds to `encode` what it knows of other events, and writes `decode`."""
+
+    def __init__(self, rate: int) -> None:
+        self._asked = Request()  # by the URL
+        self._set_rate(rate)
+
+    def open(self, opening: Opening) -> Iterator[Out]:
+        self._asked = Request.from_query(opening.query)
+        if self._asked != Request():
+            yield Begin(self._asked)
+
+    def encode(self, event: ServerEvent) -> Iterator[Out]:
+        match event:
+            case np.ndarray():
+                if pcm := pcm16(self._outward(event)):
+                    yield self._sound(pcm)
+            case Began():
+                yield json_message("ready", sample_rate=self._rate, **facts(event))
+            case PersonaplexError():
+                code = CODES.get(type(event), "failed")  # for programs
+                yield json_message("error", code=code, message=str(event), hint=event.hint)
+
+    def _set_rate(self, rate: int) -> None:
+        self._rate = rate
+        self._inward = Resampler(rate, SAMPLE_RATE)
+        self._outward = Resampler(SAMPLE_RATE, rate)
+
+    def _samples(self, pcm: bytes) -> Samples:
+        """16-bit little-endian samples at the client's rate -> [n] at 24 kHz. Raises WireError for half a sample."""
+        if len(pcm) % 2:
+            raise WireError("Half a sample came.", "Send 16-bit samples, an even number of bytes in each message.")
+        return self._inward(np.frombuffer(pcm, dtype="<i2").astype(np.float32) * np.float32(1 / 32768))
+
+    def _sound(self, pcm: bytes) -> Send:
+        """The message that carries sound."""
+        return Send(pcm)
+
+
+def json_message(kind: str, **values: Any) -> Send:
+    return Send(json.dumps({"type": kind, **values}))
