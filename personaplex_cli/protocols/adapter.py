@@ -15,15 +15,6 @@ from personaplex_cli.samples import Samples
 
 
 @dataclass(frozen=True)
-class Opening:
-    """The HTTP request with which a client opens its WebSocket."""
-
-    path: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class Begin:
     """Begin a conversation in place of the one that goes on; None: the same one from its start."""
 
@@ -33,13 +24,6 @@ class Begin:
 @dataclass(frozen=True)
 class StopSpeaking:
     """The agent shall be silent until the user speaks."""
-
-
-@dataclass(frozen=True)
-class Send:
-    """A message for the client: text, or bytes for a binary one."""
-
-    message: str | bytes
 
 
 @dataclass(frozen=True)
@@ -68,7 +52,7 @@ class Closing:
 
 
 ClientEvent = Samples | Begin | StopSpeaking  # samples [n] at 24 kHz
-Out = ClientEvent | Send
+Out = ClientEvent | str | bytes  # or a message for the client, text or binary
 ServerEvent = Samples | Event | Queued | Pace | Closing | PersonaplexError
 
 
@@ -77,8 +61,10 @@ class Adapter(Protocol):
 
     fills_silence: bool = False  # is silence heard while the client sends nothing? If not, the conversation stops
 
-    def open(self, opening: Opening) -> Iterator[Out]:
-        """A new connection. Without a `Begin` the first message may say who shall talk. Raises UsageError."""
+    def open(self, query: Mapping[str, str]) -> Iterator[Out]:
+        """A new connection, by the query of its URL. Without a `Begin` the first message may say who shall talk.
+
+        Raises UsageError."""
 
     def decode(self, message: str | bytes) -> Iterator[Out]:
         """A message of the client. Raises WireError for one that makes no sense, AudioError if its sound cannot be

@@ -10,17 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 from personaplex_cli.events import Step
-from personaplex_cli.protocols.adapter import Begin, Out, Send, ServerEvent
+from personaplex_cli.protocols.adapter import Begin, Out, ServerEvent
 from personaplex_cli.protocols.json_adapter import JsonAdapter, json_message
 from personaplex_cli.protocols.wire import Request, WireError, json_object
 
-RATE = 16_000
 MAX_FIELD_CHARACTERS = 200  # of a role, a level or a topic
 
 
 class Interview(JsonAdapter):
-    def __init__(self) -> None:
-        super().__init__(RATE)
+    rate = 16_000
 
     def decode(self, message: str | bytes) -> Iterator[Out]:
         if isinstance(message, bytes):
@@ -40,18 +38,18 @@ class Interview(JsonAdapter):
 
     def encode(self, event: ServerEvent) -> Iterator[Out]:
         yield from super().encode(event)
-        match event:
-            case Step(text=text) if text:
-                yield json_message("text_out", text=text)
+        if isinstance(event, Step) and event.text:
+            yield json_message("text_out", text=event.text)
 
-    def _sound(self, pcm: bytes) -> Send:
+    def _sound(self, pcm: bytes) -> str:
         return json_message("audio_out", data=base64.b64encode(pcm).decode())
 
     def _interviewer(self, values: Mapping[str, Any]) -> Request:
         """The persona, in a form that the model was trained with (FIELD: "You enjoy having a good conversation")."""
-        role, level, topic = (" ".join(str(values.get(name) or "").split()) for name in ("role", "level", "topic"))
-        place = " ".join(word for word in (level[:MAX_FIELD_CHARACTERS], role[:MAX_FIELD_CHARACTERS]) if word)
-        about = f" Talk about {topic[:MAX_FIELD_CHARACTERS]}." if topic else ""
+        words = (" ".join(str(values.get(name) or "").split()) for name in ("role", "level", "topic"))
+        role, level, topic = (each[:MAX_FIELD_CHARACTERS] for each in words)
+        place = f"{level} {role}".strip()
+        about = f" Talk about {topic}." if topic else ""
         prompt = (
             "You enjoy having a good conversation. You are a friendly interviewer and ask one question at a time. "
             f"The person you talk with applies for a job{f' as {place}' if place else ''}.{about}"

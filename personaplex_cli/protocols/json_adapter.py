@@ -1,7 +1,7 @@
 """What protocols of JSON messages share: each is an object with a `type`. Sound is 16-bit, at the client's rate."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from personaplex_cli.audio.resample import Resampler
 from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
 from personaplex_cli.events import Began
-from personaplex_cli.protocols.adapter import Adapter, Begin, Opening, Out, Send, ServerEvent, facts
+from personaplex_cli.protocols.adapter import Adapter, Begin, Out, ServerEvent, facts
 from personaplex_cli.protocols.wire import Request, WireError
 from personaplex_cli.samples import SAMPLE_RATE, Samples, pcm16
 
@@ -24,12 +24,14 @@ CODES = {UsageError: "request", WireError: "message", AudioError: "sound", Unsup
 class JsonAdapter(Adapter):
     """A protocol adds to `encode` what it knows of other events, and writes `decode`."""
 
-    def __init__(self, rate: int) -> None:
-        self._asked = Request()  # by the URL
-        self._set_rate(rate)
+    rate = SAMPLE_RATE  # of the client, unless it asks for another
 
-    def open(self, opening: Opening) -> Iterator[Out]:
-        self._asked = Request.from_query(opening.query)
+    def __init__(self) -> None:
+        self._asked = Request()  # by the URL
+        self._set_rate(self.rate)
+
+    def open(self, query: Mapping[str, str]) -> Iterator[Out]:
+        self._asked = Request.from_query(query)
         if self._asked != Request():
             yield Begin(self._asked)
 
@@ -39,13 +41,13 @@ class JsonAdapter(Adapter):
                 if pcm := pcm16(self._outward(event)):
                     yield self._sound(pcm)
             case Began():
-                yield json_message("ready", sample_rate=self._rate, **facts(event))
+                yield json_message("ready", sample_rate=self.rate, **facts(event))
             case PersonaplexError():
                 code = CODES.get(type(event), "failed")  # for programs
                 yield json_message("error", code=code, message=str(event), hint=event.hint)
 
     def _set_rate(self, rate: int) -> None:
-        self._rate = rate
+        self.rate = rate
         self._inward = Resampler(rate, SAMPLE_RATE)
         self._outward = Resampler(SAMPLE_RATE, rate)
 
@@ -55,10 +57,10 @@ class JsonAdapter(Adapter):
             raise WireError("Half a sample came.", "Send 16-bit samples, an even number of bytes in each message.")
         return self._inward(np.frombuffer(pcm, dtype="<i2").astype(np.float32) * np.float32(1 / 32768))
 
-    def _sound(self, pcm: bytes) -> Send:
+    def _sound(self, pcm: bytes) -> str | bytes:
         """The message that carries sound."""
-        return Send(pcm)
+        return pcm
 
 
-def json_message(kind: str, **values: Any) -> Send:
-    return Send(json.dumps({"type": kind, **values}))
+def json_message(kind: str, **values: Any) -> str:
+    return json.dumps({"type": kind, **values})

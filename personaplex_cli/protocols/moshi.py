@@ -4,7 +4,7 @@ Text messages are ignored, as the official server does. The pace of the model is
 themselves: Moshi's own clients know no metadata, and complain about every message.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -13,18 +13,7 @@ from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Began, Hushed, Step
 from personaplex_cli.protocols import wire
-from personaplex_cli.protocols.adapter import (
-    Adapter,
-    Begin,
-    Opening,
-    Out,
-    Pace,
-    Queued,
-    Send,
-    ServerEvent,
-    StopSpeaking,
-    facts,
-)
+from personaplex_cli.protocols.adapter import Adapter, Begin, Out, Pace, Queued, ServerEvent, StopSpeaking, facts
 from personaplex_cli.protocols.wire import Action, Control, Message, Metadata, Request, WireError
 
 # Bytes of one message: a second of the best Opus, but minutes of the worst, which would take long to decode.
@@ -40,8 +29,8 @@ class Moshi(Adapter):
         self._busy = True  # something has happened since the last tick
         self._quiet_since = 0.0
 
-    def open(self, opening: Opening) -> Iterator[Out]:
-        yield Begin(Request.from_query(opening.query))
+    def open(self, query: Mapping[str, str]) -> Iterator[Out]:
+        yield Begin(Request.from_query(query))
 
     def decode(self, message: str | bytes) -> Iterator[Out]:
         match wire.unpack(message) if isinstance(message, bytes) else None:
@@ -59,14 +48,14 @@ class Moshi(Adapter):
     def encode(self, event: ServerEvent) -> Iterator[Out]:
         self._busy = True
         for message in self._messages(event):
-            yield Send(wire.pack(message))
+            yield wire.pack(message)
 
     def tick(self, now: float) -> Iterator[Out]:
         if self._busy:
             self._busy, self._quiet_since = False, now
         elif now - self._quiet_since >= QUIET_SECONDS:
             self._quiet_since = now
-            yield Send(wire.pack(wire.Ping()))
+            yield wire.pack(wire.Ping())
 
     def _messages(self, event: ServerEvent) -> Iterator[Message]:
         match event:

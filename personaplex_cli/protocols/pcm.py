@@ -9,21 +9,18 @@ from typing import Any
 
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Began, Hushed, State, Step
-from personaplex_cli.protocols.adapter import Begin, Closing, Opening, Out, Pace, Queued, ServerEvent, StopSpeaking
+from personaplex_cli.protocols.adapter import Begin, Closing, Out, Pace, Queued, ServerEvent, StopSpeaking
 from personaplex_cli.protocols.json_adapter import JsonAdapter, Unsupported, json_message
 from personaplex_cli.protocols.wire import Request, WireError, json_object
-from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE
+from personaplex_cli.samples import FRAME_SECONDS
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
 
 
 class Pcm(JsonAdapter):
-    def __init__(self) -> None:
-        super().__init__(SAMPLE_RATE)
-
-    def open(self, opening: Opening) -> Iterator[Out]:
-        self._ask_rate(opening.query)
-        yield from super().open(opening)
+    def open(self, query: Mapping[str, str]) -> Iterator[Out]:
+        self._ask_rate(query)
+        yield from super().open(query)
 
     def decode(self, message: str | bytes) -> Iterator[Out]:
         if isinstance(message, bytes):

@@ -170,17 +170,8 @@ class Request:
 
         NVIDIA's server needs `voice_prompt` and `text_prompt` and falls over a `seed`: leave it None for that one.
         """
-        values = {
-            "voice_prompt": f"{self.voice}.pt" if self.voice else None,
-            "text_prompt": self.prompt,
-            "persona": self.persona,
-            "seed": self.seed,
-            "text_temperature": self.text_temperature,
-            "text_topk": self.text_top_k,
-            "audio_temperature": self.audio_temperature,
-            "audio_topk": self.audio_top_k,
-        }
-        return {name: str(value) for name, value in values.items() if value not in (None, "")}
+        values = {**vars(self), "voice": f"{self.voice}.pt" if self.voice else None}
+        return {_NAMES.get(name, name): str(value) for name, value in values.items() if value not in (None, "")}
 
 
 def _number(query: Mapping[str, str], name: str, kind: Callable[[str], T]) -> T | None:
@@ -189,3 +180,7 @@ def _number(query: Mapping[str, str], name: str, kind: Callable[[str], T]) -> T 
     except ValueError as error:
         hint = "Give a whole number." if kind is int else "Give a number."
         raise UsageError(f"{name} is {query[name]!r:.40}.", hint) from error
+
+
+# Of the fields of a `Request` in a query, where they differ.
+_NAMES = {"voice": "voice_prompt", "prompt": "text_prompt", "text_top_k": "text_topk", "audio_top_k": "audio_topk"}

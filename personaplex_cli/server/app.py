@@ -38,7 +38,7 @@ from personaplex_cli.files import check_writable
 from personaplex_cli.library.catalog import personas, voices
 from personaplex_cli.lookup import find_character
 from personaplex_cli.options import AccessOptions, CharacterOptions, ModelOptions, ServeOptions
-from personaplex_cli.protocols.adapter import Adapter, Opening
+from personaplex_cli.protocols.adapter import Adapter
 from personaplex_cli.protocols.interview import Interview
 from personaplex_cli.protocols.moshi import Moshi
 from personaplex_cli.protocols.pcm import Pcm
@@ -290,16 +290,15 @@ class App:
         if not socket.can_prepare(request):
             hint = "Connect with a WebSocket client."
             raise self._refusal(web.HTTPUpgradeRequired, "http", "This is the address of a WebSocket.", hint)
-        busy, hint, later = web.HTTPServiceUnavailable, "Try again in a moment.", {"Retry-After": str(RETRY_SECONDS)}
+        hint, later = "Try again in a moment.", {"Retry-After": str(RETRY_SECONDS)}
         if not self._ready:
-            raise self._refusal(busy, "loading", "The model is still loading.", hint, later)
+            raise self._refusal(web.HTTPServiceUnavailable, "loading", "The model is still loading.", hint, later)
         place = self._admission.enter()
         if place is None:
-            raise self._refusal(busy, "busy", "All places are taken.", hint, later)
+            raise self._refusal(web.HTTPServiceUnavailable, "busy", "All places are taken.", hint, later)
         try:
             await socket.prepare(request)
-            opening = Opening(request.path, request.query, request.headers)
-            await self._attend(Session(socket, opening, adapter(), place, self._host), request)
+            await self._attend(Session(socket, request.query, adapter(), place, self._host), request)
         finally:
             place.leave()
             if request.transport is not None and request.transport.get_write_buffer_size():
@@ -317,7 +316,7 @@ class App:
         finally:
             del self._sessions[session]
         self._listen(Note(f"{number}: {close.reason} {session.summary()}."))
-        if close.error and close.error.__cause__:
+        if close.error and close.error.__cause__ and close.reason == "failed":
             self._listen(Note(f"{number}: A conversation failed: {close.error.__cause__!r}"))
         elif close.error and close.reason in ("refused", "failed"):
             self._listen(Note(f"{number}: {close.error}"))

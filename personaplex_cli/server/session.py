@@ -17,7 +17,7 @@ A client that does not read what it is sent is disconnected.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from itertools import chain
@@ -32,18 +32,7 @@ from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
 from personaplex_cli.events import Began, Ended, Event, Listener, Note, Step
 from personaplex_cli.lookup import find_named_character
 from personaplex_cli.options import CharacterOptions, ServeOptions
-from personaplex_cli.protocols.adapter import (
-    Adapter,
-    Begin,
-    Closing,
-    Opening,
-    Out,
-    Pace,
-    Queued,
-    Send,
-    ServerEvent,
-    StopSpeaking,
-)
+from personaplex_cli.protocols.adapter import Adapter, Begin, Closing, Out, Pace, Queued, ServerEvent, StopSpeaking
 from personaplex_cli.protocols.wire import Request, WireError
 from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples
@@ -60,7 +49,6 @@ MAX_UNSENT_SOUNDS = 62  # frames that wait to be sent: 5 s; the oldest are lost
 MAX_UNSENT_EVENTS = 1_000  # of all kinds; only a client that asks and asks and never reads gets there
 MAX_MISTAKES = 10  # messages without sense, then the client is disconnected
 PACE_FRAMES = round(1 / FRAME_SECONDS)
-
 
 LEFT = Closing("left")
 TOO_BIG = Closing("too big", 1009)
@@ -90,10 +78,10 @@ class Session:
     """One client's visit; `run` it once."""
 
     def __init__(
-        self, socket: web.WebSocketResponse, opening: Opening, adapter: Adapter, place: Place, host: Host
+        self, socket: web.WebSocketResponse, query: Mapping[str, str], adapter: Adapter, place: Place, host: Host
     ) -> None:
         self._socket = socket
-        self._opening = opening
+        self._query = query
         self._adapter = adapter
         self._place = place
         self._host = host
@@ -104,10 +92,10 @@ class Session:
         self._opened = asyncio.Event()  # the client has said something
         self._conversation: Conversation | None = None
         self._over: asyncio.Future[Exception | None] = loop.create_future()  # the model is done with it
-        self._closed: asyncio.Future[Closing] = loop.create_future()  # by the server
+        self._closed: asyncio.Future[Closing] = loop.create_future()
         folder = host.options.record
         self._recorder = Recorder(self._audio, folder, host.listen) if folder else None
-        self._outgoing: deque[ServerEvent | Send] = deque()
+        self._outgoing: deque[ServerEvent | str | bytes] = deque()
         self._arrived = asyncio.Event()
         self._unsent = 0  # samples that were lost there
         self._live = False  # sound that comes is heard
@@ -120,23 +108,31 @@ class Session:
 
     async def run(self) -> Closing:
         """Go through with it; returns how it ended."""
-        parts = [asyncio.create_task(part) for part in (self._converse(), self._receive(), self._send())]
+        parts = [asyncio.create_task(self._ending(part)) for part in (self._converse(), self._receive(), self._send())]
         try:
-            ends: list[asyncio.Future[Any]] = [*parts, self._closed]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            close = await self._closed
         finally:
             self._place.going = True
             for part in parts:
                 part.cancel()
-            errors = await asyncio.gather(*parts, return_exceptions=True)
+            await asyncio.gather(*parts, return_exceptions=True)
             await self._hang_up()
-        close = self._closed.result() if self._closed.done() else _close(errors, self._socket)
+        if close is LEFT and self._socket.close_code == TOO_BIG.code:
+            close = TOO_BIG
         self._host.metrics.ended(close.reason, self._began_at is not None, self._audio.dropped, self._unsent)
         await self._say_goodbye(close)
         return close
 
+    async def _ending(self, part: Coroutine[Any, Any, None]) -> None:
+        """A part of the session: when it ends, the session does."""
+        try:
+            await part
+            self.close(LEFT)
+        except Exception as error:
+            self.close(_closing(error))
+
     def close(self, close: Closing) -> None:
-        """End it from the server's side."""
+        """End it; the first reason counts."""
         if not self._closed.done():
             self._closed.set_result(close)
 
@@ -151,7 +147,7 @@ class Session:
     # Converse.
 
     async def _converse(self) -> None:
-        for out in self._adapter.open(self._opening):
+        for out in self._adapter.open(self._query):
             await self._handle(out)
         if self._character is None:
             with suppress(TimeoutError):
@@ -227,7 +223,7 @@ class Session:
             case StopSpeaking():
                 if self._conversation:
                     self._conversation.hush()
-            case Send():
+            case str() | bytes():
                 self._enqueue(out)
             case _:
                 assert_never(out)
@@ -249,7 +245,7 @@ class Session:
         while True:
             self._check_time()
             for out in chain(await self._next_outs(), self._adapter.tick(self._loop.time())):
-                await (self._send_message(out) if isinstance(out, Send) else self._handle(out))
+                await (self._send_message(out) if isinstance(out, str | bytes) else self._handle(out))
 
     async def _next_outs(self) -> Iterable[Out]:
         """What the next event comes to; nothing if none comes for a while."""
@@ -262,14 +258,14 @@ class Session:
         if not self._outgoing:  # a restart may also take back what has arrived
             return ()
         event = self._outgoing.popleft()
-        return (event,) if isinstance(event, Send) else self._adapter.encode(event)
+        return (event,) if isinstance(event, str | bytes) else self._adapter.encode(event)
 
-    async def _send_message(self, send: Send) -> None:
+    async def _send_message(self, message: str | bytes) -> None:
         async with asyncio.timeout(SEND_TIMEOUT):
-            if isinstance(send.message, str):
-                await self._socket.send_str(send.message)
+            if isinstance(message, str):
+                await self._socket.send_str(message)
             else:
-                await self._socket.send_bytes(send.message)
+                await self._socket.send_bytes(message)
 
     def _check_time(self) -> None:
         now, minutes = self._loop.time(), self._host.options.max_minutes
@@ -279,7 +275,7 @@ class Session:
             error = PersonaplexError(f"A conversation may last {minutes:g} minutes here.", "Connect again.")
             self.close(Closing("time is up", 4408, error))
 
-    def _enqueue(self, event: ServerEvent | Send) -> None:
+    def _enqueue(self, event: ServerEvent | str | bytes) -> None:
         self._outgoing.append(event)
         self._arrived.set()
 
@@ -325,27 +321,24 @@ class Session:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 for event in (close.error, close) if close.error else (close,):
                     for out in self._adapter.encode(event):
-                        if isinstance(out, Send) and not self._socket.closed:
+                        if isinstance(out, str | bytes) and not self._socket.closed:
                             await self._send_message(out)
                 await self._socket.close(code=close.code, message=close.reason.encode())
 
 
-def _close(errors: list[BaseException | None], socket: web.WebSocketResponse) -> Closing:
-    """What ended a session, from what ended its parts."""
-    for error in errors:
-        match error:
-            case None | asyncio.CancelledError() | ConnectionError():
-                pass
-            case TimeoutError():
-                return STUCK
-            case UsageError():
-                return Closing("refused", 4400, error)
-            case AudioError() | WireError():
-                return Closing("nonsense", 1007, error)
-            case PersonaplexError():
-                return Closing("failed", 1011, error)
-            case _:
-                failure = PersonaplexError("The server failed.", "Try again.")
-                failure.__cause__ = error
-                return Closing("failed", 1011, failure)
-    return TOO_BIG if socket.close_code == TOO_BIG.code else LEFT
+def _closing(error: Exception) -> Closing:
+    """How a session closes after an error in one of its parts."""
+    match error:
+        case ConnectionError():
+            return LEFT
+        case TimeoutError():
+            return STUCK
+        case UsageError():
+            return Closing("refused", 4400, error)
+        case AudioError() | WireError():
+            return Closing("nonsense", 1007, error)
+        case PersonaplexError():
+            return Closing("failed", 1011, error)
+    failure = PersonaplexError("The server failed.", "Try again.")
+    failure.__cause__ = error
+    return Closing("failed", 1011, failure)

@@ -15,11 +15,9 @@ from personaplex_cli.protocols.adapter import (
     Adapter,
     Begin,
     Closing,
-    Opening,
     Out,
     Pace,
     Queued,
-    Send,
     ServerEvent,
     StopSpeaking,
 )
@@ -66,12 +64,12 @@ EVENTS: list[ServerEvent] = [
 
 
 def opened(adapter: Adapter, **query: str) -> list[Out]:
-    return list(adapter.open(Opening("/", query, {})))
+    return list(adapter.open(query))
 
 
 def sent(outs: list[Out]) -> list[str | bytes]:
-    assert all(isinstance(out, Send) for out in outs)
-    return [out.message for out in outs if isinstance(out, Send)]
+    assert all(isinstance(out, str | bytes) for out in outs)
+    return [out for out in outs if isinstance(out, str | bytes)]
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
@@ -84,7 +82,7 @@ def test_any_message_is_understood_or_refused(kind: Callable[[], Adapter], messa
         except (WireError, UsageError, AudioError) as error:
             assert str(error)
         else:
-            assert all(isinstance(out, np.ndarray | Begin | StopSpeaking | Send) for out in outs)
+            assert all(isinstance(out, np.ndarray | Begin | StopSpeaking | str | bytes) for out in outs)
             assert all(out.dtype == np.float32 for out in outs if isinstance(out, np.ndarray))
 
 

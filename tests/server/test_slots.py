@@ -15,7 +15,7 @@ from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation, Reply
 from personaplex_cli.events import Began, Ended, Event, Phase, State, Timings, ignore
 from personaplex_cli.options import ServeOptions
-from personaplex_cli.protocols.adapter import Begin, Opening
+from personaplex_cli.protocols.adapter import Begin
 from personaplex_cli.protocols.pcm import Pcm
 from personaplex_cli.samples import FRAME, Samples
 from personaplex_cli.server import session
@@ -129,7 +129,7 @@ def test_a_restart_may_take_back_all_that_waits_to_be_sent(monkeypatch: pytest.M
         place, character = Admission(queue=0).enter(), Character("a", "", "b", "c.pt")
         assert place
         host = session.Host(ServeOptions(), Metrics(), ignore, lambda conversation: None)
-        visit = session.Session(web.WebSocketResponse(), Opening("/", {}, {}), Pcm(), place, host)
+        visit = session.Session(web.WebSocketResponse(), {}, Pcm(), place, host)
         visit._character, visit._conversation = character, Conversation(character, visit._audio)
         sending = asyncio.create_task(visit._next_outs())
         await asyncio.sleep(0)
