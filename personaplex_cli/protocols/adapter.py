@@ -62,9 +62,8 @@ class Adapter(Protocol):
     fills_silence: bool = False  # is silence heard while the client sends nothing? If not, the conversation stops
 
     def open(self, query: Mapping[str, str]) -> Iterator[Out]:
-        """A new connection, by the query of its URL. Without a `Begin` the first message may say who shall talk.
-
-        Raises UsageError."""
+        """A new connection, by the query of its URL. Raises UsageError. Without a `Begin` the first message may say
+        who shall talk."""
 
     def decode(self, message: str | bytes) -> Iterator[Out]:
         """A message of the client. Raises WireError for one that makes no sense, AudioError if its sound cannot be

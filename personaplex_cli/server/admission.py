@@ -14,23 +14,22 @@ class Admission:
 
     def __init__(self, queue: int) -> None:
         self.slots = 1  # until the model is loaded and says how many
+        self.places: list[Place] = []  # in the order of their coming: the first ones talk
         self._queue = queue
-        self._places: list[Place] = []  # in the order of their coming: the first ones talk
 
     @property
     def active(self) -> int:
-        return min(self.slots, len(self._places))
+        return min(self.slots, len(self.places))
 
     @property
     def waiting(self) -> int:
-        return len(self._places) - self.active
+        return len(self.places) - self.active
 
     def enter(self) -> "Place | None":
         """A place, at the end; None if all are taken."""
-        if sum(not place.going for place in self._places) >= self.slots + self._queue:
+        if sum(not place.going for place in self.places) >= self.slots + self._queue:
             return None
-        place = Place(self, self._places)
-        self._places.append(place)
+        self.places.append(place := Place(self))
         return place
 
 
@@ -38,17 +37,16 @@ class Place:
     """One client's place. `going` once the client has left, but the model does not know yet: then there is room for the
     next one, who would otherwise be refused for a few milliseconds."""
 
-    def __init__(self, admission: Admission, places: "list[Place]") -> None:
+    def __init__(self, admission: Admission) -> None:
         self.going = False
-        self._admission = admission
-        self._places = places
         self.moved = asyncio.Event()
+        self._admission = admission
 
     async def positions(self) -> AsyncIterator[int]:
         """The position in the queue (1: next), whenever it changes, until this one may talk."""
         known = 0
-        while (index := self._places.index(self)) >= self._admission.slots:
-            before = sum(not place.going for place in self._places[:index])
+        while (index := self._admission.places.index(self)) >= self._admission.slots:
+            before = sum(not place.going for place in self._admission.places[:index])
             position = before - self._admission.slots + 1
             if position > 0 and position != known:
                 yield (known := position)
@@ -57,9 +55,9 @@ class Place:
 
     def leave(self) -> None:
         """Let the next one come; twice does no harm."""
-        if self in self._places:
-            self._places.remove(self)
-            for each in self._places:
+        if self in self._admission.places:
+            self._admission.places.remove(self)
+            for each in self._admission.places:
                 each.moved.set()
 
 

@@ -225,17 +225,13 @@ class App:
         return web.FileResponse(self._page / "index.html")
 
     async def _get_health(self, request: web.Request) -> web.Response:
-        admission, metrics = self._admission, self._metrics
-        busy = "busy" if admission.active == admission.slots else "ready"
+        active, waiting = self._admission.active, self._admission.waiting
+        served, refused = self._metrics.served, self._metrics.refused
+        busy = "busy" if active == self._admission.slots else "ready"
         health = {
             "state": busy if self._ready else "loading",
             "model": self._name,
-            "sessions": {
-                "active": admission.active,
-                "waiting": admission.waiting,
-                "served": metrics.served,
-                "refused": metrics.refused,
-            },
+            "sessions": {"active": active, "waiting": waiting, "served": served, "refused": refused},
             "uptime": round(time.monotonic() - self._began, 1),
         }
         return web.json_response(health)
@@ -307,12 +303,10 @@ class App:
 
     async def _attend(self, session: Session, request: web.Request) -> None:
         number = self._count = self._count + 1
-        task = asyncio.current_task()
-        assert task is not None, "a request is handled in a task"
-        self._sessions[session] = task
         self._listen(Note(f"{number}: {request.remote} connects to {request.path}."))
+        self._sessions[session] = task = asyncio.create_task(session.run())
         try:
-            close = await session.run()
+            close = await task
         finally:
             del self._sessions[session]
         self._listen(Note(f"{number}: {close.reason} {session.summary()}."))

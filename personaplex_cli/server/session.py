@@ -17,11 +17,11 @@ A client that does not read what it is sent is disconnected.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import Any, assert_never
+from typing import assert_never
 
 import numpy as np
 from aiohttp import WSMsgType, web
@@ -108,7 +108,7 @@ class Session:
 
     async def run(self) -> Closing:
         """Go through with it; returns how it ended."""
-        parts = [asyncio.create_task(self._ending(part)) for part in (self._converse(), self._receive(), self._send())]
+        parts = [asyncio.create_task(self._ending(part)) for part in (self._converse, self._receive, self._send)]
         try:
             close = await self._closed
         finally:
@@ -123,10 +123,10 @@ class Session:
         await self._say_goodbye(close)
         return close
 
-    async def _ending(self, part: Coroutine[Any, Any, None]) -> None:
+    async def _ending(self, part: Callable[[], Awaitable[None]]) -> None:
         """A part of the session: when it ends, the session does."""
         try:
-            await part
+            await part()
             self.close(LEFT)
         except Exception as error:
             self.close(_closing(error))
