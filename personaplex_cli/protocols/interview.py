@@ -34,7 +34,8 @@ class Interview(JsonAdapter):
             case "hello" | "end_utterance":  # the model hears by itself when the user has finished
                 pass
             case kind:
-                raise WireError(f"There is no message type {kind!r:.40}.", _TYPES)
+                hint = "Send hello, context, audio, end_utterance or reset."
+                raise WireError(f"There is no message type {kind!r:.40}.", hint)
 
     def encode(self, event: ServerEvent) -> Iterator[Out]:
         yield from super().encode(event)
@@ -62,6 +63,3 @@ def _decoded(text: Any) -> bytes:
         return base64.b64decode(text, validate=True)
     except (TypeError, ValueError) as error:
         raise WireError("The sound is not base64.", "Send the 16-bit samples as base64 under `data`.") from error
-
-
-_TYPES = "Send hello, context, audio, end_utterance or reset."

@@ -38,9 +38,11 @@ class Pcm(JsonAdapter):
             case "ping":
                 yield json_message("pong")
             case "tool_result" | "image" as kind:
-                yield from self.encode(Unsupported(f"The model can do nothing with {kind!r}: {_NEITHER}"))
+                reason = "it has neither tools nor sight. The conversation goes on."
+                yield from self.encode(Unsupported(f"The model can do nothing with {kind!r}: {reason}"))
             case kind:
-                raise WireError(f"There is no message type {kind!r:.40}.", _TYPES)
+                hint = "Send config, hush, restart or ping; sound goes into binary messages."
+                raise WireError(f"There is no message type {kind!r:.40}.", hint)
 
     def encode(self, event: ServerEvent) -> Iterator[Out]:
         yield from super().encode(event)
@@ -79,7 +81,3 @@ def _request(values: Mapping[str, Any]) -> Request:
     persona = values.get("persona")
     wanted = {**values, **persona, "persona": persona.get("name")} if isinstance(persona, dict) else values
     return Request.from_query({name: str(value) for name, value in wanted.items() if value is not None})
-
-
-_TYPES = "Send config, hush, restart or ping; sound goes into binary messages."
-_NEITHER = "it has neither tools nor sight. The conversation goes on."

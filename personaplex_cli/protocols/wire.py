@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 from personaplex_cli.errors import NetworkError, UsageError
 
 PATH = "/api/chat"
+# Of the fields of a `Request`, where they differ.
+QUERY_NAMES = {"voice": "voice_prompt", "prompt": "text_prompt", "text_top_k": "text_topk", "audio_top_k": "audio_topk"}
 T = TypeVar("T")
 
 
@@ -171,7 +173,7 @@ class Request:
         NVIDIA's server needs `voice_prompt` and `text_prompt` and falls over a `seed`: leave it None for that one.
         """
         values = {**vars(self), "voice": f"{self.voice}.pt" if self.voice else None}
-        return {_NAMES.get(name, name): str(value) for name, value in values.items() if value not in (None, "")}
+        return {QUERY_NAMES.get(name, name): str(value) for name, value in values.items() if value not in (None, "")}
 
 
 def _number(query: Mapping[str, str], name: str, kind: Callable[[str], T]) -> T | None:
@@ -180,7 +182,3 @@ def _number(query: Mapping[str, str], name: str, kind: Callable[[str], T]) -> T 
     except ValueError as error:
         hint = "Give a whole number." if kind is int else "Give a number."
         raise UsageError(f"{name} is {query[name]!r:.40}.", hint) from error
-
-
-# Of the fields of a `Request` in a query, where they differ.
-_NAMES = {"voice": "voice_prompt", "prompt": "text_prompt", "text_top_k": "text_topk", "audio_top_k": "audio_topk"}

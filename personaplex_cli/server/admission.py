@@ -67,8 +67,7 @@ class ConversationQueue:
     def __init__(self) -> None:
         self.wakeup = Wakeup()
         self._coming: SimpleQueue[Conversation] = SimpleQueue()
-        self._closed = False
-        self._abandoned = False
+        self._closed = self._abandoned = False
 
     def put(self, conversation: Conversation) -> None:
         self._coming.put(conversation)
@@ -82,7 +81,7 @@ class ConversationQueue:
         self.wakeup.ring()
 
     def abandon(self) -> None:
-        """The model has ended: tell so to all that still wait for it, and to those that come."""
+        """The model has ended: so do all conversations that still wait for it, and those that come."""
         self._abandoned = True
         while not self._coming.empty():
             self._coming.get().listen(Ended(PersonaplexError("The model has ended.", "Try again later.")))

@@ -43,7 +43,7 @@ from personaplex_cli.protocols.interview import Interview
 from personaplex_cli.protocols.moshi import Moshi
 from personaplex_cli.protocols.pcm import Pcm
 from personaplex_cli.protocols.wire import PATH
-from personaplex_cli.server.access import Access
+from personaplex_cli.server.access import admits, knows_origin, tls_context, warning
 from personaplex_cli.server.admission import Admission, ConversationQueue
 from personaplex_cli.server.metrics import Metrics
 from personaplex_cli.server.session import SHUTDOWN, Host, Session
@@ -73,8 +73,7 @@ class App:
         self._name = model.model_name
         self._page = access.static or PAGE
         self._default = find_character(CharacterOptions(serve.voice, serve.persona))
-        self._options = access
-        self._access = Access(access)
+        self._access = access
         self._listen = listen
         self._admission = Admission(serve.queue)
         self._conversations = ConversationQueue()
@@ -129,24 +128,23 @@ class App:
             raise worker.error
 
     async def _open(self, runner: web.AppRunner) -> asyncio.Server:
-        host, port, web_server = self._options.host, self._options.port, runner.server
+        host, port, web_server = self._access.host, self._access.port, runner.server
         assert web_server is not None, "the runner is set up"
 
         def connection() -> asyncio.BaseProtocol:
             return web_server() if len(web_server.connections) < MAX_CONNECTIONS else _TurnedAway()
 
         try:
-            listening = await self._loop.create_server(connection, host, port, ssl=self._access.context())
+            listening = await self._loop.create_server(connection, host, port, ssl=tls_context(self._access))
         except OSError as error:
-            raise NetworkError(
-                f"{host} port {port} cannot be opened ({error.strerror}).", "Choose another --port or --host."
-            ) from error
-        scheme = "https" if self._options.ssl_cert else "http"
+            what = f"{host} port {port} cannot be opened ({error.strerror})."
+            raise NetworkError(what, "Choose another --port or --host.") from error
+        scheme = "https" if self._access.ssl_cert else "http"
         name = f"[{host}]" if ":" in host else host
         self.url = f"{scheme}://{name}:{listening.sockets[0].getsockname()[1]}"
         self._listen(State(Phase.LISTENING, self.url))
-        if warning := self._access.warning():
-            self._listen(warning)
+        if note := warning(self._access):
+            self._listen(note)
         return listening
 
     async def _say_goodbye(self, worker: ModelWorker) -> None:
@@ -213,7 +211,7 @@ class App:
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"  # it could hold the token
         response.headers.setdefault("Cache-Control", "no-cache")
-        if self._options.static is None:
+        if self._access.static is None:
             # Some browsers do not count WebSockets among 'self'.
             sockets = f" ws://{request.host} wss://{request.host}" if _HOST.fullmatch(request.host) else ""
             response.headers["Content-Security-Policy"] = _POLICY.format(sockets=sockets)
@@ -261,7 +259,7 @@ class App:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def _check_token(self, request: web.Request) -> None:
-        if not self._access.admits(request):
+        if not admits(self._access, request):
             hint, challenge = "Send ?token=TOKEN.", {"WWW-Authenticate": "Bearer"}
             raise self._refusal(web.HTTPUnauthorized, "token", "The token is missing or wrong.", hint, challenge)
 
@@ -277,7 +275,7 @@ class App:
     async def _visit(self, adapter: Callable[[], Adapter], request: web.Request) -> web.StreamResponse:
         """Refuse, or let in and stay with the client to the end."""
         self._check_token(request)
-        if not self._access.knows_origin(request):
+        if not knows_origin(self._access, request):
             hint = "Its origin needs an --origin."
             raise self._refusal(web.HTTPForbidden, "origin", "This page may not connect here.", hint)
         socket = web.WebSocketResponse(

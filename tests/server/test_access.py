@@ -26,7 +26,7 @@ from personaplex_cli.errors import UsageError
 from personaplex_cli.options import AccessOptions
 from personaplex_cli.protocols.wire import PATH, Handshake
 from personaplex_cli.samples import FRAME
-from personaplex_cli.server.access import Access
+from personaplex_cli.server.access import warning
 
 
 def test_only_with_the_token_one_gets_in(demo_folder: Path) -> None:
@@ -122,5 +122,5 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], said: str) 
     ],
 )
 def test_open_access_is_pointed_out(options: AccessOptions, said: list[str]) -> None:
-    warning = Access(options).warning()
-    assert [each for each in ("--ssl-cert", "--token") if warning and each in warning.text] == said
+    note = warning(options)
+    assert [each for each in ("--ssl-cert", "--token") if note and each in note.text] == said
