@@ -63,17 +63,15 @@ class Pcm(JsonAdapter):
                 yield json_message("state", state="ended", reason=reason)
 
     def _ask_rate(self, values: Mapping[str, Any]) -> None:
-        if not (asked := values.get("sample_rate")):
+        if not (rate := values.get("sample_rate")):
             return
         try:
-            rate = int(asked)
+            hertz = int(rate)
         except (TypeError, ValueError, OverflowError):
-            rate = 0
-        if not MIN_RATE <= rate <= MAX_RATE:
-            raise UsageError(
-                f"The sample rate is {asked!r:.40}.", f"Give a whole number from {MIN_RATE} to {MAX_RATE}."
-            )
-        self._set_rate(rate)
+            hertz = 0
+        if not MIN_RATE <= hertz <= MAX_RATE:
+            raise UsageError(f"The sample rate is {rate!r:.40}.", f"Give a whole number from {MIN_RATE} to {MAX_RATE}.")
+        self._set_rate(hertz)
 
 
 def _request(values: Mapping[str, Any]) -> Request:

@@ -49,6 +49,7 @@ def test_a_request_for_what_does_not_exist_is_refused(server: RunningServer, que
             assert socket.close_code == 4400
 
     asyncio.run(ask())
+    server.wait(lambda: any(said in note for note in server.notes))  # the operator learns why
 
 
 def test_a_file_is_no_voice_and_text_with_an_at_sign_is_text(
