@@ -14,6 +14,7 @@ from personaplex_cli.client import engine
 @pytest.fixture
 def talk() -> Iterator[Call]:
     talks: list[Remote] = []
+    before = threading.enumerate()  # another module's server may still run
 
     def begin(*arguments: object, **settings: object) -> Remote:
         talks.append(Remote(*arguments, **settings))  # type: ignore[arg-type]
@@ -24,7 +25,8 @@ def talk() -> Iterator[Call]:
         each.engine.close()
     talks.clear()
     gc.collect()  # a socket that is still open complains here
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("connection", "asyncio"))]
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    assert not [thread for thread in left if thread.name.startswith(("connection", "asyncio"))]
 
 
 @pytest.fixture

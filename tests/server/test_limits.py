@@ -83,15 +83,15 @@ def test_a_client_that_reads_nothing_is_cut_off_and_keeps_no_other_waiting(
 
 
 def test_a_client_that_answers_no_ping_is_given_up(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "PING_SECONDS", 0.1)
-
     async def play_dead() -> None:
         async with connected(server.socket(f"/pcm?{SEED}"), autoping=False) as socket:
             await next_json(socket, "ready")
             while (await socket.receive()).type not in (WSMsgType.CLOSED, WSMsgType.ERROR, WSMsgType.CLOSE):
                 pass
 
-    asyncio.run(play_dead())
+    with monkeypatch.context() as patch:
+        patch.setattr(app, "PING_SECONDS", 0.1)
+        asyncio.run(play_dead())
     asyncio.run(pcm(server))
 
 
