@@ -138,6 +138,10 @@ class FakeCard:
 class FakeStream:
     def __init__(self, card: FakeCard, hears: bool, speaks: bool, settings: dict[str, Any]) -> None:
         print_to_stderr("Expression 'paInvalidSampleRate' failed in 'src/hostapi/alsa/pa_linux_alsa.c'")
+        if hears and speaks:  # one value is for both directions
+            for name in ("device", "channels", "extra_settings"):
+                value = settings[name]
+                settings[name] = value if isinstance(value, tuple) else (value, value)
         self.card, self.hears, self.speaks, self.settings = card, hears, speaks, settings
         self.samplerate, self.channels = float(settings["samplerate"]), settings["channels"]
         if settings["samplerate"] not in card.rates:

@@ -9,8 +9,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -42,19 +43,22 @@ class DeviceInfo:
     is_default_input: bool
     is_default_output: bool
 
+    def __str__(self) -> str:
+        return f"[{self.index}] {self.name}, {self.host_api}"
+
 
 @dataclass(frozen=True)
 class Side:
-    """The microphone or the speaker, as it was opened."""
+    """The microphone or the speaker, as it was opened; rates in hertz."""
 
     name: str
     rate: int
     channels: int
+    own_rate: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.name} ({self.rate / 1000:g} kHz, {'mono' if self.channels == 1 else f'{self.channels} channels'})"
-        )
+        channels = "mono" if self.channels == 1 else f"{self.channels} channels"
+        return f"{self.name} ({self.rate / 1000:g} kHz, {channels})"
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,7 @@ class OpenCard:
     microphone: Side
     speaker: Side
 
-    @property
-    def description(self) -> str:
-        """A sentence about what was opened."""
+    def __str__(self) -> str:
         return f"Microphone: {self.microphone}. Speaker: {self.speaker}."
 
     def start(self) -> None:
@@ -142,11 +144,9 @@ def check(options: SoundCardOptions) -> Iterator[Finding]:
         card = open_card(options, "low", lambda *_: None)
         card.close()
     for kind, side in (("microphone", card.microphone), ("speaker", card.speaker)):
-        own_rate = next((each.default_rate for each in listed if each.name == side.name), side.rate)
-        figures = asdict(side) | {"own_rate": own_rate}
         found = str(side) + ("" if side.rate == SAMPLE_RATE else ", resampled to 24 kHz")
-        advice = f"{own_rate / 1000:g} kHz sounds like a telephone: with Bluetooth, use another microphone."
-        yield warn_if(min(own_rate, side.rate) <= TELEPHONE_RATE, kind, found, advice, figures)
+        advice = f"{side.own_rate / 1000:g} kHz sounds like a telephone: with Bluetooth, use another microphone."
+        yield warn_if(min(side.own_rate, side.rate) <= TELEPHONE_RATE, kind, found, advice, asdict(side))
 
 
 def echo_canceller(options: SoundCardOptions) -> EchoCanceller | None:
@@ -161,17 +161,25 @@ def open_card(options: SoundCardOptions, latency: str, call_back: CallBack) -> O
     Raises UsageError for a device that does not exist, AudioError for one that cannot be opened.
     """
     microphone, speaker = _find(options.input_device, "input"), _find(options.output_device, "output")
-    sound = portaudio()
-    if microphone["index"] == speaker["index"]:
-        streams = [_open(sound.Stream, {"input": microphone, "output": speaker}, options, latency, call_back)]
+    sound, opened = portaudio(), partial(_open, options, latency)
+    if microphone.index == speaker.index:
+        streams = [opened(sound.Stream, microphone, (microphone.inputs, microphone.outputs), call_back)]
+        inputs, outputs = streams[0].channels
     else:
-        streams = [_open(sound.InputStream, {"input": microphone}, options, latency, _input_only(call_back))]
+        heard = opened(
+            sound.InputStream, microphone, microphone.inputs, lambda data, *rest: call_back(data, None, *rest)
+        )
         try:
-            streams.append(_open(sound.OutputStream, {"output": speaker}, options, latency, _output_only(call_back)))
+            played = opened(sound.OutputStream, speaker, speaker.outputs, partial(call_back, None))
         except AudioError:
-            streams[0].close()
+            heard.close()
             raise
-    return OpenCard(streams, _side(microphone, streams[0], 0), _side(speaker, streams[-1], -1))
+        streams, inputs, outputs = [heard, played], heard.channels, played.channels
+    return OpenCard(
+        streams,
+        Side(microphone.name, round(streams[0].samplerate), inputs, microphone.default_rate),
+        Side(speaker.name, round(streams[-1].samplerate), outputs, speaker.default_rate),
+    )
 
 
 def rescan() -> None:
@@ -203,81 +211,68 @@ def quiet_portaudio() -> Iterator[None]:
     thousand a second when it is gone.
     """
     try:
-        descriptor, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    except OSError:  # there is no stderr
+        stderr = os.fdopen(os.dup(2), "w", 1, getattr(sys.stderr, "encoding", None), "replace")
+    except OSError:  # there is none
         yield
         return
+    is_pythons = False
     with suppress(AttributeError, OSError, ValueError):  # a test or a notebook may have replaced it
         sys.stderr.flush()
-    pythons = sys.stderr
-    if _is_descriptor_2(pythons):
-        sys.stderr = os.fdopen(os.dup(descriptor), "w", encoding=pythons.encoding, errors="replace", buffering=1)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(descriptor, 2)
-        os.close(descriptor)
-        os.close(nowhere)
-        if sys.stderr is not pythons:
-            sys.stderr.close()
-            sys.stderr = pythons
+        is_pythons = sys.stderr.fileno() == 2
+    with stderr, open(os.devnull, "wb") as nowhere, redirect_stderr(stderr if is_pythons else sys.stderr):
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr.fileno(), 2)
 
 
-def _is_descriptor_2(stream: Any) -> bool:
-    try:
-        return bool(stream.fileno() == 2)
-    except (AttributeError, OSError, ValueError):
-        return False
-
-
-def _find(wanted: int | str | None, kind: str) -> Any:
-    """PortAudio's description of a device; `kind` is input or output."""
+def _find(wanted: int | str | None, kind: str) -> DeviceInfo:
+    """The device that is meant; `kind` is input or output."""
     sound = portaudio()
     if isinstance(wanted, str) and wanted.strip().isdecimal():
         wanted = int(wanted)
     try:
-        return sound.query_devices(wanted, kind)
+        index: int = sound.query_devices(wanted, kind)["index"]
+        return devices()[index]
     except (ValueError, sound.PortAudioError) as error:
         if wanted is None:
             raise AudioError(
-                f"There is no {_SIDES[kind]}.",
+                f"There is no {'microphone' if kind == 'input' else 'speaker'}.",
                 "Plug one in (`personaplex devices` lists them all), or use recordings with `personaplex run`.",
             ) from error
-        matches = [line.strip() for line in str(error).splitlines()[1:]]
-        if matches:
+        if matches := [line.strip() for line in str(error).splitlines()[1:]]:
             raise UsageError(f"Several {kind} devices match {wanted!r}.", f"Which one? {'; '.join(matches)}") from error
-        raise _no_such_device(wanted, kind) from error
+        usable = "; ".join(str(each) for each in devices() if getattr(each, f"{kind}s"))
+        raise UsageError(f"There is no {kind} device {wanted!r}.", f"There are: {usable or 'none'}") from error
 
 
-def _no_such_device(wanted: int | str | None, kind: str) -> UsageError:
-    usable = [d for d in devices() if (d.inputs if kind == "input" else d.outputs)]
-    names = "; ".join(f"[{d.index}] {d.name}, {d.host_api}" for d in usable) or "none"
-    return UsageError(f"There is no {kind} device {wanted!r}.", f"There are: {names}")
+def _open(
+    options: SoundCardOptions, latency: str, stream: Any, device: DeviceInfo, channels: Any, call_back: Any
+) -> Any:
+    """PortAudio's `stream` of this device, with the rate and the channels nearest to what the model wants.
 
-
-def _open(stream: Any, sides: dict[str, Any], options: SoundCardOptions, latency: str, call_back: Any) -> Any:
-    """PortAudio's `stream` for these devices, with the rate and the channels nearest to what the model wants."""
+    `channels` is how many it has, a pair for both directions.
+    """
     sound = portaudio()
-    own_rates = [round(device["default_samplerate"]) for device in sides.values()]
-    rates = [options.device_rate] if options.device_rate else dict.fromkeys([SAMPLE_RATE, *own_rates, *USUAL_RATES])
-    mono = [1] * len(sides)
-    every = [device[f"max_{side}_channels"] for side, device in sides.items()]
-    for rate, channels in product(rates, [mono, every]):
+    likely = dict.fromkeys([SAMPLE_RATE, device.default_rate, *USUAL_RATES])
+    # Windows' WASAPI refuses every rate but its own unless it is asked to convert.
+    extra = sound.WasapiSettings(auto_convert=True) if "WASAPI" in device.host_api else None
+    for rate, count in product([options.device_rate] if options.device_rate else likely, [1, channels]):
         try:
             return stream(
                 samplerate=rate,
                 blocksize=round(rate * BLOCK_SECONDS),
-                device=_one_or_pair([device["index"] for device in sides.values()]),
-                channels=_one_or_pair(channels),
+                device=device.index,
+                channels=count,
                 dtype="float32",
                 latency=latency,
-                extra_settings=_one_or_pair([_settings(device) for device in sides.values()]),
+                extra_settings=extra,
                 callback=call_back,
             )
         except sound.PortAudioError as error:
             refusal = error
-    raise _refused([device["name"] for device in sides.values()], refusal) from refusal
+    raise _refused([device.name], refusal) from refusal
 
 
 def _refused(names: list[str], error: Exception) -> AudioError:
@@ -286,30 +281,3 @@ def _refused(names: list[str], error: Exception) -> AudioError:
         "Close other programs that use it, allow microphone access in the system's privacy settings, or choose another "
         "device or --device-rate (see `personaplex devices`).",
     )
-
-
-def _settings(device: Any) -> Any:
-    """Windows' WASAPI refuses every rate but its own unless it is asked to convert."""
-    sound = portaudio()
-    wasapi = "WASAPI" in sound.query_hostapis(device["hostapi"])["name"]
-    return sound.WasapiSettings(auto_convert=True) if wasapi else None
-
-
-def _input_only(call_back: CallBack) -> Any:
-    return lambda indata, count, time, flags: call_back(indata, None, count, time, flags)
-
-
-def _output_only(call_back: CallBack) -> Any:
-    return lambda outdata, count, time, flags: call_back(None, outdata, count, time, flags)
-
-
-def _one_or_pair(values: list[Any]) -> Any:
-    return values[0] if len(values) == 1 else tuple(values)
-
-
-def _side(device: Any, stream: Any, which: int) -> Side:
-    channels = stream.channels if isinstance(stream.channels, int) else stream.channels[which]
-    return Side(device["name"], round(stream.samplerate), channels)
-
-
-_SIDES = {"input": "microphone", "output": "speaker"}

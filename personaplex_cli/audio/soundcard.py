@@ -130,7 +130,7 @@ class SoundCard:
             self._begin()
             self._opened = True
             card.start()
-        self._note(card.description)
+        self._note(str(card))
 
     def _begin(self) -> None:
         """Nothing heard, nothing to play: how a conversation begins, and goes on with a card that was reopened."""

@@ -2,8 +2,8 @@
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
+from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from personaplex_cli.errors import UsageError
@@ -15,20 +15,12 @@ SCHEMES = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
 FORMS = "Write HOST, HOST:PORT, ws://HOST:PORT or wss://HOST."
 
 
-@dataclass(frozen=True)
-class Address:
-    """A server's URL, and how to get in: `token` is sent as `Authorization: Bearer`, `insecure` trusts any certificate.
-
-    Raises UsageError for a token that fits in no header.
-    """
+class Address(NamedTuple):
+    """A server's URL, and how to get in: `token` is sent as `Authorization: Bearer`, `insecure` trusts any certificate."""
 
     url: str
     token: str | None = None
     insecure: bool = False
-
-    def __post_init__(self) -> None:
-        if self.token and not (self.token.isascii() and self.token.isprintable()):
-            raise UsageError("The token has characters that cannot be sent.", "Copy it again.")
 
     @property
     def name(self) -> str:

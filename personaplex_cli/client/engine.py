@@ -8,9 +8,9 @@ or another one of that name. Knows no torch.
 import threading
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import numpy as np
@@ -18,10 +18,10 @@ import numpy as np
 from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.character import Character
 from personaplex_cli.client.address import Address, server_url
-from personaplex_cli.client.connection import Arrival, Connection, number
+from personaplex_cli.client.connection import Arrival, Connection
 from personaplex_cli.conversation import Disconnected, Reply
 from personaplex_cli.errors import NetworkError, UsageError
-from personaplex_cli.events import Began, Glitch, Listener, Note, Phase, State, ignore
+from personaplex_cli.events import Began, Listener, Note, Phase, State, ignore
 from personaplex_cli.options import RemoteOptions
 from personaplex_cli.protocols.wire import Action, Control, Request
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, Samples
@@ -33,7 +33,7 @@ FRESH_SECONDS = FRAME_SECONDS - REPLY_TIMEOUT
 MAX_UNSENT_FRAMES = 4  # waiting to be sent, live; older sound would only add delay
 MAX_FRAMES_AHEAD = 8  # of a recording, ahead of the answer to it; servers drop what comes too fast for them
 ANSWER_TIMEOUT = 10.0  # seconds, for the answer to a recording
-REPORT_FRAMES = 12  # about a second between two reports of unsent frames
+T = TypeVar("T")
 
 
 def connect(options: RemoteOptions, listen: Listener = ignore, paced: bool = False) -> "RemoteEngine":
@@ -81,15 +81,13 @@ class RemoteEngine:
         self._paced = paced
         self._character: Character | None = None  # whose conversation it is
         self._request = Request()
-        self._asked = Request()  # on this connection
-        self._connection: Connection | None = None
+        self._connection: Connection | None = None  # the last one, perhaps broken
         self._begun = False  # the server is ready for it, or was
         self._reached = False  # the server has answered before
         self._failures: list[NetworkError] = []  # since the server was last heard
         self._silent = False
         self._steps = 0  # of this conversation
         self._answered = 0  # samples that have come in it
-        self._unsent = 0  # frames, of this connection, as reported
         self._due = 0.0
         self._closed = threading.Event()
 
@@ -111,7 +109,7 @@ class RemoteEngine:
         self._silent = False
         self._steps = self._answered = 0
         self._due = time.monotonic()
-        return [(0, self._began(self._character, connection))]
+        return [(0, self._began(self._character, connection.metadata))]
 
     def step(self, frames: Mapping[int, Samples], silent: Collection[int] = ()) -> Mapping[int, Reply | Exception]:
         """Send a frame [1920] and return what has come meanwhile, however late; nothing if the connection is lost."""
@@ -122,7 +120,6 @@ class RemoteEngine:
         self._silent = bool(silent)
         connection.say(frames[0])
         self._steps += 1
-        self._report_unsent(connection)
         try:
             arrivals = self._paced_arrivals(connection) if self._paced else self._fresh_arrivals(connection)
         except NetworkError as error:
@@ -143,14 +140,19 @@ class RemoteEngine:
 
     def close(self) -> None:
         self._closed.set()
-        if connection := self._connection:
-            connection.hang_up()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._connection:
+            self._connection.hang_up()
 
     def _reach(self) -> Connection:
         """The connection, when the server is ready on it. Raises NetworkError, or Disconnected after `close`."""
         while not self._closed.is_set():
             try:
-                return self._again() or self._dial()
+                connection = self._again() or self._dial()
+                connection.wait()
+                return connection
             except NetworkError as error:
                 if not self._lost(error):
                     raise
@@ -163,29 +165,20 @@ class RemoteEngine:
         self._failures = [*self._failures, error] if retry else []
         return retry
 
-    def _hang_up(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection:
-            connection.hang_up()
-
     def _again(self) -> Connection | None:
-        """The connection that there is, with a new conversation on it; None if that is not possible."""
+        """The connection that there is, asked for a new conversation; None if that is not possible."""
         connection = self._connection
-        if connection is None or self._asked != self._request or not connection.begin_again():
-            return None
-        connection.wait()
-        return connection
+        same = connection is not None and connection.query == self._request.to_query()
+        return connection if connection and same and connection.begin_again() else None
 
     def _dial(self) -> Connection:
         self._hang_up()
         self._wait_after_failures()
-        self._unsent = 0
-        self._asked = self._request
         max_unsent = 2 * MAX_FRAMES_AHEAD if self._paced else MAX_UNSENT_FRAMES
-        connection = self._connection = Connection(self._address, self._asked.to_query(), max_unsent, self._listen)
-        if self._closed.is_set():
+        connection = Connection(self._address, self._request.to_query(), max_unsent, self._listen)
+        self._connection = connection
+        if self._closed.is_set():  # just now: `close` has not seen this one
             connection.hang_up()
-        connection.wait()
         return connection
 
     def _wait_after_failures(self) -> None:
@@ -198,9 +191,9 @@ class RemoteEngine:
         if self._closed.wait(seconds):
             raise Disconnected("The connection was closed.")
 
-    def _began(self, character: Character, connection: Connection) -> Began:
-        metadata = connection.metadata
-        model, precision, seed = _text(metadata, "model"), _text(metadata, "precision"), _whole(metadata, "seed")
+    def _began(self, character: Character, metadata: Mapping[str, Any]) -> Began:
+        model, precision = _known(metadata, "model", str) or "", _known(metadata, "precision", str) or ""
+        seed = _known(metadata, "seed", int)
         settings = {
             "server": self._address.name,
             "model": model,
@@ -208,7 +201,7 @@ class RemoteEngine:
             "persona": character.persona,
             "prompt": character.prompt,
             "voice": character.voice,
-            "sampling": {**asdict(character.sampling), "seed": seed},
+            "sampling": asdict(replace(character.sampling, seed=seed)),
         }
         return Began(
             persona=character.persona,
@@ -217,8 +210,8 @@ class RemoteEngine:
             device=self._address.name,
             precision=precision,
             seed=seed,
-            prompt_frames=_whole(metadata, "prompt_frames") or 0,
-            context=_whole(metadata, "context") or 0,
+            prompt_frames=_known(metadata, "prompt_frames", int) or 0,
+            context=_known(metadata, "context", int) or 0,
             settings=settings,
         )
 
@@ -247,17 +240,8 @@ class RemoteEngine:
                 until = 0.0  # take what is there, wait no longer
         return arrivals
 
-    def _report_unsent(self, connection: Connection) -> None:
-        if connection.unsent > self._unsent and self._steps % REPORT_FRAMES == 0:
-            self._unsent = connection.unsent
-            self._listen(Glitch("unsent", self._unsent, "the network is too slow"))
 
-
-def _text(metadata: Mapping[str, Any], name: str) -> str:
+def _known(metadata: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
+    """What a server says about itself, None if it is missing or of another kind; true and false are no numbers."""
     value = metadata.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _whole(metadata: Mapping[str, Any], name: str) -> int | None:
-    value = number(metadata.get(name))
-    return None if value is None else int(value)
+    return value if type(value) is kind else None
