@@ -5,7 +5,7 @@ Counts frames; knows no model and no network.
 
 from personaplex_cli.samples import Samples, level
 
-LONGEST_FRAMES = 150  # 12 s: longer, and the model loses the thread
+MAX_FRAMES = 150  # 12 s: longer, and the model loses the thread
 SPEECH_LEVEL = -45.0  # dBFS; a frame above it is taken for speech
 SPEECH_FRAMES = 3  # in a row: 0.24 s, so that a click does not end the silence
 
@@ -18,7 +18,7 @@ class Hush:
         self._spoken = 0  # frames in a row in which the user spoke into that silence
 
     def begin(self) -> None:
-        self._left, self._spoken = LONGEST_FRAMES, 0
+        self._left, self._spoken = MAX_FRAMES, 0
 
     @property
     def on(self) -> bool:

@@ -24,10 +24,8 @@ def frames_for(samples: int) -> int:
 
 def frame_at(samples: Samples, index: int) -> Samples:
     """Frame `index` of `samples` [n]: [FRAME] samples, with silence where the sound has ended."""
-    frame = np.zeros(FRAME, dtype=np.float32)
     part = samples[index * FRAME : (index + 1) * FRAME]
-    frame[: len(part)] = part
-    return frame
+    return np.pad(part, (0, FRAME - len(part)))
 
 
 def level(samples: Samples) -> float:

@@ -66,7 +66,7 @@ class Capture:
         """The next frame [1920]; there must be as many samples."""
         heard, played = self._heard.take(FRAME), self._played.take(FRAME)
         if self._canceller is not None:
-            return self._canceller.clean(heard, played)
+            return self._canceller(heard, played)
         if self._bleed.hears_itself(heard, played):
             self._warn(BLEED)
         return heard

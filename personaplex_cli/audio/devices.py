@@ -15,10 +15,10 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from personaplex_cli.audio.echo import EchoCanceller
+from personaplex_cli.audio.echo import echo_canceller
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.findings import OK, Finding, warn_if
-from personaplex_cli.options import LiveSoundCardOptions, SoundCardOptions
+from personaplex_cli.options import SoundCardOptions
 from personaplex_cli.samples import SAMPLE_RATE
 
 BLOCK_SECONDS = 0.02
@@ -147,11 +147,6 @@ def check(options: SoundCardOptions) -> Iterator[Finding]:
         found = str(side) + ("" if side.rate == SAMPLE_RATE else ", resampled to 24 kHz")
         advice = f"{side.own_rate / 1000:g} kHz sounds like a telephone: with Bluetooth, use another microphone."
         yield warn_if(min(side.own_rate, side.rate) <= TELEPHONE_RATE, kind, found, advice, asdict(side))
-
-
-def echo_canceller(options: SoundCardOptions) -> EchoCanceller | None:
-    """The echo canceller if the options ask for one. Raises UsageError if its package is not installed."""
-    return EchoCanceller() if isinstance(options, LiveSoundCardOptions) and options.echo_cancel else None
 
 
 def open_card(options: SoundCardOptions, latency: str, call_back: CallBack) -> OpenCard:

@@ -1,15 +1,16 @@
 """The agent's voice in the user's microphone: removing it, and noticing it.
 
-On loudspeakers the model hears itself and answers itself. Both classes take what was heard and what was played at the
-same time, as two blocks of equal length at 24 kHz. No sound card here.
+On loudspeakers the model hears itself and answers itself. Both take what was heard and what was played at the same
+time, as two blocks of equal length at 24 kHz. No sound card here.
 """
 
 from collections import deque
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from personaplex_cli.errors import UsageError
+from personaplex_cli.options import LiveSoundCardOptions, SoundCardOptions
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples
 
 # MIN_CORRELATION was measured on noise in the rhythm of speech (`babble` in tests/audio/test_echo.py): an echo alone
@@ -24,27 +25,24 @@ MIN_SPOKEN = 0.3  # how much of the window must be speech of the agent
 MIN_CORRELATION = 0.7  # of the two envelopes, for an echo
 JUDGEMENTS = 3  # in a row, before the user is warned
 
+EchoCanceller = Callable[[Samples, Samples], Samples]  # heard [n], played [n] -> heard without the echo of played [n]
 
-class EchoCanceller:
-    """WebRTC's echo canceller. It delays what is heard by 9 ms (measured).
+
+def echo_canceller(options: SoundCardOptions) -> EchoCanceller | None:
+    """WebRTC's echo canceller for one conversation if it is asked for. It delays what is heard by 9 ms (measured).
 
     Raises UsageError if the package is not installed.
     """
-
-    def __init__(self) -> None:
-        try:
-            from pywebrtc_audio import AudioProcessor
-        except ImportError as error:
-            raise UsageError(
-                "Echo cancelling needs a package that is not installed.",
-                "Run `pip install pywebrtc-audio`, or use headphones.",
-            ) from error
-        # Neither noise suppression nor automatic gain: a level that swings upsets the model.
-        self._processor: Any = AudioProcessor(sample_rate=SAMPLE_RATE, num_channels=1, echo_cancellation=True)
-
-    def clean(self, heard: Samples, played: Samples) -> Samples:
-        """What was heard [n] without the echo of what was `played` [n]."""
-        return np.asarray(self._processor.process(heard, played), dtype=np.float32)
+    if not (isinstance(options, LiveSoundCardOptions) and options.echo_cancel):
+        return None
+    try:
+        from pywebrtc_audio import AudioProcessor
+    except ImportError as error:
+        what = "Echo cancelling needs a package that is not installed."
+        raise UsageError(what, "Run `pip install pywebrtc-audio`, or use headphones.") from error
+    # Neither noise suppression nor automatic gain: a level that swings upsets the model.
+    processor = AudioProcessor(sample_rate=SAMPLE_RATE, num_channels=1, echo_cancellation=True)
+    return lambda heard, played: np.asarray(processor.process(heard, played), dtype=np.float32)
 
 
 class BleedDetector:

@@ -8,6 +8,7 @@ A pure function of the samples put and the counts taken: no clock, no sound card
 """
 
 from collections import deque
+from itertools import groupby
 
 import numpy as np
 
@@ -154,8 +155,9 @@ def shorten(sound: Samples, most: int, rate: int, loud: bool = False) -> Samples
     fade = round(FADE_SECONDS * rate)
     pieces = len(sound) // fade
     power = np.square(sound[: pieces * fade]).reshape(pieces, fade).mean(axis=1)
-    start, length = _longest_run(power < QUIET**2)
-    cut = min(most, (length - 1) * fade)
+    runs = (list(run) for quiet, run in groupby(range(pieces), (power < QUIET**2).__getitem__) if quiet)
+    longest = max(runs, key=len, default=[0])
+    start, cut = longest[0], min(most, (len(longest) - 1) * fade)
     if cut <= 0 and loud:
         length = round(LOUD_CUT_SECONDS / FADE_SECONDS)
         if pieces > length:
@@ -167,13 +169,3 @@ def shorten(sound: Samples, most: int, rate: int, loud: bool = False) -> Samples
     ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
     joint = sound[begin : begin + fade] * (1 - ramp) + sound[end : end + fade] * ramp
     return np.concatenate([sound[:begin], joint, sound[end + fade :]])
-
-
-def _longest_run(marks: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[int, int]:
-    """Where the longest run of true marks begins, and its length (0 if there is none)."""
-    edges = np.flatnonzero(np.diff(marks, prepend=False, append=False))
-    begins, ends = edges[::2], edges[1::2]
-    if not len(begins):
-        return 0, 0
-    longest = int(np.argmax(ends - begins))
-    return int(begins[longest]), int(ends[longest] - begins[longest])

@@ -4,7 +4,8 @@ Short sweeps are played and looked for in what is heard. All of it but `measure_
 knows no sound card.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,13 +20,13 @@ CHIRP_SECONDS, FADE_SECONDS, PEAK = 0.5, 0.05, 0.2
 SETTLING = 4 * FRAME  # samples in which a card may crackle
 LEAD = 12 * FRAME  # samples before the first chirp, for the noise floor
 EVERY = 15 * FRAME  # samples from one chirp to the next: 1.2 s
+BEGINS = range(LEAD, LEAD + CHIRPS * EVERY, EVERY)
 TAIL = 8 * FRAME  # samples that the last one may be late
 MIN_PEAK = 10.0  # times the median of the correlation; the highest peak of noise alone is about 7 times
 MAX_SPREAD = 0.03  # seconds by which the delays of chirps may differ from their median: a choice, not a measurement
 
 
-@dataclass(frozen=True)
-class ChirpMatch:
+class ChirpMatch(NamedTuple):
     """A chirp in a recording: where it begins, in samples, and its amplitude there relative to the one played."""
 
     place: int
@@ -82,11 +83,8 @@ def chirp() -> Samples:
 
 def chirps() -> Samples:
     """All that is played: silence, the chirps with pauses between them, silence."""
-    sound = np.zeros(LEAD + CHIRPS * EVERY + TAIL, dtype=np.float32)
     one = chirp()
-    for begin in _begins():
-        sound[begin : begin + len(one)] = one
-    return sound
+    return np.pad(np.tile(np.pad(one, (0, EVERY - len(one))), CHIRPS), (LEAD, TAIL))
 
 
 def find(recorded: Samples, sent: Samples) -> ChirpMatch | None:
@@ -112,14 +110,13 @@ def loopback_result(recorded: Samples) -> LoopbackResult:
     What is played in answer to a frame starts when that frame has ended: this 80 ms is not counted as delay.
     """
     sent, quiet = chirp(), recorded[SETTLING:LEAD]
-    echoes = []
-    for begin in _begins():
-        played = begin + FRAME
-        match = find(recorded[played : begin + EVERY + len(sent)], sent)
-        if match is not None:
-            came = recorded[played + match.place :][: len(sent)]
+    echoes = []  # (delay, level)
+    for begin in BEGINS:
+        answer = recorded[begin + FRAME : begin + EVERY + len(sent)]
+        if match := find(answer, sent):
+            came = answer[match.place :][: len(sent)]
             echoes.append((round(1000 * match.place / SAMPLE_RATE, 1), round(_level(came, quiet, match, sent), 1)))
-    median = float(np.median([delay for delay, _ in echoes])) if echoes else 0.0
+    median = np.median([delay for delay, _ in echoes] or [0.0])
     agreeing = [echo for echo in echoes if abs(echo[0] - median) <= 1000 * MAX_SPREAD]
     return LoopbackResult(
         delays=tuple(delay for delay, _ in agreeing),
@@ -135,24 +132,18 @@ def measure_loopback(options: SoundCardOptions) -> LoopbackResult:
     Takes eight seconds. Raises UsageError or AudioError like SoundCard.
     """
     sound, events = chirps(), list[Event]()
-    heard: list[Samples] = []
-    reported: list[float] = []
+    heard, reported = list[Samples](), list[float]()
     with SoundCard(options, events.append) as card:
         for index, frame in zip(range(frames_for(len(sound))), waited(card), strict=False):
             heard.append(frame)
             card.play(frame_at(sound, index))
-            latency = card.latency()
-            reported.append(latency.device_in + latency.queue + latency.cushion + latency.device_out)
+            reported.append(sum(astuple(card.latency())))
     return replace(
         loopback_result(np.concatenate(heard)),
         reported=round(float(np.median(reported)), 1),
         glitches={event.kind: event.total for event in events if isinstance(event, Glitch)},
         card=next(event.text for event in events if isinstance(event, Note)),
     )
-
-
-def _begins() -> range:
-    return range(LEAD, LEAD + CHIRPS * EVERY, EVERY)
 
 
 def _level(came: Samples, quiet: Samples, match: ChirpMatch, sent: Samples) -> float:

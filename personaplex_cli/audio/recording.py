@@ -3,7 +3,6 @@
 sphn decodes, soxr resamples, pyloudnorm measures loudness; what they would get wrong silently is refused here.
 """
 
-import shutil
 import sys
 import tempfile
 import wave
@@ -16,6 +15,7 @@ import numpy as np
 import soxr
 import sphn
 
+from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.files import atomic_file
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, SILENT_FRAME, Samples, frame_at, frames_for, pcm16
@@ -76,8 +76,7 @@ class Recording:
     @property
     def answer(self) -> Samples:
         """What the agent has said so far, [n], at most as long as what it heard: the rest of a frame is cut off."""
-        said: Samples = np.concatenate([np.empty(0, dtype=np.float32), *self._said])
-        return said[: len(self.heard)]
+        return np.concatenate([NOTHING, *self._said])[: len(self.heard)]
 
 
 def read_recording(path: Path) -> Samples:
@@ -92,13 +91,15 @@ def read_recording(path: Path) -> Samples:
     if path.stat().st_size == 0:
         raise AudioError(f"{path} is empty.", "Record it again.")
     try:
-        start = _first_bytes(path)
-        sound, rate = sphn.read_opus(str(path)) if b"OpusHead" in start else sphn.read(str(path))
+        with path.open("rb") as file:
+            is_opus = b"OpusHead" in file.read(64)
+        sound, rate = sphn.read_opus(str(path)) if is_opus else sphn.read(str(path))
         promised = sphn.durations([str(path)])[0]
     except BaseException as error:  # sphn's decoders may panic, which is no Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
-        raise AudioError(f"{path} is not a sound file that can be read.", _FORMATS) from error
+        hint = "Use wav, flac, mp3, ogg, opus, aac, aiff or caf; convert others, for example with ffmpeg."
+        raise AudioError(f"{path} is not a sound file that can be read.", hint) from error
     _refuse_damage(path, sound, rate, promised)
     mono = sound.mean(axis=0, dtype=np.float32)
     return np.asarray(soxr.resample(mono, rate, SAMPLE_RATE), dtype=np.float32)
@@ -128,8 +129,7 @@ def standard_input() -> Iterator[Path]:
         raise UsageError("There is no sound on standard input.", "Pipe a wav into it, or name a file.")
     with tempfile.TemporaryDirectory(prefix="personaplex-") as folder:
         path = Path(folder) / "stdin"
-        with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+        path.write_bytes(sys.stdin.buffer.read())
         yield path
 
 
@@ -140,11 +140,6 @@ def write_wav(file: IO[bytes], *channels: Samples) -> None:
         out.setsampwidth(2)
         out.setframerate(SAMPLE_RATE)
         out.writeframes(pcm16(*channels))
-
-
-def _first_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(64)
 
 
 def _refuse_damage(path: Path, sound: Samples, rate: int, promised: float | None) -> None:
@@ -159,6 +154,3 @@ def _refuse_damage(path: Path, sound: Samples, rate: int, promised: float | None
         )
     if not np.isfinite(sound).all():
         raise AudioError(f"{path} holds values that are not numbers.", "Export it again.")
-
-
-_FORMATS = "Use wav, flac, mp3, ogg, opus, aac, aiff or caf; convert others, for example with ffmpeg."

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from personaplex_cli.audio.capture import Capture
-from personaplex_cli.audio.devices import OpenCard, echo_canceller, open_card, quiet_portaudio, rescan
+from personaplex_cli.audio.devices import OpenCard, open_card, quiet_portaudio, rescan
+from personaplex_cli.audio.echo import echo_canceller
 from personaplex_cli.audio.jitter_buffer import JitterBuffer
 from personaplex_cli.audio.resample import Resampler
 from personaplex_cli.conversation import Audio, Wakeup
@@ -140,7 +141,7 @@ class SoundCard:
         self._jitter_buffer = JitterBuffer(self._speaker_rate)
         canceller = echo_canceller(self._options)
         self._capture = Capture(self._microphone_rate, self._speaker_rate, canceller, self._note)
-        self._health = StreamHealth(self._microphone_rate, self._speaker_rate)
+        self._health = StreamHealth()
         self._waiting_since: float | None = None  # when `frames()` first found nothing new, on the clock
         self._device_in = self._device_out = 0.0
         self._late = 0  # samples that had come after the last frame when it was taken
@@ -157,9 +158,9 @@ class SoundCard:
             self._open()
 
     def _release(self) -> None:
-        card, self._card = self._card, None
-        if card is not None and not card.close():
-            self._hung = True
+        if self._card is not None:
+            self._hung |= not self._card.close()
+            self._card = None
 
     # The callback.
 
@@ -209,11 +210,12 @@ class SoundCard:
     def _take_in(self, block: Block) -> None:
         self._waiting_since = None
         self._capture.put(block.heard, block.played)
+        heard = played = 0.0  # seconds
         if block.heard is not None:
-            self._device_in = block.device_in
+            heard, self._device_in = len(block.heard) / self._microphone_rate, block.device_in
         if block.played is not None:
-            self._device_out = block.device_out
-        self._health.beat(block)
+            played, self._device_out = len(block.played) / self._speaker_rate, block.device_out
+        self._health.beat(heard, played, bool(block.flags))
         if self._health.settled and block.flags:
             self._report_flags(block.flags)
         if self._health.dead:
@@ -241,21 +243,16 @@ class SoundCard:
 
     def _report_losses(self) -> None:
         buffer, rate = self._jitter_buffer, self._speaker_rate
-        amounts = {
-            "underrun": buffer.underruns,
-            "overflow": self._ignored,
-            "shed": round(1000 * buffer.shed / rate),
-            "dropped": round(1000 * (buffer.dropped / rate + self._capture.dropped / SAMPLE_RATE)),
-        }
-        for kind, more in (Counter(amounts) - self._reported).items():
-            match kind:
-                case "underrun":
-                    self._lost(kind, more, "the answer came late")
-                case "overflow":
-                    self._lost(kind, more, "the program was too busy to listen")
-                case _:
-                    self._lost(kind, 1, f"{more} ms")
-        self._reported = Counter(amounts)
+        lost = Counter(
+            underrun=buffer.underruns,
+            overflow=self._ignored,
+            shed=round(1000 * buffer.shed / rate),
+            dropped=round(1000 * (buffer.dropped / rate + self._capture.dropped / SAMPLE_RATE)),
+        )
+        reasons = {"underrun": "the answer came late", "overflow": "the program was too busy to listen"}
+        for kind, more in (lost - self._reported).items():
+            self._lost(kind, more if kind in reasons else 1, reasons.get(kind, f"{more} ms"))
+        self._reported = lost
 
     def _report_flags(self, flags: Any) -> None:
         if flags.output_underflow or flags.input_underflow:
@@ -277,20 +274,17 @@ class SoundCard:
 class StreamHealth:
     """How the streams are doing, in the seconds of their own sound: two streams can die one by one."""
 
-    def __init__(self, microphone_rate: int, speaker_rate: int) -> None:
-        self._microphone_rate, self._speaker_rate = microphone_rate, speaker_rate
-        self._age = 0.0
+    def __init__(self) -> None:
+        self._age = self._trouble = 0.0
         self._unheard = self._unplayed = 0.0  # seconds since that side called back
-        self._trouble = 0.0
 
-    def beat(self, block: Block) -> None:
-        heard = 0.0 if block.heard is None else len(block.heard) / self._microphone_rate
-        played = 0.0 if block.played is None else len(block.played) / self._speaker_rate
+    def beat(self, heard: float, played: float, flagged: bool) -> None:
+        """The card has called back with so many seconds of sound."""
         self._age += heard
         self._unheard = 0.0 if heard else self._unheard + played
         self._unplayed = 0.0 if played else self._unplayed + heard
         if self.settled:
-            self._trouble = max(0.0, self._trouble - heard / FORGIVING_SECONDS) + bool(block.flags)
+            self._trouble = max(0.0, self._trouble - heard / FORGIVING_SECONDS) + flagged
 
     @property
     def settled(self) -> bool:

@@ -16,7 +16,7 @@ FORMS = "Write HOST, HOST:PORT, ws://HOST:PORT or wss://HOST."
 
 
 class Address(NamedTuple):
-    """A server's URL, and how to get in: `token` is sent as `Authorization: Bearer`, `insecure` trusts any certificate."""
+    """A server's URL, the `token` that is sent as `Authorization: Bearer`, and whether any certificate is trusted."""
 
     url: str
     token: str | None = None

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import numpy as np
-from aiohttp import ClientWebSocketResponse, WSCloseCode, WSMessage, WSMsgType
+from aiohttp import ClientWebSocketResponse, WSMessage, WSMsgType
 
 from personaplex_cli import __version__
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
@@ -38,16 +38,9 @@ METADATA_TIMEOUT = 0.25  # after the handshake, for a server to describe the con
 CLOSE_TIMEOUT = 0.5  # for the server's closing message
 TLS_CLOSE_SECONDS = 0.25  # which aiohttp recommends to wait after closing TLS, as it does not wait itself
 MAX_ARRIVALS = 1_000  # not taken yet; what comes then is lost
-# Close codes after which calling again makes no sense: the server meant it, or this client did something wrong.
-FATAL_CLOSE_CODES = {
-    WSCloseCode.OK,
-    WSCloseCode.PROTOCOL_ERROR,
-    WSCloseCode.UNSUPPORTED_DATA,
-    WSCloseCode.INVALID_TEXT,
-    WSCloseCode.POLICY_VIOLATION,
-    WSCloseCode.MESSAGE_TOO_BIG,
-    WSCloseCode.MANDATORY_EXTENSION,
-}
+# Close codes after which calling again makes no sense: the server meant it, or this client did something wrong. With
+# 1001 and from 1011 on it is the server that is in trouble (RFC 6455, section 7.4); from 4000 on they are its own.
+FATAL_CLOSE_CODES = {1000, 1002, 1003, *range(1007, 1011), *range(4000, 5000)}
 
 
 class Arrival(NamedTuple):
@@ -83,7 +76,7 @@ class Connection:
         self._server_step: float | None = None
         self._last_words = ""  # of the server, about what is wrong
         self._heard_at = 0.0
-        self._pinged, self._pinged_at = 0, 0.0
+        self._pinged_at = 0.0
         self._loop = asyncio.new_event_loop()
         self._talking = self._loop.create_task(self._talk())
         self._thread = threading.Thread(target=self._run, name="connection", daemon=True)
@@ -213,14 +206,13 @@ class Connection:
                 self._understand(wire.unpack(message.data))
             case WSMsgType.PING:
                 await socket.pong(message.data)
-            case WSMsgType.PONG if message.data == str(self._pinged).encode():
+            case WSMsgType.PONG if message.data == str(self._pinged_at).encode():  # of the last ping
                 round_trip = 1000 * (self._heard_at - self._pinged_at)
                 self._listen(Network(round(round_trip, 2), self._server_step))
             case WSMsgType.CLOSE:
                 reason = self._last_words or message.extra
                 what = f"{self._address.name} ended the conversation" + (f": {reason}" if reason else ".")
-                fatal = message.data in FATAL_CLOSE_CODES or message.data >= 4000
-                raise NetworkError(what) if fatal else Disconnected(what)
+                raise NetworkError(what) if message.data in FATAL_CLOSE_CODES else Disconnected(what)
             case WSMsgType.CLOSED | WSMsgType.CLOSING | WSMsgType.ERROR:
                 raise Disconnected(f"The connection to {self._address.name} broke off.", self._last_words)
 
@@ -275,9 +267,8 @@ class Connection:
             if self.unsent > reported:
                 reported = self.unsent
                 self._listen(Glitch("unsent", reported, "the network is too slow"))
-            self._pinged += 1
             self._pinged_at = time.monotonic()
-            await socket.ping(str(self._pinged).encode())
+            await socket.ping(str(self._pinged_at).encode())
             await asyncio.sleep(PING_INTERVAL)
 
 

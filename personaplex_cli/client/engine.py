@@ -80,7 +80,7 @@ class RemoteEngine:
         self._listen = listen
         self._paced = paced
         self._character: Character | None = None  # whose conversation it is
-        self._request = Request()
+        self._query: dict[str, str] = {}  # what the server is asked for
         self._connection: Connection | None = None  # the last one, perhaps broken
         self._begun = False  # the server is ready for it, or was
         self._reached = False  # the server has answered before
@@ -93,7 +93,7 @@ class RemoteEngine:
 
     def begin(self, slot: int, character: Character) -> None:
         """Remember what `prefill` shall request. Raises UsageError for what no server can be asked for."""
-        self._request = request_for(character)
+        self._query = request_for(character).to_query()
         self._character = character
         self._begun = False
 
@@ -150,7 +150,9 @@ class RemoteEngine:
         """The connection, when the server is ready on it. Raises NetworkError, or Disconnected after `close`."""
         while not self._closed.is_set():
             try:
-                connection = self._again() or self._dial()
+                connection = self._connection
+                if not (connection and connection.query == self._query and connection.begin_again()):
+                    connection = self._dial()
                 connection.wait()
                 return connection
             except NetworkError as error:
@@ -165,31 +167,20 @@ class RemoteEngine:
         self._failures = [*self._failures, error] if retry else []
         return retry
 
-    def _again(self) -> Connection | None:
-        """The connection that there is, asked for a new conversation; None if that is not possible."""
-        connection = self._connection
-        same = connection is not None and connection.query == self._request.to_query()
-        return connection if connection and same and connection.begin_again() else None
-
     def _dial(self) -> Connection:
+        """Another connection, after a pause that gets longer with every failure in a row."""
         self._hang_up()
-        self._wait_after_failures()
+        if self._failures:
+            seconds = min(MAX_RETRY_SECONDS, 2 ** (len(self._failures) - 1))
+            self._listen(State(Phase.DISCONNECTED, f"trying again in {seconds} s"))
+            self._listen(Note(f"Reconnecting in {seconds} s: {self._failures[-1]}"))
+            if self._closed.wait(seconds):
+                raise Disconnected("The connection was closed.")
         max_unsent = 2 * MAX_FRAMES_AHEAD if self._paced else MAX_UNSENT_FRAMES
-        connection = Connection(self._address, self._request.to_query(), max_unsent, self._listen)
-        self._connection = connection
+        connection = self._connection = Connection(self._address, self._query, max_unsent, self._listen)
         if self._closed.is_set():  # just now: `close` has not seen this one
             connection.hang_up()
         return connection
-
-    def _wait_after_failures(self) -> None:
-        """Longer with every failure in a row."""
-        if not self._failures:
-            return
-        seconds = min(MAX_RETRY_SECONDS, 2 ** (len(self._failures) - 1))
-        self._listen(State(Phase.DISCONNECTED, f"trying again in {seconds} s"))
-        self._listen(Note(f"Reconnecting in {seconds} s: {self._failures[-1]}"))
-        if self._closed.wait(seconds):
-            raise Disconnected("The connection was closed.")
 
     def _began(self, character: Character, metadata: Mapping[str, Any]) -> Began:
         model, precision = _known(metadata, "model", str) or "", _known(metadata, "precision", str) or ""

@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from personaplex_cli.audio.echo import BleedDetector, EchoCanceller
+from personaplex_cli.audio.echo import BleedDetector, echo_canceller
 from personaplex_cli.errors import UsageError
+from personaplex_cli.options import LiveSoundCardOptions
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, level
 
 
@@ -60,13 +61,12 @@ def test_turns_and_silence_are_no_echo() -> None:
 
 def test_the_canceller_removes_the_echo_and_keeps_the_user() -> None:
     pytest.importorskip("pywebrtc_audio")
-    canceller = EchoCanceller()
+    clean = echo_canceller(LiveSoundCardOptions(echo_cancel=True))
+    assert clean is not None
     played, user = babble(20, seed=6), babble(20, seed=7)
     user[: 10 * SAMPLE_RATE] = played[10 * SAMPLE_RATE :] = 0
     heard = echo(played, 60, 0.5) + user
-    clean = np.concatenate(
-        [canceller.clean(heard[n : n + FRAME], played[n : n + FRAME]) for n in range(0, len(heard), FRAME)]
-    )
+    clean = np.concatenate([clean(heard[n : n + FRAME], played[n : n + FRAME]) for n in range(0, len(heard), FRAME)])
     agent, users = slice(2 * SAMPLE_RATE, 10 * SAMPLE_RATE), slice(11 * SAMPLE_RATE, None)
     assert level(heard[agent]) - level(clean[agent]) > 20  # dB
     assert abs(level(clean[users]) - level(user[users])) < 1
@@ -75,5 +75,5 @@ def test_the_canceller_removes_the_echo_and_keeps_the_user() -> None:
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pywebrtc_audio", None)
     with pytest.raises(UsageError) as caught:
-        EchoCanceller()
+        echo_canceller(LiveSoundCardOptions(echo_cancel=True))
     assert "pip install" in caught.value.hint
