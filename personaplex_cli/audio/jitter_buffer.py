@@ -102,13 +102,14 @@ class JitterBuffer:
             self._interrupt()
         self._soften(sound)
         self._playing = True
+        self._clean += count
         if len(sound) < count:
             self.underruns += 1
-            self._thicken()
+            self._owed = self._thicken(STEP_SECONDS)  # the gap lasts a little longer than it had to
             self._interrupt()
             self._playing = False
-        else:
-            self._thin_out(count)
+        elif self._clean >= self._samples(CLEAN_SECONDS):
+            self._thicken(-STEP_SECONDS)  # the backlog that this leaves is shed like any other
         return sound
 
     def _silence(self, count: int) -> Samples:
@@ -118,19 +119,12 @@ class JitterBuffer:
         self._echo = self._echo[softened:]
         return silence
 
-    def _thicken(self) -> None:
-        """The cushion gets thicker: the gap lasts a little longer than it had to."""
-        thicker = min(self.thickness + self._samples(STEP_SECONDS), self._samples(THICKEST_SECONDS))
-        self._owed = thicker - self.thickness
-        self.thickness = thicker
+    def _thicken(self, seconds: float) -> int:
+        """Change the thickness within its range; returns the samples by which it grew."""
+        before, least, most = self.thickness, self._samples(THINNEST_SECONDS), self._samples(THICKEST_SECONDS)
+        self.thickness = min(max(before + self._samples(seconds), least), most)
         self._clean = 0
-
-    def _thin_out(self, count: int) -> None:
-        """The cushion gets thinner; the backlog that this leaves is shed like any other."""
-        self._clean += count
-        if self._clean >= self._samples(CLEAN_SECONDS):
-            self._clean = 0
-            self.thickness = max(self.thickness - self._samples(STEP_SECONDS), self._samples(THINNEST_SECONDS))
+        return self.thickness - before
 
     def _interrupt(self) -> None:
         """The sound goes on backwards for a moment while it fades: no step, and no sound that was not there."""

@@ -136,9 +136,7 @@ def standard_input() -> Iterator[Path]:
 def write_wav(file: IO[bytes], *channels: Samples) -> None:
     """16-bit wav at 24 kHz from channels [n] of equal length."""
     with wave.open(file, "wb") as out:
-        out.setnchannels(len(channels))
-        out.setsampwidth(2)
-        out.setframerate(SAMPLE_RATE)
+        out.setparams((len(channels), 2, SAMPLE_RATE, 0, "NONE", "not compressed"))
         out.writeframes(pcm16(*channels))
 
 

@@ -85,10 +85,6 @@ class RemoteEngine:
         self._begun = False  # the server is ready for it, or was
         self._reached = False  # the server has answered before
         self._failures: list[NetworkError] = []  # since the server was last heard
-        self._silent = False
-        self._steps = 0  # of this conversation
-        self._answered = 0  # samples that have come in it
-        self._due = 0.0
         self._closed = threading.Event()
 
     def begin(self, slot: int, character: Character) -> None:
@@ -107,8 +103,9 @@ class RemoteEngine:
             return [(0, error)]
         self._begun = self._reached = True
         self._silent = False
-        self._steps = self._answered = 0
-        self._due = time.monotonic()
+        self._steps = 0  # of this conversation
+        self._answered = 0  # samples that have come in it
+        self._due = time.monotonic()  # when the next frame of a recording is said
         return [(0, self._began(self._character, connection.metadata))]
 
     def step(self, frames: Mapping[int, Samples], silent: Collection[int] = ()) -> Mapping[int, Reply | Exception]:
