@@ -41,8 +41,6 @@ class Block(NamedTuple):
 
     heard: Samples | None
     played: Samples | None
-    device_in: float  # seconds from the microphone to the callback
-    device_out: float  # seconds from the callback to the speaker
     flags: Any
 
 
@@ -143,7 +141,7 @@ class SoundCard:
         self._capture = Capture(self._microphone_rate, self._speaker_rate, canceller, self._note)
         self._health = StreamHealth()
         self._waiting_since: float | None = None  # when `frames()` first found nothing new, on the clock
-        self._device_in = self._device_out = 0.0
+        self._device_in = self._device_out = 0.0  # seconds from the microphone to the callback, from it to the speaker
         self._late = 0  # samples that had come after the last frame when it was taken
         self._ignored = 0
         self._reported: Counter[str] = Counter()
@@ -168,14 +166,17 @@ class SoundCard:
         """PortAudio's thread: copy in, fetch out, wake. Never waits, never raises; a failure ends `frames()`."""
         try:
             played = None
+            if heard is not None:
+                heard = heard.copy()
+                self._device_in = time.currentTime - time.inputBufferAdcTime
             if to_play is not None:
                 played = self._jitter_buffer.take(count)
                 to_play[:] = played[:, np.newaxis]
+                self._device_out = time.outputBufferDacTime - time.currentTime
             if self._arrived.qsize() >= MAX_BLOCKS:
                 self._ignored += 1
                 return
-            since, until = time.currentTime - time.inputBufferAdcTime, time.outputBufferDacTime - time.currentTime
-            self._arrived.put(Block(None if heard is None else heard.copy(), played, since, until, flags))
+            self._arrived.put(Block(heard, played, flags))
             self._wake()
         except Exception as failure:
             self._failure = failure
@@ -210,11 +211,8 @@ class SoundCard:
     def _take_in(self, block: Block) -> None:
         self._waiting_since = None
         self._capture.put(block.heard, block.played)
-        heard = played = 0.0  # seconds
-        if block.heard is not None:
-            heard, self._device_in = len(block.heard) / self._microphone_rate, block.device_in
-        if block.played is not None:
-            played, self._device_out = len(block.played) / self._speaker_rate, block.device_out
+        heard = 0.0 if block.heard is None else len(block.heard) / self._microphone_rate  # seconds
+        played = 0.0 if block.played is None else len(block.played) / self._speaker_rate
         self._health.beat(heard, played, bool(block.flags))
         if self._health.settled and block.flags:
             self._report_flags(block.flags)

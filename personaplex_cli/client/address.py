@@ -3,7 +3,6 @@
 import re
 from contextlib import suppress
 from ipaddress import AddressValueError, IPv6Address
-from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from personaplex_cli.errors import UsageError
@@ -13,19 +12,6 @@ from personaplex_cli.protocols.wire import PATH
 TLS_PORT = 443
 SCHEMES = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
 FORMS = "Write HOST, HOST:PORT, ws://HOST:PORT or wss://HOST."
-
-
-class Address(NamedTuple):
-    """A server's URL, the `token` that is sent as `Authorization: Bearer`, and whether any certificate is trusted."""
-
-    url: str
-    token: str | None = None
-    insecure: bool = False
-
-    @property
-    def name(self) -> str:
-        """Host and port, for people; nothing secret."""
-        return urlsplit(self.url).netloc
 
 
 def server_url(text: str) -> str:

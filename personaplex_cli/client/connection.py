@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import aiohttp
 import numpy as np
@@ -21,10 +22,10 @@ from aiohttp import ClientWebSocketResponse, WSMessage, WSMsgType
 from personaplex_cli import __version__
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.queue import NOTHING
-from personaplex_cli.client.address import Address
 from personaplex_cli.conversation import Disconnected
 from personaplex_cli.errors import AudioError, NetworkError
 from personaplex_cli.events import Glitch, Listener, Network, Note, Phase, State
+from personaplex_cli.options import RemoteOptions
 from personaplex_cli.protocols import wire
 from personaplex_cli.samples import Samples
 
@@ -55,16 +56,21 @@ READY = Arrival(0.0)  # the handshake: what came before it belongs to the conver
 
 
 class Connection:
-    """Dials at once. `metadata` is what the server has sent about itself. At most `max_unsent` frames wait to be sent;
-    for another one the oldest is dropped, and counted in `unsent`. `listen` gets states, notes, glitches and the round
-    trip, from the connection's thread.
+    """Dials at once. `name` is the server's host and port, `metadata` what it has sent about itself.
+
+    At most `max_unsent` frames wait to be sent; for another one the oldest is dropped, and counted in `unsent`.
+    `listen` gets states, notes, glitches and the round trip, from the connection's thread.
     """
 
-    def __init__(self, address: Address, query: Mapping[str, str], max_unsent: int, listen: Listener) -> None:
+    def __init__(
+        self, url: str, options: RemoteOptions, query: Mapping[str, str], max_unsent: int, listen: Listener
+    ) -> None:
+        self.name = urlsplit(url).netloc  # nothing secret
         self.metadata: dict[str, Any] = {}
         self.query = query
         self.unsent = 0
-        self._address = address
+        self._url = url
+        self._options = options
         self._listen = listen
         self._error: NetworkError | None = None  # why it is over
         self._ready = False  # the handshake has come
@@ -94,7 +100,7 @@ class Connection:
         """Ask for another conversation in place of this one; `wait` for it. False if the server cannot do that."""
         if "personaplex" not in self.metadata or not self._thread.is_alive():
             return False
-        self._listen(State(Phase.WARMING_UP, self._address.name))
+        self._listen(State(Phase.WARMING_UP, self.name))
         self._ready = False
         self._described.clear()
         self._call(self._waiting.clear)
@@ -136,7 +142,7 @@ class Connection:
         except NetworkError as error:
             self._error = error
         except Exception as error:
-            what = f"The conversation with {self._address.name} failed ({type(error).__name__}: {error})."
+            what = f"The conversation with {self.name} failed ({type(error).__name__}: {error})."
             self._error = NetworkError(what, "Please report this.")
         finally:
             self._described.set()
@@ -152,11 +158,11 @@ class Connection:
         self._anything.set()
 
     async def _talk(self) -> None:
-        self._listen(State(Phase.CONNECTING, self._address.name))
+        self._listen(State(Phase.CONNECTING, self.name))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
         try:
             async with aiohttp.ClientSession(timeout=timeout) as session, await self._dial(session) as socket:
-                self._listen(State(Phase.WARMING_UP, self._address.name))
+                self._listen(State(Phase.WARMING_UP, self.name))
                 self._heard_at = time.monotonic()
                 others = [asyncio.create_task(self._speak(socket)), asyncio.create_task(self._ping(socket))]
                 try:
@@ -167,36 +173,35 @@ class Connection:
                     # They fail when the connection does, for which `_take_in` has the better error.
                     await asyncio.gather(*others, return_exceptions=True)
         finally:
-            if self._address.url.startswith("wss:"):
+            if self._url.startswith("wss:"):
                 await asyncio.sleep(TLS_CLOSE_SECONDS)
 
     async def _dial(self, session: aiohttp.ClientSession) -> ClientWebSocketResponse:
-        address = self._address
+        token = self._options.token
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 return await session.ws_connect(
-                    address.url,
+                    self._url,
                     params=self.query,
-                    headers={"Authorization": f"Bearer {address.token}"} if address.token else {},
-                    ssl=not address.insecure,
+                    headers={"Authorization": f"Bearer {token}"} if token else {},
+                    ssl=not self._options.insecure,
                     autoping=False,  # our own pings measure the round trip
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
                 )
         except (aiohttp.ClientError, OSError, ValueError) as error:  # a timeout is an OSError
-            raise explained(address, error) from error
+            raise explained(self._url, bool(token), error) from error
 
     async def _take_in(self, socket: ClientWebSocketResponse) -> None:
         """Take what comes until it is over, which is always an error: hanging up here cancels this task."""
-        name = self._address.name
         while True:
             timeout = DEAD_TIMEOUT if self._ready else READY_TIMEOUT
             try:
                 await self._take(await socket.receive(timeout), socket)
             except TimeoutError as error:
                 hint = "" if self._ready else "It may be busy with another conversation. Try again later."
-                raise Disconnected(f"{name} has been silent for {timeout:.0f} s.", hint) from error
+                raise Disconnected(f"{self.name} has been silent for {timeout:.0f} s.", hint) from error
             except (wire.WireError, AudioError) as error:
-                what = f"{name} does not speak Moshi's protocol: {error}"
+                what = f"{self.name} does not speak Moshi's protocol: {error}"
                 raise NetworkError(what, "Is this the right address?") from error
 
     async def _take(self, message: WSMessage, socket: ClientWebSocketResponse) -> None:
@@ -211,10 +216,10 @@ class Connection:
                 self._listen(Network(round(round_trip, 2), self._server_step))
             case WSMsgType.CLOSE:
                 reason = self._last_words or message.extra
-                what = f"{self._address.name} ended the conversation" + (f": {reason}" if reason else ".")
+                what = f"{self.name} ended the conversation" + (f": {reason}" if reason else ".")
                 raise NetworkError(what) if message.data in FATAL_CLOSE_CODES else Disconnected(what)
             case WSMsgType.CLOSED | WSMsgType.CLOSING | WSMsgType.ERROR:
-                raise Disconnected(f"The connection to {self._address.name} broke off.", self._last_words)
+                raise Disconnected(f"The connection to {self.name} broke off.", self._last_words)
 
     def _understand(self, message: wire.Message | None) -> None:
         match message:
@@ -229,9 +234,9 @@ class Connection:
                 self._learn(values)
             case wire.Failure(text) if self._ready:
                 self._last_words = text
-                self._listen(Note(f"{self._address.name}: {text}"))
+                self._listen(Note(f"{self.name}: {text}"))
             case wire.Failure(text):
-                raise NetworkError(f"{self._address.name} refuses: {text}", "Change the request, or try later.")
+                raise NetworkError(f"{self.name} refuses: {text}", "Change the request, or try later.")
 
     def _arrive(self, pcm: Samples = NOTHING, text: str = "") -> None:
         if self._arrived.qsize() < MAX_ARRIVALS:
@@ -245,7 +250,7 @@ class Connection:
         if self._ready:
             self._described.set()
         if "queue" in values:
-            self._listen(State(Phase.WARMING_UP, f"{self._address.name}, {values['queue']} before you"))
+            self._listen(State(Phase.WARMING_UP, f"{self.name}, {values['queue']} before you"))
         if type(step := values.get("step_ms")) in (int, float):  # a bool is none
             self._server_step = step
 
@@ -272,12 +277,12 @@ class Connection:
             await asyncio.sleep(PING_INTERVAL)
 
 
-def explained(address: Address, error: Exception) -> NetworkError:
+def explained(url: str, has_token: bool, error: Exception) -> NetworkError:
     """Why a server cannot be reached, or answers with anything but a WebSocket, and what to do."""
-    name = address.name
+    name = urlsplit(url).netloc
     match error:
         case aiohttp.WSServerHandshakeError(status=401 | 403):
-            what = f"{name} does not accept this token." if address.token else f"{name} requires a token."
+            what = f"{name} does not accept this token." if has_token else f"{name} requires a token."
             return NetworkError(what, "Give the one that the server was started with: --token.")
         case aiohttp.WSServerHandshakeError(status=503):
             after = error.headers.get("Retry-After", "") if error.headers else ""
@@ -286,7 +291,7 @@ def explained(address: Address, error: Exception) -> NetworkError:
         case aiohttp.WSServerHandshakeError(status=status) if status == 429 or status >= 500:
             return Disconnected(f"{name} has a problem (HTTP {status}).", "Try again later.")
         case aiohttp.WSServerHandshakeError(status=status):
-            hint = f"Check it: {address.url.partition('?')[0]}"
+            hint = f"Check it: {url.partition('?')[0]}"
             return NetworkError(f"{name} offers no conversation at this address (HTTP {status}).", hint)
         case aiohttp.ClientConnectorCertificateError():
             reason = getattr(error.certificate_error, "verify_message", "") or "unknown"

@@ -17,7 +17,7 @@ import numpy as np
 
 from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.character import Character
-from personaplex_cli.client.address import Address, server_url
+from personaplex_cli.client.address import server_url
 from personaplex_cli.client.connection import Arrival, Connection
 from personaplex_cli.conversation import Disconnected, Reply
 from personaplex_cli.errors import NetworkError, UsageError
@@ -38,8 +38,7 @@ T = TypeVar("T")
 
 def connect(options: RemoteOptions, listen: Listener = ignore, paced: bool = False) -> "RemoteEngine":
     """The engine of a server elsewhere; it is called by the first `prefill`. Raises UsageError for its address."""
-    address = Address(server_url(options.server or ""), options.token, options.insecure)
-    return RemoteEngine(address, listen, paced)
+    return RemoteEngine(options, listen, paced)
 
 
 def request_for(character: Character) -> Request:
@@ -75,8 +74,9 @@ class RemoteEngine:
 
     slots = 1
 
-    def __init__(self, address: Address, listen: Listener, paced: bool) -> None:
-        self._address = address
+    def __init__(self, options: RemoteOptions, listen: Listener, paced: bool) -> None:
+        self._options = options
+        self._url = server_url(options.server or "")
         self._listen = listen
         self._paced = paced
         self._character: Character | None = None  # whose conversation it is
@@ -106,7 +106,7 @@ class RemoteEngine:
         self._steps = 0  # of this conversation
         self._answered = 0  # samples that have come in it
         self._due = time.monotonic()  # when the next frame of a recording is said
-        return [(0, self._began(self._character, connection.metadata))]
+        return [(0, self._began(self._character, connection))]
 
     def step(self, frames: Mapping[int, Samples], silent: Collection[int] = ()) -> Mapping[int, Reply | Exception]:
         """Send a frame [1920] and return what has come meanwhile, however late; nothing if the connection is lost."""
@@ -174,16 +174,17 @@ class RemoteEngine:
             if self._closed.wait(seconds):
                 raise Disconnected("The connection was closed.")
         max_unsent = 2 * MAX_FRAMES_AHEAD if self._paced else MAX_UNSENT_FRAMES
-        connection = self._connection = Connection(self._address, self._query, max_unsent, self._listen)
+        self._connection = Connection(self._url, self._options, self._query, max_unsent, self._listen)
         if self._closed.is_set():  # just now: `close` has not seen this one
-            connection.hang_up()
-        return connection
+            self._hang_up()
+        return self._connection
 
-    def _began(self, character: Character, metadata: Mapping[str, Any]) -> Began:
+    def _began(self, character: Character, connection: Connection) -> Began:
+        metadata = connection.metadata
         model, precision = _known(metadata, "model", str) or "", _known(metadata, "precision", str) or ""
         seed = _known(metadata, "seed", int)
         settings = {
-            "server": self._address.name,
+            "server": connection.name,
             "model": model,
             "precision": precision,
             "persona": character.persona,
@@ -195,7 +196,7 @@ class RemoteEngine:
             persona=character.persona,
             voice=character.voice,
             model=model,
-            device=self._address.name,
+            device=connection.name,
             precision=precision,
             seed=seed,
             prompt_frames=_known(metadata, "prompt_frames", int) or 0,
@@ -210,7 +211,7 @@ class RemoteEngine:
         while self._answered + sum(len(each.pcm) for each in arrivals) < (self._steps - MAX_FRAMES_AHEAD) * FRAME:
             arrival = connection.hear(ANSWER_TIMEOUT)
             if arrival is None:
-                raise NetworkError(f"{self._address.name} has stopped answering.", "Check the server, and try again.")
+                raise NetworkError(f"{connection.name} has stopped answering.", "Check the server, and try again.")
             arrivals.append(arrival)
         return arrivals
 
