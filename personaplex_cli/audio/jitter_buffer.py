@@ -105,11 +105,11 @@ class JitterBuffer:
         self._clean += count
         if len(sound) < count:
             self.underruns += 1
-            self._owed = self._thicken(STEP_SECONDS)  # the gap lasts a little longer than it had to
+            self._owed = self._adjust(STEP_SECONDS)  # the gap lasts a little longer than it had to
             self._interrupt()
             self._playing = False
         elif self._clean >= self._samples(CLEAN_SECONDS):
-            self._thicken(-STEP_SECONDS)  # the backlog that this leaves is shed like any other
+            self._adjust(-STEP_SECONDS)  # the backlog that this leaves is shed like any other
         return sound
 
     def _silence(self, count: int) -> Samples:
@@ -119,7 +119,7 @@ class JitterBuffer:
         self._echo = self._echo[softened:]
         return silence
 
-    def _thicken(self, seconds: float) -> int:
+    def _adjust(self, seconds: float) -> int:
         """Change the thickness within its range; returns the samples by which it grew."""
         before, least, most = self.thickness, self._samples(THINNEST_SECONDS), self._samples(THICKEST_SECONDS)
         self.thickness = min(max(before + self._samples(seconds), least), most)
