@@ -37,7 +37,12 @@ T = TypeVar("T")
 
 
 def connect(options: RemoteOptions, listen: Listener = ignore, paced: bool = False) -> "RemoteEngine":
-    """The engine of a server elsewhere; it is called by the first `prefill`. Raises UsageError for its address."""
+    """The engine of a server elsewhere; it is called by the first `prefill`.
+
+    Raises UsageError for what is no address, and for a token that fits in no header.
+    """
+    if options.token and not (options.token.isascii() and options.token.isprintable()):
+        raise UsageError("The token has characters that cannot be sent.", "Copy it again.")
     return RemoteEngine(options, listen, paced)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from personaplex_cli.client.address import server_url
+from personaplex_cli.client.engine import connect
 from personaplex_cli.errors import UsageError
 from personaplex_cli.options import RemoteOptions
 
@@ -86,7 +87,7 @@ def test_anything_else_is_a_url_that_can_be_called_or_a_usage_error(written: str
 @given(st.text(min_size=1, max_size=20))
 def test_a_token_can_be_sent_or_is_refused(token: str) -> None:
     try:
-        RemoteOptions("gpu", token)
+        connect(RemoteOptions("gpu", token))
     except UsageError:
         assert not (token.isascii() and token.isprintable())
     else:
