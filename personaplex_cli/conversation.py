@@ -80,7 +80,7 @@ class Engine(Protocol):
         """
 
     def end(self, slot: int) -> None:
-        """The conversation in this slot is over."""
+        """The conversation in this slot is over; a prompt that still waits for it is forgotten."""
 
     def close(self) -> None:
         """End whatever is going on or waited for; from any thread, more than once does no harm."""
@@ -187,7 +187,7 @@ class _Seat:
     conversation: Conversation
     frames: Iterator[Samples | None] | None = None
     hush: Hush = field(default_factory=Hush)
-    hushed: bool = False  # as it was told last
+    hushed: bool = False  # as it was reported last
     index: int = 0  # of the next frame
 
 
