@@ -174,15 +174,6 @@ def test_a_link_in_place_of_the_folder_is_not_followed(files: ModelFiles, tmp_pa
     assert not any((tmp_path / "outside").iterdir())
 
 
-@pytest.mark.parametrize("guard", ["own only", "Python's too"])
-def test_unpacking_needs_no_guard_of_python(files: ModelFiles, guard: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Debian 12's Python 3.11.2 has none."""
-    if guard == "own only":
-        monkeypatch.delattr(tarfile, "data_filter")
-        monkeypatch.setattr(tarfile.TarFile, "extraction_filter", staticmethod(lambda member, path: member))
-    assert voice_names(files) == ["NATF2", "VARM0"]
-
-
 def spoil(path: Path, how: str) -> None:
     content = path.read_bytes()
     if how == "truncated":
