@@ -124,7 +124,7 @@ class Conversation:
         self.character = character
         self.audio = audio
         self.listen = listen
-        self.wishes: SimpleQueue[Character | Wish] = SimpleQueue()  # what the loop shall obey
+        self.wishes: SimpleQueue[Character | Wish] = SimpleQueue()  # what the loop is to do
 
     def hush(self) -> None:
         """Make the agent stop talking until the user speaks (again)."""
@@ -238,7 +238,8 @@ class _Rounds:
             except Exception as error:
                 yield self.ended(slot, error)
             else:
-                heard |= {} if frame is None else {slot: frame}
+                if frame is not None:
+                    heard[slot] = frame
         return heard
 
     def answer(self, heard: Mapping[int, Samples]) -> RoundPart[None]:

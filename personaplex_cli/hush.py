@@ -1,11 +1,12 @@
-"""Silence on demand: the agent was told to stop talking, and is silent until the user speaks again.
+"""Silence on demand: the agent is silent until the user speaks again.
 
 Counts frames; knows no model and no network.
 """
 
 from personaplex_cli.samples import Samples, level
 
-MAX_FRAMES = 150  # 12 s: longer, and the model loses the thread
+# Choices, not measurements.
+MAX_FRAMES = 150  # 12 s of silence on demand
 SPEECH_LEVEL = -45.0  # dBFS; a frame above it is taken for speech
 SPEECH_FRAMES = 3  # in a row: 0.24 s, so that a click does not end the silence
 

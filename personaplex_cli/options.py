@@ -54,7 +54,7 @@ class ModelOptions(DeviceOptions):
 
 @dataclass(frozen=True)
 class LiveModelOptions(ModelOptions):
-    force: bool = chosen(False, "Talk even if this machine is bound to be too slow.", variable=None)
+    force: bool = chosen(False, "Talk even if this machine will be too slow.", variable=None)
 
 
 @dataclass(frozen=True)

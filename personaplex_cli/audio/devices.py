@@ -118,7 +118,7 @@ def devices() -> list[DeviceInfo]:
     ]
 
 
-def check_choice(options: SoundCardOptions) -> None:
+def check_devices(options: SoundCardOptions) -> None:
     """See that the devices and the echo canceller exist, before a model is loaded; opens nothing.
 
     Raises UsageError or AudioError as `open_card` does.

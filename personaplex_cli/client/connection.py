@@ -153,7 +153,8 @@ class Connection:
             self._talking.cancel()
 
     def _queue(self, what: Samples | wire.Message) -> None:
-        self.unsent += len(self._waiting) == self._waiting.maxlen  # for then the oldest is dropped
+        if len(self._waiting) == self._waiting.maxlen:  # then the oldest is dropped
+            self.unsent += 1
         self._waiting.append(what)
         self._anything.set()
 

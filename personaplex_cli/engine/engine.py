@@ -1,9 +1,9 @@
 """The model on this machine, as the `Engine` of conversations: 80 ms of a voice in, 80 ms of another one out.
 
-    begin -> prefill (prompt.text, voice -> layout -> slot) -> step (`pipeline.py`), again and again -> end
+    begin -> prefill (text, voice -> layout -> slot) -> step (`pipeline.py`), again and again -> end
 
 All calls must come from one thread at a time; gradients are off whichever it is. Sound is numpy; no tensor leaves this
-room.
+package.
 """
 
 import time
@@ -55,7 +55,7 @@ class LoadedModel:
 
 
 class LocalEngine:
-    """A loaded model, ready for one conversation after another in each slot."""
+    """A loaded model, ready for one conversation after another. One slot so far: Mimi is reset as a whole."""
 
     def __init__(self, model: LoadedModel, recorder: GraphRecorder | None = None, listen: Listener = ignore) -> None:
         """`recorder` makes the recordings that warming up asks for; without one, frames are simply run."""

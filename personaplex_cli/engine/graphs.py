@@ -36,7 +36,7 @@ class CudaRecorder:
                 part()  # libraries set themselves up the first time, which cannot be recorded
             stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            # Other threads may use CUDA meanwhile: only this one's mistakes shall count.
+            # Other threads may use CUDA meanwhile: only this one's mistakes count.
             with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
                 part()
         return graph

@@ -25,7 +25,7 @@ class SavedVoice:
     """A voice of n frames as the reference saves it.
 
     `embeddings` [n-1, dim]: summed input embeddings of positions 0..n-2.
-    `cache` [17, slots]: the last columns, position p in slot p % slots.
+    `cache` [17, places]: the last columns, position p in place p % places.
     """
 
     embeddings: Tensor

@@ -15,7 +15,7 @@ from personaplex_cli.engine.prompting import Layout
 from personaplex_cli.engine.sampling import GumbelSampler
 from personaplex_cli.library.spec import AGENT, CODEBOOKS, TEXT, USER, ModelSpec
 
-OPEN = -1  # a code of the agent that the depformer shall choose
+OPEN = -1  # a code of the agent for the depformer to choose
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's mark of a word's beginning
 
 

@@ -56,7 +56,9 @@ def load_lm(
             return fill(lm, path, cache.read(place))
         except (ModelError, SafetensorError, OSError):  # the cache is damaged, not the model: make it again
             cache.forget()
-            return load_lm(path, sizes, precision, place, None if cache.exists else cache)
+            return load_lm(
+                path, sizes, precision, place, None if cache.exists else cache
+            )  # what cannot be removed is left aside
     shapes = file_shapes(lm)
     quantise(lm, precision)
     tensors = packed(read(path, shapes, precision.dtype, place), precision)

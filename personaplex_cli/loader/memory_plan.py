@@ -50,7 +50,7 @@ class MemoryPlan:
 def choose_plan(options: ModelOptions, device: torch.device, spec: ModelSpec, listen: Listener) -> MemoryPlan:
     """Precision, context and how many layers stay behind; on CUDA by the memory that is free. Loads nothing.
 
-    Raises DeviceError if it cannot fit or is bound to be too slow, UsageError for a precision that does not exist.
+    Raises DeviceError if it cannot fit or will be too slow, UsageError for a precision that does not exist.
     """
     first = precision_for(options.precision, device)
     context: int = spec.lm["context"]

@@ -97,7 +97,8 @@ def _frames(
         now = time.perf_counter()
         if step.index >= fill:
             walls.append(1000 * (now - before))
-            timings += [step.timings] if step.timings else []
+            if step.timings:
+                timings.append(step.timings)
         listen(step)
         before = time.perf_counter()
     return walls, timings

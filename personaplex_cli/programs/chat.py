@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from personaplex_cli.audio.devices import check_choice
+from personaplex_cli.audio.devices import check_devices
 from personaplex_cli.audio.soundcard import SoundCard
 from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation, Disconnected, Engine, Wakeup
@@ -48,13 +49,13 @@ class Chat:
         self,
         start: Callable[[], Engine],
         character: Character,
-        card: LiveSoundCardOptions,
+        card_options: LiveSoundCardOptions,
         record: Path | None,
         listen: Listener,
     ) -> None:
         """`start` returns the engine, in the model's thread; `record` is the folder for recordings, if any."""
         self._start = start
-        self._choice = card
+        self._card_options = card_options
         self._listen = listen
         self._engine: Engine | None = None
         self._worker: ModelWorker | None = None
@@ -65,7 +66,7 @@ class Chat:
         self._busy = 0.0  # milliseconds that a model here took for them
         self._transcript = Transcript()
         self._wakeup = Wakeup()
-        self._card = SoundCard(card, listen)
+        self._card = SoundCard(card_options, listen)
         self._recorder = Recorder(self._card, record, listen) if record else None
         self._conversation = Conversation(character, self._recorder or self._card, self._hear)
 
@@ -78,12 +79,12 @@ class Chat:
     # The caller's thread.
 
     def run(self, display: Display, keyboard: Keyboard) -> None:
-        """Start the model's thread; draw and obey keys until it ends or shall end: call `end` then.
+        """Start the model's thread; draw and obey keys until it ends or is to end: call `end` then.
 
         Ctrl-C comes out as KeyboardInterrupt.
         """
         sys.setswitchinterval(0.001)  # the callback of the sound card must not wait long for Python
-        ended = lambda: self._listen(State(Phase.ENDED))  # noqa: E731
+        ended = partial(self._listen, State(Phase.ENDED))
         self._worker = ModelWorker(self._open, self._conversations(), self._wakeup, ended=ended)
         while self._worker.is_alive and not self._stop.is_set():
             display.refresh(time.monotonic())
@@ -121,7 +122,7 @@ class Chat:
     # The model's thread.
 
     def _open(self) -> Engine:
-        check_choice(self._choice)
+        check_devices(self._card_options)
         self._engine = self._start()
         return self._engine
 

@@ -76,7 +76,7 @@ class Screens:
             screen.show(event)
 
     def press(self, key: str) -> bool:
-        return any([screen.press(key) for screen in self._screens])
+        return any([screen.press(key) for screen in self._screens])  # a list: every screen gets the key
 
     def refresh(self, now: float) -> None:
         for screen in self._screens:

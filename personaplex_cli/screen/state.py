@@ -93,7 +93,9 @@ class PanelState:
                 self._settle({"card in": device_in, "queue": queue, "cushion": cushion, "card out": device_out})
             case events.Network(round_trip, server_step):
                 # Means of a second already.
-                self.stages |= {"network": round_trip} | ({} if server_step is None else {"server": server_step})
+                self.stages["network"] = round_trip
+                if server_step is not None:
+                    self.stages["server"] = server_step
             case events.Glitch():
                 self._glitch(event)
             case events.Note(text) | events.Started(text, _):

@@ -4,7 +4,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from personaplex_cli.samples import FRAME_SECONDS
+from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
 
 STEP_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, FRAME_SECONDS, 0.1, 0.15, 0.25, 0.5, 1.0)
 
@@ -31,7 +31,7 @@ class Metrics:
 
     def step(self, milliseconds: float) -> None:
         self._steps.observe(milliseconds / 1000)
-        if milliseconds > 1000 * FRAME_SECONDS:
+        if milliseconds > FRAME_MS:
             self._late.inc()
 
     def ended(self, end: str, talked: bool, heard_dropped: int, said_dropped: int) -> None:

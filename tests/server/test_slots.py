@@ -163,7 +163,7 @@ def test_a_place_is_free_as_soon_as_its_client_has_left() -> None:
         admission = Admission(queue=1)
         admission.slots = 2
         places = [admission.enter() for _ in range(4)]
-        assert places[:3] and places[3] is None
+        assert all(places[:3]) and places[3] is None
         assert (admission.active, admission.waiting) == (2, 1)
         first = places[0]
         assert first
