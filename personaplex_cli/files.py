@@ -73,8 +73,13 @@ def free_bytes(folder: Path) -> int:
 
 
 def check_is_model_file(path: Path) -> None:
-    """Raise ModelError for a file that is missing, empty, a Git LFS pointer or a web page saved under its name."""
+    """Raise ModelError for a file that is missing, empty, a Git LFS pointer or a web page saved under its name.
+
+    Devices and pipes are refused as well: opening one may wait without end.
+    """
     try:
+        if path.exists() and not path.is_file():
+            raise ModelError(f"{path} is not a file.", "Run `personaplex download`.")
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:

@@ -27,6 +27,7 @@ from personaplex_cli.engine.pipeline import FramePipeline
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import Layout, SavedVoice, lay_out, load_saved_voice, no_prompt, system_text
 from personaplex_cli.engine.slot import Slot
+from personaplex_cli.errors import ModelError, UsageError
 from personaplex_cli.events import Began, Event, Listener, Note, Phase, State, ignore
 from personaplex_cli.library.spec import ModelSpec
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SILENT_FRAME, Samples, frame_at, frames_for
@@ -124,6 +125,9 @@ class LocalEngine:
         yield slot, State(Phase.PRIMING)
         try:
             began = self._begin(slot, character)
+        except (UsageError, ModelError) as error:  # what was asked for, not the model, is wrong
+            yield slot, error
+            return
         except Exception as error:
             self._check_health()
             yield slot, error

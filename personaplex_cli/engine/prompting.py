@@ -8,15 +8,17 @@ token a frame), silence. Knows nothing of how positions are run.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZIP_STORED, ZipFile
 
 import torch
 from torch import Tensor
 
 from personaplex_cli.errors import ModelError, UsageError
 from personaplex_cli.files import check_is_model_file
-from personaplex_cli.library.spec import AGENT, ModelSpec
+from personaplex_cli.library.spec import AGENT, VOICE_BYTES, ModelSpec
 
 UNKNOWN = -1  # a token that the conversation will bring
+UNGENERATED = -2  # what the reference has in places of its cache that no token was written to yet; the least value
 SILENT_FRAMES = 6  # 0.5 s, between the stretches
 
 
@@ -30,6 +32,23 @@ class SavedVoice:
 
     embeddings: Tensor
     cache: Tensor
+
+    @property
+    def last(self) -> Tensor:
+        """The column [17] of the voice's last frame."""
+        return self.cache[:, len(self.embeddings) % self.cache.shape[1]]
+
+    @property
+    def following(self) -> Tensor:
+        """The column [17] after it, of which the delayed rows are known."""
+        return self.cache[:, (len(self.embeddings) + 1) % self.cache.shape[1]]
+
+    def is_possible(self, spec: ModelSpec) -> bool:
+        """Whether all numbers are finite and all tokens are such as the model has."""
+        delayed = torch.tensor(spec.delays) > 0
+        used = torch.cat([self.last, self.following[delayed]])
+        in_range = (self.cache >= UNGENERATED) & (self.cache <= torch.tensor(spec.initial)[:, None])
+        return bool(in_range.all() and (used >= 0).all() and torch.isfinite(self.embeddings).all())
 
 
 @dataclass(frozen=True)
@@ -68,12 +87,9 @@ def lay_out(voice: Tensor | SavedVoice, text_tokens: Sequence[int], spec: ModelS
     """The whole prompt. `voice` is Mimi codes [8, n] or a saved voice; `text_tokens` include the tags' tokens."""
     spoken = _frames(text_tokens, spec)
     if isinstance(voice, SavedVoice):
-        start = len(voice.embeddings) + 1
-        columns = _columns(spoken, start, spec)
-        places = voice.cache.shape[1]
-        last, following = voice.cache[:, (start - 1) % places], voice.cache[:, start % places]
-        columns[:, 0] = torch.where(columns[:, 0] == UNKNOWN, following, columns[:, 0])
-        return Layout(voice.embeddings, torch.cat([last[:, None], columns], dim=1))
+        columns = _columns(spoken, len(voice.embeddings) + 1, spec)
+        columns[:, 0] = torch.where(columns[:, 0] == UNKNOWN, voice.following, columns[:, 0])
+        return Layout(voice.embeddings, torch.cat([voice.last[:, None], columns], dim=1))
     heard = _frames([spec.padding] * voice.shape[1], spec, pauses=False)
     heard[AGENT] = voice
     return Layout(None, _columns(torch.cat([heard, spoken], dim=1), 0, spec))
@@ -85,20 +101,44 @@ def no_prompt(spec: ModelSpec) -> Layout:
 
 
 def load_saved_voice(path: Path, spec: ModelSpec) -> SavedVoice:
-    """A voice from a `.pt` file, on the CPU. Raises ModelError if it is damaged or made for another model."""
+    """A voice from a `.pt` file, on the CPU. Raises ModelError if it is damaged or made for another model.
+
+    The file may come from anyone. It is mapped, not read, until what it claims is known to be true: two kilobytes can
+    describe a tensor of gigabytes, whose frames are all the same piece of memory.
+    """
     check_is_model_file(path)
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        embeddings, cache = saved["embeddings"], saved["cache"]
-        frames, batch, steps, width = embeddings.shape
-        fits = (batch, steps, width) == (1, 1, spec.lm["dim"]) and frames >= 1
-        fits = fits and tuple(cache.shape) == (1, len(spec.delays), max(spec.delays) + 3)
-        fits = fits and bool(torch.isfinite(embeddings).all()) and not cache.is_floating_point()
+        _check_archive(path)
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        embeddings, cache = (saved[name].detach() for name in ("embeddings", "cache"))
+        frames = len(embeddings) + 1
+        fits = (
+            tuple(embeddings.shape) == (frames - 1, 1, 1, spec.lm["dim"])
+            and embeddings.dtype in (torch.float32, torch.bfloat16, torch.float16)
+            and tuple(cache.shape) == (1, len(spec.delays), max(spec.delays) + 3)
+            and cache.dtype in (torch.int64, torch.int32)
+            and embeddings.is_contiguous()
+        )
+        if fits and 2 <= frames < spec.lm["context"]:
+            voice = SavedVoice(embeddings[:, 0, 0].resolve_neg().clone(), cache[0].long())
+            fits = voice.is_possible(spec)
     except Exception as error:  # torch.load raises many kinds for a file that is not what it should be
         raise ModelError(f"{path} is not a voice file.", "Remove it and download the voices again.") from error
     if not fits:
         raise ModelError(f"The voice {path} was made for another model.", "Use a voice of this model, or a wav file.")
-    return SavedVoice(embeddings[:, 0, 0], cache[0].long())
+    if frames >= spec.lm["context"]:
+        what = f"The voice {path} is {frames} frames long, and the model remembers {spec.lm['context']}."
+        raise ModelError(what, "Use a shorter one: ten seconds, 125 frames, are enough.")
+    return voice
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ValueError if reading this file could take more memory than it has bytes, or has too many of them."""
+    if path.stat().st_size <= VOICE_BYTES:
+        with ZipFile(path) as archive:
+            if all(record.compress_type == ZIP_STORED for record in archive.infolist()):
+                return
+    raise ValueError("it is too long or compressed")
 
 
 def _frames(text_tokens: Sequence[int], spec: ModelSpec, pauses: bool = True) -> Tensor:

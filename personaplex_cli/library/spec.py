@@ -19,6 +19,7 @@ from personaplex_cli.errors import ModelError, PersonaplexError, unknown_name
 SPEC_FILE = "personaplex.json"
 CONFIG_FILE = "config.json"  # only a marker
 CODEBOOKS = 8  # Mimi codes per frame and speaker; also the depformer's steps that we run
+VOICE_BYTES = 64 * 2**20  # of a voice's file, at most: four minutes at the 7B's size in float32 are 49 MB
 TEXT, AGENT, USER = 0, slice(1, 9), slice(9, 17)  # rows of a column of tokens
 
 # Keyword arguments of moshi's LMModel. The file holds 16 depformer steps; the last 8 predict the user's codes, which
