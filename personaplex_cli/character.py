@@ -18,6 +18,7 @@ RANGES = {
     "text_top_k": ("a whole number", 1, 2048),
     "seed": ("a whole number", 0, 2**63 - 1),  # torch takes seeds of 63 bits
 }
+MAX_PROMPT = 100_000  # characters: several times what any context has room for
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Character:
 
     `sound` is how the voice sounds: the name of a file in the model's voices archive, such as "NATF2.pt"; the path of
     a `.pt` file saved by the reference; or a sample of speech, [n] at 24 kHz mono, already at the right loudness.
+
+    Raises UsageError for a prompt that no model could read.
     """
 
     persona: str
@@ -61,6 +64,17 @@ class Character:
     voice: str
     sound: str | Path | Samples
     sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        if len(self.prompt) > MAX_PROMPT:
+            raise UsageError(f"The prompt has {len(self.prompt):,} characters.", f"Give at most {MAX_PROMPT:,}.")
+        try:
+            self.prompt.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"The prompt is not text: its character {error.start + 1} cannot be written as UTF-8.",
+                "Write it as UTF-8, or give --prompt @FILE.",
+            ) from error
 
     def seeded(self) -> "Character":
         """The same with a seed of its own, if it has none: so that what begins again is the same talk."""

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EISDIR
+from itertools import accumulate
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
@@ -47,10 +49,17 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         yield partial
 
 
-def keep_newest(paths: Iterable[Path], count: int) -> None:
-    """Remove these files and folders but for the `count` last modified, as far as the system allows it."""
+def keep_newest(paths: Iterable[Path], count: int, total: float = inf) -> None:
+    """Remove these files and folders but for the last modified, as far as the system allows it.
+
+    At most `count` stay, and of files no more than have `total` bytes together.
+    """
     with suppress(OSError):  # another process may clean up at the same time
-        for old in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[count:]:
+        newest = sorted(((path.stat(), path) for path in paths), key=lambda each: each[0].st_mtime, reverse=True)
+        sizes = accumulate(about.st_size for about, _ in newest)
+        for rank, ((_, old), size) in enumerate(zip(newest, sizes, strict=True)):
+            if rank < count and size <= total:
+                continue
             if old.is_dir():
                 shutil.rmtree(old, ignore_errors=True)
             else:

@@ -15,8 +15,9 @@ from torch import Tensor
 from personaplex_cli.engine.prompting import Layout
 from personaplex_cli.files import atomic_path, keep_newest
 
-IN_MEMORY = 4
-ON_DISK = 8  # 100 MB each, for a usual prompt of the 7B
+# Prompts, and their bytes together. A usual one of the 7B has 100 MB, one that fills its context 1.5 GB.
+IN_MEMORY, BYTES_IN_MEMORY = 4, 10**9
+ON_DISK, BYTES_ON_DISK = 8, 2 * 10**9
 
 # `remembered` [layers, 2, 1, heads, positions, width]: keys and values; `hidden` [1, 1, dim]: the last output.
 CachedPrompt = dict[str, Tensor]
@@ -38,13 +39,19 @@ class PromptCache:
         if not prompt and self._folder:
             with suppress(OSError, SafetensorError):
                 prompt = load_file(self._folder / key)
-                (self._folder / key).touch()
+                with suppress(OSError):  # a folder that can only be read
+                    (self._folder / key).touch()
         if prompt:
             self._hold(key, prompt)
         return prompt
 
     def keep(self, layout: Layout, remembered: Tensor, hidden: Tensor) -> None:
-        """Keep what reading this prompt gave. A disk that is full or read-only is no reason to stop."""
+        """Keep what reading this prompt gave, unless it is larger than all that may be kept.
+
+        A disk that is full or read-only is no reason to stop.
+        """
+        if remembered.nbytes > BYTES_IN_MEMORY:
+            return
         key = self._key(layout)
         prompt = {"remembered": remembered.to("cpu", copy=True).contiguous(), "hidden": hidden.to("cpu", copy=True)}
         self._hold(key, prompt)
@@ -52,7 +59,7 @@ class PromptCache:
             with suppress(OSError, SafetensorError):
                 with atomic_path(self._folder / key) as partial:
                     save_file(prompt, partial)
-                keep_newest(self._folder.glob("*.safetensors"), ON_DISK)
+                keep_newest(self._folder.glob("*.safetensors"), ON_DISK, BYTES_ON_DISK)
 
     def clear(self) -> None:
         """Forget all prompts from now on, and look for none on disk. Files stay."""
@@ -61,7 +68,7 @@ class PromptCache:
 
     def _hold(self, key: str, prompt: CachedPrompt) -> None:
         self._here[key] = prompt
-        if len(self._here) > IN_MEMORY:
+        while len(self._here) > IN_MEMORY or sum(map(_bytes, self._here.values())) > BYTES_IN_MEMORY:
             del self._here[next(iter(self._here))]
 
     def _key(self, layout: Layout) -> str:
@@ -71,3 +78,7 @@ class PromptCache:
                 digest.update(str(tuple(tensor.shape)).encode())
                 digest.update(tensor.float().numpy().tobytes())
         return f"{digest.hexdigest()[:32]}.safetensors"
+
+
+def _bytes(prompt: CachedPrompt) -> int:
+    return sum(tensor.nbytes for tensor in prompt.values())

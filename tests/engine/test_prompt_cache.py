@@ -93,6 +93,28 @@ def test_only_the_last_used_are_kept(golden: Golden, tmp_path: Path, monkeypatch
     assert len(kept._here) == 2 and len(list((tmp_path / "prompts").iterdir())) == 3
 
 
+def test_what_is_kept_has_limits_in_bytes(golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = PromptCache(tmp_path / "prompts", "model")
+    talk = talk_with(golden, tmp_path, kept)
+
+    def in_memory_and_on_disk() -> tuple[int, int]:
+        return len(kept._here), len(list((tmp_path / "prompts").iterdir()))
+
+    talk.begin(layout(golden, talk, [5]), Sampling())
+    (file,) = (tmp_path / "prompts").iterdir()
+    monkeypatch.setattr(prompt_cache, "BYTES_IN_MEMORY", int(1.5 * file.stat().st_size))
+    monkeypatch.setattr(prompt_cache, "BYTES_ON_DISK", int(2.5 * file.stat().st_size))
+    for token, expected in ((6, (1, 2)), (7, (1, 2))):
+        talk.begin(layout(golden, talk, [token]), Sampling())
+        assert in_memory_and_on_disk() == expected
+    talk.begin(layout(golden, talk, [7] * 200), Sampling())  # too large to be kept: what is there stays
+    assert in_memory_and_on_disk() == (1, 2)
+    refuse_to_read(talk, monkeypatch)
+    talk.begin(layout(golden, talk, [7]), Sampling())
+    with pytest.raises(Unread):
+        talk.begin(layout(golden, talk, [7] * 200), Sampling())
+
+
 def test_a_disk_that_cannot_be_written_stops_nothing(golden: Golden, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     talk = talk_with(golden, tmp_path, PromptCache(tmp_path / "file" / "prompts", "model"))
