@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from personaplex_cli.errors import ModelError, PersonaplexError, unknown_name
+from personaplex_cli.errors import ModelError, PersonaplexError, UsageError, unknown_name
 
 SPEC_FILE = "personaplex.json"
 CONFIG_FILE = "config.json"  # only a marker
@@ -141,6 +141,39 @@ class ModelSpec:
         return [self.lm["text_card"]] + [self.lm["card"]] * self.lm["n_q"]
 
 
+# What another model's sizes may be, by the name of the entry; all entries that are not here are as the program needs
+# them. Beyond these ranges nothing would fit a machine, or make sense.
+WIDTH, LAYERS, HEADS, PERIOD = (8, 32_768), (1, 256), (1, 256), (2, 10**9)
+RANGES: dict[str, tuple[float, float]] = {
+    "lm.dim": WIDTH,
+    "lm.text_card": (16, 2**20),
+    "lm.num_heads": HEADS,
+    "lm.num_layers": LAYERS,
+    "lm.hidden_scale": (0.5, 64),
+    "lm.context": (32, 24_000),
+    "lm.max_period": PERIOD,
+    "lm.depformer_dim": WIDTH,
+    "lm.depformer_dim_feedforward": (8, 2**18),
+    "lm.depformer_num_heads": HEADS,
+    "lm.depformer_num_layers": (1, 64),
+    "lm.depformer_max_period": PERIOD,
+    "mimi.seanet.dimension": WIDTH,
+    "mimi.seanet.n_filters": (2, 1024),
+    "mimi.quantizer.dimension": WIDTH,
+    "mimi.quantizer.input_dimension": WIDTH,
+    "mimi.quantizer.output_dimension": WIDTH,
+    "mimi.transformer.d_model": WIDTH,
+    "mimi.transformer.num_heads": HEADS,
+    "mimi.transformer.num_layers": LAYERS,
+    "mimi.transformer.context": (1, 24_000),
+    "mimi.transformer.max_period": PERIOD,
+    "mimi.transformer.layer_scale": (0, 10),
+    "mimi.transformer.dim_feedforward": (8, 2**18),
+    "mimi.transformer.input_dimension": WIDTH,
+}
+MAX_SPEC_BYTES = 100_000
+MAX_EXCERPT = 80  # characters
+
 PERSONAPLEX = ModelSpec("personaplex", voices_file="voices.tgz", is_prompted=True)
 MOSHI = ModelSpec("moshi")
 SPECS = {each.name: each for each in (PERSONAPLEX, MOSHI)}
@@ -157,28 +190,87 @@ def spec_of_folder(folder: Path, usual: ModelSpec = PERSONAPLEX) -> ModelSpec:
     """The model in this folder; `usual` unless it says otherwise. Raises ModelError if its file makes no sense."""
     path = folder / SPEC_FILE
     try:
-        return spec_with(json.loads(path.read_text(encoding="utf-8")), usual)
-    except FileNotFoundError:
-        return usual
-    except (ValueError, TypeError, AttributeError, PersonaplexError) as error:
-        what = f"{path} does not describe a model: {error}"
-        raise ModelError(what, "Correct it, or remove it for the 7B.") from error
+        if not path.exists():
+            return usual
+        if not path.is_file() or path.stat().st_size > MAX_SPEC_BYTES:
+            raise ValueError(f"it is not a file of at most {MAX_SPEC_BYTES:,} bytes")
+        spec = spec_with(json.loads(path.read_text(encoding="utf-8")), usual)
+        check_sizes(spec)
+        return spec
+    except (OSError, ValueError, RecursionError, PersonaplexError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ModelError(f"{path} does not describe a model: {why}", "Correct it, or remove it for the 7B.") from error
 
 
 def spec_with(differing: Mapping[str, Any], usual: ModelSpec = PERSONAPLEX) -> ModelSpec:
-    """A model with some sizes replaced. Raises UsageError for unknown entries and models."""
-    sizes = {**differing}
+    """A model with some sizes replaced, whatever they are. Raises UsageError for unknown entries and models."""
+    sizes = dict(_table("it", differing))
     name = sizes.pop("spec", usual.name)
-    if name not in SPECS:
-        raise unknown_name("spec", str(name), SPECS, "")
+    if not isinstance(name, str) or name not in SPECS:
+        raise unknown_name("spec", excerpt(name), SPECS, "")
     spec = SPECS[name]
     return replace(spec, **_replaced({"lm": spec.lm, "mimi": spec.mimi}, sizes))
+
+
+def check_sizes(spec: ModelSpec) -> None:
+    """Raise UsageError for sizes of which no model can be built, or none that this program can run."""
+    sizes = {**_flat("lm", spec.lm, LM), **_flat("mimi", spec.mimi, MIMI)}
+    for name, usual in {**_flat("lm", LM, LM), **_flat("mimi", MIMI, MIMI)}.items():
+        if name in RANGES:
+            _check_range(name, sizes[name], isinstance(usual, int), *RANGES[name])
+        elif name != _OUTPUTS and (type(sizes[name]) is not type(usual) or sizes[name] != usual):
+            raise UsageError(f"{name} is {excerpt(sizes[name])}, and this program can run {excerpt(usual)} only.")
+    for width, heads, evenly in (
+        ("lm.dim", "lm.num_heads", 2),  # positions turn pairs of numbers
+        ("lm.depformer_dim", "lm.depformer_num_heads", 1),
+        ("mimi.transformer.d_model", "mimi.transformer.num_heads", 2),
+    ):
+        if sizes[width] % (sizes[heads] * evenly):
+            parts = f"{sizes[heads]} {'even ' if evenly == 2 else ''}parts, one for each of {heads}"
+            raise UsageError(f"{width} is {sizes[width]}, which does not make {parts}.")
+    dimension = sizes["mimi.seanet.dimension"]
+    for name in ("quantizer.input_dimension", "quantizer.output_dimension", "transformer.input_dimension"):
+        if sizes[f"mimi.{name}"] != dimension:
+            raise UsageError(f"mimi.{name} is {sizes[f'mimi.{name}']}, and mimi.seanet.dimension is {dimension}.")
+    if sizes[_OUTPUTS] != [dimension]:
+        raise UsageError(f"{_OUTPUTS} is {excerpt(sizes[_OUTPUTS])}, not [{dimension}].")
+
+
+def excerpt(value: Any) -> str:
+    """The beginning of a value from a file that anyone may have written, fit for a sentence on a terminal."""
+    shown = ascii(value)[1:-1] if isinstance(value, str) else ascii(value)
+    return shown if len(shown) <= MAX_EXCERPT else f"{shown[:MAX_EXCERPT]}..."
+
+
+_OUTPUTS = "mimi.transformer.output_dimensions"
+
+
+def _check_range(name: str, value: Any, whole: bool, low: float, high: float) -> None:
+    is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not (is_number and low <= value <= high):
+        kind = "whole number" if whole else "number"
+        raise UsageError(f"{name} is {excerpt(value)}, not a {kind} from {low:,} to {high:,}.")
 
 
 def _replaced(base: Mapping[str, Any], differing: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = deepcopy(dict(base))
     for key, value in differing.items():
         if key not in base:
-            raise unknown_name("size", key, base, "")
-        result[key] = _replaced(base[key], value) if isinstance(base[key], dict) else value
+            raise unknown_name("size", excerpt(key), base, "")
+        result[key] = _replaced(base[key], _table(key, value)) if isinstance(base[key], dict) else value
     return result
+
+
+def _table(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{name} is {excerpt(value)}, not a table of sizes.")
+    return value
+
+
+def _flat(name: str, table: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of all tables within tables that `like` has, by names such as "mimi.seanet.ratios"."""
+    flat: dict[str, Any] = {}
+    for key, usual in like.items():
+        own = f"{name}.{key}"
+        flat |= _flat(own, table[key], usual) if isinstance(usual, Mapping) else {own: table[key]}
+    return flat

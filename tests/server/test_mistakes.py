@@ -125,6 +125,7 @@ def test_unknown_kinds_and_text_are_ignored_in_moshis_protocol(server: RunningSe
         ("/pcm", ['{"type": "config", "sample_rate": "fast"}'], 4400),
         ("/pcm", ['{"type": "config", "sample_rate": 1e999}'], 4400),
         ("/pcm", ['{"type": "config", "seed": [1]}'], 4400),
+        ("/pcm", ['{"type": "config", "prompt": "\\ud800"}'], 4400),
         ("/pcm", [bytes(10_000_000)], 1009),
         ("/pcm", ["x" * 10_000_000], 1009),
         (PATH, [b"\x01" + bytes(10_000_000)], 1009),
