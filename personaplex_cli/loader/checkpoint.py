@@ -23,11 +23,12 @@ from torch import nn
 
 from personaplex_cli.errors import ModelError
 from personaplex_cli.files import check_is_model_file, damaged_hint
-from personaplex_cli.library.spec import CODEBOOKS, ModelSpec
+from personaplex_cli.library.spec import CODEBOOKS, ModelSpec, excerpt
 from personaplex_cli.loader.precision import Precision, quantise
 from personaplex_cli.loader.quantised_cache import Place, QuantisedCache, Tensors
 
 READERS = 4  # threads
+KINDS = ("BF16", "F16", "F32", "F64")  # safetensors' names of what weights may be stored as
 
 Shapes = dict[str, tuple[int, ...]]
 M = TypeVar("M", LMModel, MimiModel)
@@ -143,18 +144,22 @@ def read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place) -> Tensor
     """The tensors of a file by the names they have in the modules, in `dtype`, each where `place` says.
 
     Nothing else is read. Several are read at once, ahead of being taken: a disk is fastest so. For a
-    model on the CPU, what is in `dtype` already is left in the file until it is used.
-    Raises ModelError for a damaged file, missing or unexpected tensors and wrong shapes.
+    model on the CPU, what is in `dtype` already stays in the file, mapped.
+    Raises ModelError for a damaged file, missing or unexpected tensors, wrong shapes, and values that are no numbers.
     """
     check_is_model_file(path)
     mapped = place("").type == "cpu"
     try:
         with safe_open(path, framework="pt") as file, ThreadPoolExecutor(READERS) as readers:
             _compare(path, shapes, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+            _check_kinds(path, {name: file.get_slice(name).get_dtype() for name in shapes})
 
             def read_one(name: str) -> tuple[str, torch.Tensor]:
                 stacked = STACKED.fullmatch(name)
                 whole: torch.Tensor = file.get_slice(name)[: shapes[name][0]] if stacked else file.get_tensor(name)
+                if not all(map(torch.isfinite, whole.aminmax())):  # as fast as memory: a second for 17 GB on two cores
+                    what = f"In {path}, {name} has values that are infinite or no numbers."
+                    raise ModelError(what, damaged_hint(path))
                 return name, whole.to(dtype, copy=not mapped)
 
             upcoming = (readers.submit(read_one, name) for name in shapes)
@@ -164,7 +169,7 @@ def read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place) -> Tensor
                 reading.extend(islice(upcoming, 1))
                 yield from _taken_apart(name, tensor.to(place(name)))
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged or incomplete ({error}).", damaged_hint(path)) from error
+        raise ModelError(f"{path} is damaged or incomplete ({excerpt(str(error))}).", damaged_hint(path)) from error
 
 
 def packed(tensors: Tensors, precision: Precision) -> Tensors:
@@ -193,13 +198,20 @@ def _compare(path: Path, wanted: Shapes, found: Shapes) -> None:
         raise ModelError(f"{path} lacks {len(missing)} tensors, such as {missing[0]}.", _WRONG_MODEL)
     strange = sorted(name for name in found.keys() - wanted.keys() if not SURPLUS.match(name))
     if strange:
-        raise ModelError(f"{path} has {len(strange)} tensors too many, such as {strange[0]}.", _WRONG_MODEL)
+        raise ModelError(f"{path} has {len(strange)} tensors too many, such as {excerpt(strange[0])}.", _WRONG_MODEL)
     for name, shape in wanted.items():
         stacked = STACKED.fullmatch(name) and found[name][0] % shape[0] == 0 and found[name][1:] == shape[1:]
         if found[name] != shape and not stacked:
             raise ModelError(
                 f"In {path}, {name} has the shape {list(found[name])} instead of {list(shape)}.", _WRONG_MODEL
             )
+
+
+def _check_kinds(path: Path, kinds: Mapping[str, str]) -> None:
+    """Whole numbers, truth values and quantised ones would become weights, but others than were meant."""
+    for name, kind in kinds.items():
+        if kind not in KINDS:
+            raise ModelError(f"In {path}, {name} is stored as {kind}, not as one of {', '.join(KINDS)}.", _WRONG_MODEL)
 
 
 _WRONG_MODEL = "This is not a PersonaPlex model of the expected size: check --model, or download it again."

@@ -114,6 +114,22 @@ def _with(name: str, shape: tuple[int, ...]) -> Callable[[Path], None]:
     return lambda path: save_file({**load_file(path), name: torch.zeros(shape)}, path)
 
 
+def _changed(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        state = load_file(path)
+        save_file({**state, name: change(state[name])}, path)
+
+    return spoil
+
+
+def _one_value(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        tensor.view(-1)[-1] = value
+        return tensor
+
+    return change
+
+
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path.unlink(), "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
@@ -125,6 +141,8 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "lacking": (_without("emb.3.weight"), "lacks 1 tensors, such as emb.3.weight"),
     "strange": (_with("lora.weight", (3,)), "1 tensors too many, such as lora.weight"),
     "other shape": (_with("text_linear.weight", (4, 4)), r"text_linear.weight has the shape \[4, 4\]"),
+    "a name that drives terminals": (_with("lora\x1b[2J\u202e", (3,)), r"such as lora\\x1b\[2J\\u202e\."),
+    "a name of a megabyte": (_with("l" * 10**6, (3,)), r"such as l{80}\.\.\."),
     "other steps": (_with("depformer.layers.0.self_attn.out_proj.weight", (100, 48)), "has the shape"),
 }
 
@@ -138,6 +156,41 @@ def test_spoiled_weights_are_told_apart(kind: str, golden_weights: Path, tmp_pat
         load(path)
     assert str(path) in str(caught.value)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["emb.7.weight", "depformer.layers.0.gating.7.linear_in.weight", "out_norm.alpha"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_weights_that_are_no_numbers_are_refused(
+    name: str, value: float, precision: str, golden_weights: Path, tmp_path: Path
+) -> None:
+    path = shutil.copy(golden_weights, tmp_path / WEIGHTS)
+    _changed(name, _one_value(value))(path)
+    with pytest.raises(ModelError, match=f"{name} has values that are infinite or no numbers") as caught:
+        load_lm(path, GOLDEN.sizes, Precision(precision, torch.float32), lambda name: CPU)
+    assert caught.value.hint
+
+
+def test_what_is_not_loaded_may_be_anything(golden_weights: Path, tmp_path: Path) -> None:
+    path = shutil.copy(golden_weights, tmp_path / WEIGHTS)
+    _changed("linears.15.weight", lambda tensor: (tensor * torch.nan).bool())(path)
+    assert load(path).dep_q == 8
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.int8, torch.uint8, torch.uint16, torch.bool, torch.float8_e4m3fn, torch.complex64]
+)
+def test_weights_of_other_kinds_are_refused(dtype: torch.dtype, golden_weights: Path, tmp_path: Path) -> None:
+    path = shutil.copy(golden_weights, tmp_path / WEIGHTS)
+    _changed("text_linear.weight", lambda tensor: tensor.to(dtype))(path)
+    with pytest.raises(ModelError, match=r"text_linear.weight is stored as \w+, not as one of BF16"):
+        load(path)
+
+
+def test_a_codec_that_is_no_numbers_is_refused(demo: Path) -> None:
+    _changed("decoder.model.0.conv.conv.weight", _one_value(torch.nan))(demo / MIMI)
+    with pytest.raises(ModelError, match="no numbers"):
+        load_mimi(demo / MIMI, spec_of_folder(demo), CPU)
 
 
 def test_weights_of_other_sizes_are_refused(golden_weights: Path) -> None:
