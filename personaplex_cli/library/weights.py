@@ -6,10 +6,12 @@ It prints nothing.
 
 import gzip
 import hashlib
+import io
 import re
 import tarfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,11 +19,14 @@ import platformdirs
 
 from personaplex_cli.errors import ModelError, unknown_name
 from personaplex_cli.events import Listener
-from personaplex_cli.files import atomic_folder
+from personaplex_cli.files import atomic_folder, keep_newest
 from personaplex_cli.library import hub
-from personaplex_cli.library.spec import CONFIG_FILE, SPEC_FILE, ModelSpec, spec_of_folder, spec_of_repo
+from personaplex_cli.library.spec import CONFIG_FILE, SPEC_FILE, VOICE_BYTES, ModelSpec, spec_of_folder, spec_of_repo
 
 OPTIONAL_FILES = (CONFIG_FILE, SPEC_FILE)
+# A model has some dozens of voices, of less than a megabyte each.
+MAX_UNPACKED_BYTES, MAX_MEMBERS = 256 * 2**20, 1000
+ARCHIVES_KEPT = 3  # unpacked
 VOICE_FILE = re.compile(r"\w[\w .-]*\.pt")  # a plain name: no way out of its folder
 
 
@@ -130,9 +135,13 @@ def _unpacked(archive: Path) -> Path:
     try:
         with archive.open("rb") as file:
             folder = cache / hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        if not folder.is_dir():
+        if folder.is_dir():
+            with suppress(OSError):  # a cache that can only be read
+                folder.touch()  # the last used is the last to be removed
+        else:
             with atomic_folder(folder) as partial:
-                _unpack(archive, partial)
+                unpack_voices(archive, partial)
+            keep_newest(cache.glob("[!.]*/"), ARCHIVES_KEPT)
         return folder
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         remedy = f"Delete {archive.resolve()} and get it again; `personaplex download` does so for a hub model."
@@ -141,13 +150,37 @@ def _unpacked(archive: Path) -> Path:
         raise hub.disk_error(error, cache, "set XDG_CACHE_HOME to another folder") from error
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack `voices/NAME.pt` as `NAME.pt`, and nothing else: no links, no paths that lead elsewhere."""
-    with tarfile.open(archive, "r:gz") as tar:
-        for member in tar:
+def unpack_voices(archive: Path, folder: Path) -> None:
+    """Unpack `voices/NAME.pt` as `NAME.pt`, and nothing else: no links, no paths that lead elsewhere.
+
+    Raises OSError, or what tarfile, gzip and zlib raise for damaged archives; ReadError for one that is too large.
+    """
+    with gzip.open(archive) as unzipped, tarfile.open(fileobj=_Limited(unzipped), mode="r|") as tar:
+        for count, member in enumerate(tar):
+            if count == MAX_MEMBERS:
+                raise tarfile.ReadError(f"it has more than {MAX_MEMBERS} members")
             path = PurePosixPath(member.name)
             is_voice = path.parent == PurePosixPath("voices") and VOICE_FILE.fullmatch(path.name)
-            if is_voice and member.isreg() and (content := tar.extractfile(member)):
+            if not is_voice or not member.isreg():
+                continue
+            if member.issparse() or member.size > VOICE_BYTES:  # a sparse one may be of any size, in no bytes at all
+                raise tarfile.ReadError(f"its {path.name} is too large for a voice")
+            if content := tar.extractfile(member):
                 (folder / path.name).write_bytes(content.read())
     if not any(folder.iterdir()):
         raise tarfile.ReadError("it has no voices")
+
+
+class _Limited(io.RawIOBase):
+    """What is unzipped, and an end to it: a few kilobytes can become any number of bytes, even in headers."""
+
+    def __init__(self, unzipped: gzip.GzipFile) -> None:
+        self._unzipped = unzipped
+        self._left = MAX_UNPACKED_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._unzipped.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise tarfile.ReadError(f"it unpacks to more than {MAX_UNPACKED_BYTES // 2**20} MB")
+        return content

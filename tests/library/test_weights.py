@@ -4,6 +4,7 @@ import gzip
 import os
 import tarfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -196,6 +197,64 @@ def test_a_damaged_archive_leaves_nothing(files: ModelFiles, how: str, tmp_path:
         voice_file(files, "NATF2.pt")
     assert str(files.folder / VOICES) in caught.value.hint
     assert unpacked(tmp_path) == []
+
+
+def zeros(path: Path, name: str, size: int, kind: bytes = tarfile.REGTYPE) -> Path:
+    """An archive with one member of zeros: a thousandth of its size, or less."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    with gzip.open(path, "wb") as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(size // 2**20):
+            file.write(bytes(2**20))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("voices/BIG.pt", tarfile.REGTYPE, "BIG.pt is too large for a voice"),
+        ("voices/HOLES.pt", tarfile.GNUTYPE_SPARSE, "voices.tgz is damaged"),
+        ("notes.txt", tarfile.REGTYPE, "more than 256 MB"),
+        ("././@LongLink", tarfile.GNUTYPE_LONGNAME, "more than 256 MB"),
+        ("././@PaxHeader", tarfile.XHDTYPE, "more than 256 MB"),
+    ],
+)
+def test_an_archive_that_swells_is_refused(
+    files: ModelFiles, name: str, kind: bytes, said: str, tmp_path: Path
+) -> None:
+    path = zeros(files.folder / VOICES, name, 400 * 2**20, kind)
+    assert path.stat().st_size < 2**20
+    with pytest.raises(ModelError, match=said):
+        voice_names(files)
+    assert unpacked(tmp_path) == []
+
+
+def test_an_archive_of_many_voices_that_are_large_together_is_refused(files: ModelFiles, tmp_path: Path) -> None:
+    archive(files.folder / VOICES, *(f"voices/V{number}.pt" for number in range(9)), content=bytes(30 * 2**20))
+    with pytest.raises(ModelError, match="more than 256 MB"):
+        voice_names(files)
+    assert unpacked(tmp_path) == []
+
+
+def test_an_archive_of_very_many_members_is_refused_soon(files: ModelFiles, tmp_path: Path) -> None:
+    archive(files.folder / VOICES, "voices/NATF2.pt", *(f"x{number}" for number in range(20_000)), content=b"")
+    began = time.perf_counter()
+    with pytest.raises(ModelError, match="more than 1000 members"):
+        voice_names(files)
+    assert time.perf_counter() - began < 1 and unpacked(tmp_path) == []
+
+
+def test_what_was_unpacked_of_older_archives_is_removed_the_last_used_stay(files: ModelFiles, tmp_path: Path) -> None:
+    folders = []
+    for number in range(5):
+        archive(files.folder / VOICES, "voices/NATF2.pt", content=bytes([number]))
+        folders.append(voice_file(files, "NATF2.pt").parent)
+        os.utime(folders[-1], (number, number))  # long ago
+        if number == 3:
+            archive(files.folder / VOICES, "voices/NATF2.pt", content=bytes([1]))
+            assert voice_file(files, "NATF2.pt").parent == folders[1]  # used once more
+    assert {folder for folder in folders if folder.exists()} == {folders[1], folders[3], folders[4]}
 
 
 def test_many_may_unpack_at_once(files: ModelFiles, tmp_path: Path) -> None:
