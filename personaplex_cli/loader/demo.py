@@ -5,29 +5,36 @@ loader, the real prompt and the real loop, on any machine, faster than real time
 it proves that everything works, not how the 7B talks. Made on first use in a fraction of a second.
 """
 
+import atexit
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 from zlib import crc32
 
 import sentencepiece
 import torch
 from platformdirs import user_cache_path
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from personaplex_cli.engine.prompting import lay_out
 from personaplex_cli.engine.slot import SPACE
+from personaplex_cli.errors import ModelError
 from personaplex_cli.events import Listener, Note
 from personaplex_cli.files import atomic_folder
 from personaplex_cli.library.spec import CODEBOOKS, MOSHI, PERSONAPLEX, SPEC_FILE, ModelSpec, spec_of_folder, spec_with
-from personaplex_cli.library.weights import ModelFiles
+from personaplex_cli.library.weights import ModelFiles, unpack_voices
 from personaplex_cli.loader.checkpoint import M, file_shapes, unfilled_lm, unfilled_mimi
 from personaplex_cli.loader.quantised_cache import Place
 from personaplex_cli.options import DEMO
 
+UNWRITABLE = (OSError, SafetensorError)  # what a disk that is full or read-only comes to
 RECIPE = "1"  # changes with anything below that changes the files
 
 # What differs from the 7B. Frames, delays, codebooks and file layout are the same.
@@ -63,13 +70,39 @@ VOICE_NAMES = [f"{kind}{sex}{n}" for kind, count in (("NAT", 4), ("VAR", 5)) for
 
 
 def demo_files(listen: Listener) -> ModelFiles:
-    """The demo model's files, made now if they are not there yet."""
+    """The demo model's files, made now if they are not there yet.
+
+    Where the cache is full or cannot be written they are made in a temporary folder. Raises ModelError if that fails.
+    """
     listen(Note("This is the demo model: its answer is noise."))
-    folder = user_cache_path("personaplex") / f"demo-{RECIPE}"
-    if not folder.exists():
-        with atomic_folder(folder) as partial:
-            build_demo(partial)
-    return ModelFiles(DEMO, folder, folder.name, spec_of_folder(folder))
+    name = f"demo-{RECIPE}"
+    folder = user_cache_path("personaplex") / name
+    try:
+        if not folder.exists():
+            with atomic_folder(folder) as partial:
+                build_demo(partial)
+    except UNWRITABLE:
+        folder = _temporary_demo()
+    return ModelFiles(DEMO, folder, name, spec_of_folder(folder))
+
+
+@cache
+def _temporary_demo() -> Path:
+    """A folder with the demo model and its voices, unpacked, that is removed when the program ends."""
+    try:
+        folder = Path(mkdtemp(prefix="personaplex-demo-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        build_demo(folder)
+        archive = folder / (PERSONAPLEX.voices_file or "")
+        (folder / "voices").mkdir()
+        unpack_voices(archive, folder / "voices")
+        archive.unlink()
+    except UNWRITABLE as error:
+        raise ModelError(
+            f"The demo model cannot be made: neither the cache nor the temporary folder can be written ({error}).",
+            "Make room, or set XDG_CACHE_HOME or TMPDIR to a folder that can be written.",
+        ) from error
+    return folder
 
 
 def build_demo(folder: Path, differing: Mapping[str, Any] = DIFFERING, spec: ModelSpec = PERSONAPLEX) -> None:

@@ -21,6 +21,7 @@ from personaplex_cli.engine.graphs import CudaRecorder
 from personaplex_cli.engine.memory import out_of_memory_explained
 from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.engine.prompt_cache import PromptCache
+from personaplex_cli.engine.prompting import load_saved_voice
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Listener, Note, Phase, State, ignore
 from personaplex_cli.library.spec import PERSONAPLEX, ModelSpec
@@ -31,7 +32,7 @@ from personaplex_cli.loader.device import choose_device
 from personaplex_cli.loader.find import find_files
 from personaplex_cli.loader.memory_plan import choose_plan
 from personaplex_cli.loader.offload import StreamedLayers, waits_in_main_memory
-from personaplex_cli.loader.precision import EMBEDDINGS, Precision, quantise
+from personaplex_cli.loader.precision import EMBEDDINGS, Precision, precision_for, quantise
 from personaplex_cli.loader.quantised_cache import QuantisedCache
 from personaplex_cli.options import ModelOptions
 from personaplex_cli.samples import FRAME_MS, SAMPLE_RATE, Samples
@@ -50,7 +51,7 @@ def load(options: ModelOptions, listen: Listener = ignore, rehearsal: Character 
     `rehearsal` is who is spoken with to warm up: its prompt is then known, and a voice that the model does not have is
     refused here. Raises ModelError, NetworkError, DeviceError or UsageError.
     """
-    engine = load_cold(options, listen)
+    engine = load_cold(options, listen, rehearsal)
     listen(State(Phase.WARMING_UP))
     slow = engine.warm_up(rehearsal or REHEARSAL)
     if slow > FRAME_MS:
@@ -58,10 +59,14 @@ def load(options: ModelOptions, listen: Listener = ignore, rehearsal: Character 
     return engine
 
 
-def load_cold(options: ModelOptions, listen: Listener = ignore) -> LocalEngine:
+def load_cold(options: ModelOptions, listen: Listener = ignore, rehearsal: Character | None = None) -> LocalEngine:
     """The same, not warmed up: the first frames are slow."""
+    chosen = _device(options)
     files = find_files(options.model, options.revision, listen)
-    return _load(files, files.spec, options, listen)
+    sound = rehearsal.sound if rehearsal and files.spec.is_prompted else None
+    if isinstance(sound, str | Path):  # one that cannot be is refused before 17 GB are read
+        load_saved_voice(voice_file(files, sound) if isinstance(sound, str) else sound, files.spec)
+    return _load(files, files.spec, options, chosen, listen)
 
 
 def load_random(options: ModelOptions, listen: Listener = ignore, spec: ModelSpec = PERSONAPLEX) -> LocalEngine:
@@ -69,15 +74,28 @@ def load_random(options: ModelOptions, listen: Listener = ignore, spec: ModelSpe
 
     It has no voices: give characters `NOISE_VOICE`. Raises DeviceError and UsageError like `load`.
     """
-    return _load(None, spec, options, listen)
+    return _load(None, spec, options, _device(options), listen)
+
+
+def _device(options: ModelOptions) -> tuple[torch.device, str]:
+    """Where the model will run, and why: known, as is the precision, before gigabytes are fetched or read."""
+    device, reason = choose_device(options.device)
+    precision_for(options.precision, device)
+    return device, reason
 
 
 @out_of_memory_explained()
-def _load(files: ModelFiles | None, spec: ModelSpec, options: ModelOptions, listen: Listener) -> LocalEngine:
+def _load(
+    files: ModelFiles | None,
+    spec: ModelSpec,
+    options: ModelOptions,
+    chosen: tuple[torch.device, str],
+    listen: Listener,
+) -> LocalEngine:
     """An engine with the model in these files, or with random weights if there are none."""
     name = files.name if files else "random weights"
     listen(State(Phase.LOADING, name))
-    device, reason = choose_device(options.device)
+    device, reason = chosen
     listen(Note(reason))
     torch.backends.cudnn.allow_tf32 = False  # convolutions in TF32 flip Mimi's codes
     if not spec.is_prompted:

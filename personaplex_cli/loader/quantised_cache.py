@@ -28,7 +28,10 @@ class QuantisedCache:
 
     @property
     def exists(self) -> bool:
-        return self._folder.is_dir()
+        try:
+            return self._folder.is_dir()
+        except OSError:  # a folder above may be closed to us
+            return False
 
     def read(self, place: Place) -> Tensors:
         """What was kept, each tensor where `place` says. Raises SafetensorError or OSError."""

@@ -1,0 +1,139 @@
+"""Where nothing can be kept the program works all the same, and what is wrong with the options is said at once."""
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import SafetensorError
+
+from personaplex_cli.audio.recording import Recording
+from personaplex_cli.character import Character, Sampling
+from personaplex_cli.conversation import converse
+from personaplex_cli.engine import prompt_cache
+from personaplex_cli.engine.engine import LocalEngine
+from personaplex_cli.errors import ModelError, PersonaplexError, UsageError
+from personaplex_cli.events import Event, Phase, State, ignore
+from personaplex_cli.library.spec import PERSONAPLEX
+from personaplex_cli.library.weights import voice_names
+from personaplex_cli.loader import demo, find, quantised_cache
+from personaplex_cli.loader.load import load, load_cold, load_random
+from personaplex_cli.loader.quantised_cache import QuantisedCache
+from personaplex_cli.options import ModelOptions
+from personaplex_cli.samples import SILENT_FRAME
+
+KIND = Character("kind", "You are kind.", "NATF2", "NATF2.pt", Sampling(seed=3))
+
+
+def full(*_: object, **more: object) -> None:
+    raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+
+def closed(*_: object, **more: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.fixture
+def cleaning(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What would be called at the end of the program."""
+    demo._temporary_demo.cache_clear()
+    registered: list[Any] = []
+    monkeypatch.setattr(atexit, "register", lambda *what, **how: registered.append((what, how)))
+    yield registered
+    for (function, *arguments), how in registered:
+        function(*arguments, **how)
+    demo._temporary_demo.cache_clear()
+
+
+def talk(engine: LocalEngine) -> bytes:
+    audio = Recording(np.tile(SILENT_FRAME, 6))
+    list(converse(engine, audio, KIND))
+    return audio.answer.tobytes()
+
+
+def no_folder(cache: Path, patch: pytest.MonkeyPatch) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    cache.write_text("a file")
+
+
+def full_disk(cache: Path, patch: pytest.MonkeyPatch) -> None:
+    demo.demo_files(ignore)  # there was room for this
+    for room in (quantised_cache, prompt_cache):
+        patch.setattr(room, "save_file", full)
+
+
+def no_permission(cache: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("personaplex_cli.files.TemporaryDirectory", closed)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("spoil", [no_folder, full_disk, no_permission])
+def test_the_demo_answers_the_same_without_a_cache(
+    spoil: Callable[..., None], precision: str, user_folders: Path, monkeypatch: pytest.MonkeyPatch, cleaning: list[Any]
+) -> None:
+    options = ModelOptions("demo", device="cpu", precision=precision)
+    usual = talk(load(options, rehearsal=KIND))
+    shutil.rmtree(user_folders / "xdg_cache_home")
+    spoil(user_folders / "xdg_cache_home", monkeypatch)
+    assert talk(load(options, rehearsal=KIND)) == usual
+    if spoil is not full_disk:
+        (((_, folder), _),) = cleaning
+        assert folder.is_dir() and len(voice_names(demo.demo_files(ignore))) == 18  # made once
+
+
+def test_a_disk_that_fills_up_under_the_demo(monkeypatch: pytest.MonkeyPatch, cleaning: list[Any]) -> None:
+    save, saved = demo.save_file, iter([full])
+    monkeypatch.setattr(demo, "save_file", lambda *rest: next(saved, save)(*rest))
+    assert demo.demo_files(ignore).folder.parent == Path(tempfile.gettempdir())
+
+
+def test_no_place_at_all_is_one_sentence(
+    user_folders: Path, monkeypatch: pytest.MonkeyPatch, cleaning: list[Any]
+) -> None:
+    no_folder(user_folders / "xdg_cache_home", monkeypatch)
+    monkeypatch.setattr(tempfile, "tempdir", str(user_folders / "nowhere"))
+    with pytest.raises(ModelError, match="cannot be made") as caught:
+        demo.demo_files(ignore)
+    assert "XDG_CACHE_HOME" in caught.value.hint and caught.value.exit_code == 3
+
+
+def test_a_cache_that_may_not_even_be_looked_at_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "stat", closed)
+    cache = QuantisedCache(tmp_path / "quantised", 1)
+    assert not cache.exists
+    assert list(cache.keep(iter([]))) == []
+
+
+WRONG = {"precision": "int3", "device": "gpu"}
+
+
+@pytest.mark.parametrize("option", WRONG)
+def test_an_option_that_cannot_be_is_refused_before_anything_is_fetched_or_loaded(
+    option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Event] = []
+    monkeypatch.setattr(find.weights, "cached", lambda *_: pytest.fail("it was looked for"))
+    options = replace(ModelOptions(device="cpu"), **{option: WRONG[option]})
+    for start in (load, load_cold, load_random):
+        with pytest.raises(UsageError, match=WRONG[option]):
+            start(options, said.append)
+    assert not said
+
+
+@pytest.mark.parametrize("sound", ["NATF9.pt", Path("broken.pt")])
+def test_a_voice_that_cannot_be_is_refused_before_the_weights_are_read(
+    sound: str | Path, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.pt").write_bytes(b"nothing of the kind")
+    folder = shutil.copytree(demo_folder, tmp_path / "model")
+    (folder / PERSONAPLEX.weights_file).write_bytes(b"would be refused, too")
+    said: list[Event] = []
+    with pytest.raises(PersonaplexError, match=r"NATF9|broken\.pt"):
+        load(ModelOptions(str(folder), device="cpu"), said.append, replace(KIND, sound=sound))
+    assert not any(isinstance(event, State) and event.name == Phase.LOADING for event in said)
