@@ -145,6 +145,15 @@ def test_the_newest_are_kept(count: int, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3", "4"][max(0, 4 - count) :]
 
 
+@pytest.mark.parametrize(("total", "left"), [(100, "1234"), (60, "234"), (59, "34"), (30, "4"), (29, "")])
+def test_files_may_be_kept_by_their_bytes_together(total: int, left: str, tmp_path: Path) -> None:
+    for number, size in enumerate((40, 10, 20, 30), start=1):
+        (tmp_path / f"{number}").write_bytes(bytes(size))
+        os.utime(tmp_path / f"{number}", (number, number))
+    keep_newest(tmp_path.iterdir(), 10, total)
+    assert "".join(sorted(path.name for path in tmp_path.iterdir())) == left
+
+
 def test_cleaning_up_is_no_error_when_another_process_does_it(tmp_path: Path) -> None:
     keep_newest([tmp_path / "gone", tmp_path], 1)
     assert tmp_path.exists()
@@ -170,6 +179,12 @@ def test_a_file_that_is_no_model_file(content: bytes | None, message: str, tmp_p
     with pytest.raises(ModelError, match=message) as caught:
         check_is_model_file(tmp_path / "x")
     assert str(tmp_path / "x") in str(caught.value) and caught.value.hint
+
+
+def test_a_pipe_is_no_model_file_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(ModelError, match="is not a file"):
+        check_is_model_file(tmp_path / "x")
 
 
 def test_what_is_to_be_removed_is_what_a_link_points_to(tmp_path: Path) -> None:

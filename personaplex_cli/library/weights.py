@@ -7,6 +7,7 @@ It prints nothing.
 import gzip
 import hashlib
 import io
+import os
 import re
 import tarfile
 import zlib
@@ -54,23 +55,27 @@ class ModelFiles:
 
 def is_folder(model: str) -> bool:
     """Whether the name of a model means a folder, there or not, and no Hugging Face repository."""
-    return Path(model).expanduser().is_dir() or model.startswith((".", "/", "~"))
+    return model.startswith((".", "/", "~")) or os.path.isdir(model)
 
 
 def open_folder(folder: Path) -> ModelFiles:
     """The model in a local folder, where a folder `voices/` may replace the archive of voices.
 
-    Raises ModelError if the folder or a file is missing or empty.
+    Raises ModelError if the folder or a file is missing, empty or closed to us.
     """
-    if not folder.is_dir():
-        raise ModelError(f"There is no model folder {folder}.", "Give a folder, or a Hugging Face repo as ORG/NAME.")
-    spec = spec_of_folder(folder)
-    for name in files_needed(folder, spec):
-        path = folder / name
-        if not path.is_file():
-            raise ModelError(f"{folder} is not a PersonaPlex model: it has no {name}.", f"Copy {name} into it.")
-        if path.stat().st_size == 0:
-            raise ModelError(f"{path} is empty.", "Copy it there again.")
+    try:
+        if not folder.is_dir():
+            hint = "Give a folder, or a Hugging Face repo as ORG/NAME."
+            raise ModelError(f"There is no model folder {folder}.", hint)
+        spec = spec_of_folder(folder)
+        for name in files_needed(folder, spec):
+            path = folder / name
+            if not path.is_file():
+                raise ModelError(f"{folder} is not a PersonaPlex model: it has no {name}.", f"Copy {name} into it.")
+            if path.stat().st_size == 0:
+                raise ModelError(f"{path} is empty.", "Copy it there again.")
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be used ({error.strerror}).", "Change its owner or mode.") from error
     return ModelFiles(folder.resolve().name, folder, "local", spec)
 
 

@@ -237,6 +237,16 @@ def test_an_engine_that_recovers_answers_with_the_error_and_one_that_does_not_ra
         held(engine, KIND, speech(0.5))
 
 
+def test_a_request_that_is_refused_does_not_warm_the_model_up_again(
+    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.warm_up(KIND)
+    monkeypatch.setattr(engine, "_rehearse", lambda *_: pytest.fail("it was"))
+    (tmp_path / "voice.pt").write_bytes(b"nothing of the kind")
+    for wrong in (replace(KIND, prompt="word " * 3000), replace(KIND, sound=tmp_path / "voice.pt")):
+        assert isinstance(begun(engine, wrong)[-1], UsageError | ModelError)
+
+
 def test_warming_up_leaves_no_trace(engine: LocalEngine) -> None:
     cold, _ = held(engine, KIND, speech(0.5))
     assert engine.warm_up(KIND) > 0

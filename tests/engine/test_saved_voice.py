@@ -38,7 +38,7 @@ def refused(path: Path) -> str:
     began = time.perf_counter()
     with pytest.raises(ModelError, match=str(path)) as caught:
         load_saved_voice(path, SPEC)
-    assert time.perf_counter() - began < 1 and caught.value.hint
+    assert time.perf_counter() - began < 5 and caught.value.hint
     return str(caught.value)
 
 

@@ -38,7 +38,7 @@ def described(folder: Path, sizes: Any) -> Any:
         assert str(error).isprintable()
         return str(error)
     finally:
-        assert time.perf_counter() - began < 1
+        assert time.perf_counter() - began < 5
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:

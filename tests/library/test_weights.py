@@ -63,6 +63,17 @@ def test_open_folder_that_is_not_there(tmp_path: Path) -> None:
         open_folder(tmp_path / "nowhere")
 
 
+def test_a_folder_that_is_closed_to_us_is_one_sentence(origin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", closed)
+    assert is_folder(str(origin))
+    with pytest.raises(ModelError, match="cannot be used") as caught:
+        open_folder(origin)
+    assert caught.value.hint
+
+
 def test_a_moshi_model_needs_no_voices_and_has_none(origin: Path) -> None:
     (origin / VOICES).unlink()
     (origin / SPEC_FILE).write_text('{"spec": "moshi"}')
@@ -242,7 +253,7 @@ def test_an_archive_of_very_many_members_is_refused_soon(files: ModelFiles, tmp_
     began = time.perf_counter()
     with pytest.raises(ModelError, match="more than 1000 members"):
         voice_names(files)
-    assert time.perf_counter() - began < 1 and unpacked(tmp_path) == []
+    assert time.perf_counter() - began < 5 and unpacked(tmp_path) == []
 
 
 def test_what_was_unpacked_of_older_archives_is_removed_the_last_used_stay(files: ModelFiles, tmp_path: Path) -> None:
