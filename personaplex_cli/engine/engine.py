@@ -105,13 +105,17 @@ class LocalEngine:
         """Do everything once that is slow the first time; returns the p95 of a step in milliseconds afterwards.
 
         With a recorder the frame's parts are recorded and compared with the plain way. If they cannot be recorded, or
-        differ, the listener gets a note and the plain way stays.
+        differ, the listener gets a note and the plain way stays. Raises ModelError if what comes out are no numbers.
         """
         self._rehearsal = character
         plain = self._rehearse(character)
         if self._recorder:
             self._listen(Note(self._record(self._recorder, character, plain)))
         replies = [self.pipeline.run({0: SILENT_FRAME})[0] for _ in range(WARM_UP_FRAMES)]
+        heard = np.isfinite([reply.pcm for reply in replies]).all()
+        if not (heard and torch.isfinite(self.model.generator.hidden).all()):
+            what = f"In {self.model.precision} this model's numbers become infinite: what it says has no meaning."
+            raise ModelError(what, "Use another --precision; if that does not help, download the model again.")
         return float(np.percentile([reply.timings.total for reply in replies if reply.timings], 95))
 
     @property

@@ -247,6 +247,19 @@ def test_a_request_that_is_refused_does_not_warm_the_model_up_again(
         assert isinstance(begun(engine, wrong)[-1], UsageError | ModelError)
 
 
+@pytest.mark.parametrize("where", ["hearing", "speaking"])
+@pytest.mark.filterwarnings("ignore:invalid value|overflow:RuntimeWarning")
+def test_a_model_whose_numbers_run_away_is_refused(engine: LocalEngine, where: str) -> None:
+    """Its weights are numbers, but what is computed with them is none."""
+    parts = {"hearing": engine.model.generator.lm.out_norm.alpha, "speaking": engine.model.codec.mimi.decoder.model[0]}
+    parameters = [parts[where]] if isinstance(parts[where], torch.Tensor) else list(parts[where].parameters())
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.fill_(3e38)
+    with pytest.raises(ModelError, match="become infinite"):
+        engine.warm_up(KIND)
+
+
 def test_warming_up_leaves_no_trace(engine: LocalEngine) -> None:
     cold, _ = held(engine, KIND, speech(0.5))
     assert engine.warm_up(KIND) > 0
