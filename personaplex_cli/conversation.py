@@ -8,11 +8,12 @@ Every program runs this loop; one conversation is a round of one. Programs diffe
 network.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from queue import Empty, SimpleQueue
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from personaplex_cli.character import Character
@@ -22,6 +23,7 @@ from personaplex_cli.hush import Hush
 from personaplex_cli.samples import Samples, level
 
 IDLE_SECONDS = 0.02  # between two looks at what is there, where nothing rings: a quarter of a frame
+NO_ONE: Mapping[int, int] = MappingProxyType({})  # is made silent
 
 
 class Audio(Protocol):
@@ -73,8 +75,10 @@ class Engine(Protocol):
         engine that had to begin a conversation anew, such as after a broken connection, says `Began` again.
         """
 
-    def step(self, frames: Mapping[int, Samples], silent: Collection[int] = ()) -> Mapping[int, Reply | Exception]:
-        """Hear a frame [1920] in each of these slots and answer it; those in `silent` say nothing.
+    def step(
+        self, frames: Mapping[int, Samples], silent: Mapping[int, int] = NO_ONE
+    ) -> Mapping[int, Reply | Exception]:
+        """Hear a frame [1920] in each of these slots and answer it; those in `silent` say nothing, for so many frames.
 
         An error as an answer ends that slot alone. What is raised ends all: the device is lost.
         """
@@ -124,7 +128,7 @@ class Conversation:
         self.character = character
         self.audio = audio
         self.listen = listen
-        self.wishes: SimpleQueue[Character | Wish] = SimpleQueue()  # what the loop is to do
+        self.wishes: SimpleQueue[Character | Wish | Exception] = SimpleQueue()  # what the loop is to do
 
     def hush(self) -> None:
         """Make the agent stop talking until the user speaks (again)."""
@@ -134,8 +138,9 @@ class Conversation:
         """Begin again from the prompt, perhaps as another character."""
         self.wishes.put(character or self.character)
 
-    def end(self) -> None:
-        self.wishes.put(Wish.END)
+    def end(self, error: Exception | None = None) -> None:
+        """End it, perhaps because something failed."""
+        self.wishes.put(error or Wish.END)
 
 
 def converse(engine: Engine, audio: Audio, character: Character) -> Iterator[Step]:
@@ -246,7 +251,9 @@ class _Rounds:
         """Step those who were heard, all in one batch, and play what comes of it."""
         if not heard:
             return
-        silent = [slot for slot, frame in heard.items() if self.seats[slot].hush.holds(frame)]
+        silent = {
+            slot: self.seats[slot].hush.left for slot, frame in heard.items() if self.seats[slot].hush.holds(frame)
+        }
         for slot, reply in self._engine.step(heard, silent).items():
             seat = self.seats[slot]
             try:
@@ -282,6 +289,8 @@ class _Rounds:
                 case Wish.END:
                     seat.frames = iter(())
                     return
+                case Exception() as error:
+                    raise error
                 case Wish.HUSH:
                     seat.hush.begin()
                 case Character() as character:

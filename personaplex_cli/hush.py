@@ -15,20 +15,20 @@ class Hush:
     """`begin` it, then ask each frame whether it `holds`."""
 
     def __init__(self) -> None:
-        self._left = 0  # frames for which the agent must still keep silent
+        self.left = 0  # frames for which the agent must still keep silent
         self._spoken = 0  # frames in a row in which the user spoke into that silence
 
     def begin(self) -> None:
-        self._left, self._spoken = MAX_FRAMES, 0
+        self.left, self._spoken = MAX_FRAMES, 0
 
     @property
     def on(self) -> bool:
-        return self._left > 0
+        return self.left > 0
 
     def holds(self, heard: Samples) -> bool:
         """Whether the agent keeps silent in the frame in which this was heard, [1920]."""
-        if self._left == 0:
+        if self.left == 0:
             return False
         self._spoken = self._spoken + 1 if level(heard) > SPEECH_LEVEL else 0
-        self._left = 0 if self._spoken >= SPEECH_FRAMES else self._left - 1
+        self.left = 0 if self._spoken >= SPEECH_FRAMES else self.left - 1
         return self.on

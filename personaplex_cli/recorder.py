@@ -62,7 +62,10 @@ class Recorder:
         return tuple(str(self.folder / name) for name in ("conversation.wav", *TRANSCRIPTS)) if self.folder else ()
 
     def frames(self, wake: Callable[[], None]) -> Iterator[Samples | None]:
-        for heard in self._audio.frames(wake):
+        return self._through(self._audio.frames(wake))  # called now: it may open a sound card, or fail to
+
+    def _through(self, frames: Iterator[Samples | None]) -> Iterator[Samples | None]:
+        for heard in frames:
             if heard is not None:
                 self._heard = heard
             yield heard

@@ -5,10 +5,12 @@ Knows neither what the engine is nor where conversations come from.
 
 import gc
 import threading
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 
 from personaplex_cli.conversation import Conversation, Engine, Wakeup, converse_all
+from personaplex_cli.errors import PersonaplexError
+from personaplex_cli.events import Ended, Event
 
 
 class ModelWorker:
@@ -32,6 +34,7 @@ class ModelWorker:
         self._wakeup = wakeup
         self._ready = ready
         self._ended = ended
+        self._held: set[Conversation] = set()  # that have not ended
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
@@ -51,10 +54,32 @@ class ModelWorker:
                 gc.collect()
                 gc.freeze()
                 self._ready(engine)
-                with closing(converse_all(engine, self._conversations, self._wakeup)) as events:
+                with closing(converse_all(engine, self._coming(), self._wakeup)) as events:
                     for conversation, event in events:
-                        conversation.listen(event)
+                        self._report(conversation, event)
         except BaseException as error:
             self.error = error
+            # Whatever it was: no conversation waits for an end that does not come.
+            ended = Ended(error if isinstance(error, Exception) else PersonaplexError("The model has ended."))
+            for conversation in self._held:
+                with suppress(Exception):
+                    conversation.listen(ended)
         finally:
             self._ended()
+
+    def _coming(self) -> Iterator[Conversation | None]:
+        for conversation in self._conversations:
+            if conversation:
+                self._held.add(conversation)
+            yield conversation
+
+    def _report(self, conversation: Conversation, event: Event) -> None:
+        """What fails in a listener ends its conversation alone."""
+        if isinstance(event, Ended):
+            self._held.discard(conversation)
+        try:
+            conversation.listen(event)
+        except Exception as error:
+            if isinstance(event, Ended):
+                raise
+            conversation.end(error)

@@ -47,7 +47,7 @@ class Remote:
         return event
 
     def step(self, frame: Samples = SILENT_FRAME, silent: bool = False) -> Reply:
-        replies = self.engine.step({0: frame}, [0] if silent else [])
+        replies = self.engine.step({0: frame}, {0: silent} if silent else {})
         reply = replies.get(0, Lost())
         if isinstance(reply, Exception):
             raise reply

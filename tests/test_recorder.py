@@ -151,3 +151,13 @@ def test_killed_it_loses_at_most_the_last_second(tmp_path: Path) -> None:
     left, _ = sound(wavs[0])
     assert len(left) >= 24 * FRAME
     assert json.loads((wavs[0].parent / "transcript.json").read_text())["words"]
+
+
+def test_what_keeps_the_sound_from_opening_comes_out_at_once(tmp_path: Path) -> None:
+    class Refused(Ramp):
+        def frames(self, wake: Callable[[], None]) -> Iterator[Samples]:
+            raise AudioError("No such card.")
+
+    with Recorder(Refused(1), tmp_path, ignore) as kept, pytest.raises(AudioError, match="No such card"):
+        kept.frames(wake)
+    assert not list(tmp_path.iterdir())

@@ -53,3 +53,31 @@ def test_an_engine_that_does_not_start_ends_the_worker() -> None:
     ended: list[bool] = []
     worker = ModelWorker(start, (each for each in ()), Wakeup(), ended=lambda: ended.append(True))
     assert worker.join(30) and isinstance(worker.error, ValueError) and ended == [True]
+
+
+def test_a_listener_that_fails_ends_its_conversation_alone() -> None:
+    def failing(event: Event) -> None:
+        if isinstance(event, Step) and event.index == 2:
+            raise ValueError("a disk")
+        heard[0].append(event)
+
+    heard: list[list[Event]] = [[], []]
+    conversations = [Conversation(character(), Numbered(9), each) for each in (failing, heard[1].append)]
+    worker, _ = held(ChainEngine(2), conversations)
+    assert worker.error is None
+    assert isinstance(heard[0][-1], Ended) and isinstance(heard[0][-1].error, ValueError)
+    assert sum(isinstance(event, Step) for event in heard[1]) == 9 and heard[1][-1] == Ended(None)
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_whatever_ends_the_worker_every_conversation_learns_of_it(failure: type[BaseException]) -> None:
+    class Dying(ChainEngine):
+        def end(self, slot: int) -> None:
+            raise failure
+
+    heard: list[list[Event]] = [[], [], []]
+    conversations = [Conversation(character(), Numbered(3), each.append) for each in heard]
+    worker, _ = held(Dying(2), conversations)
+    assert isinstance(worker.error, failure)
+    ends = [[event for event in events if isinstance(event, Ended)] for events in heard]
+    assert [len(each) for each in ends[:2]] == [1, 1] and all(each[0].error for each in ends[:2])

@@ -7,7 +7,7 @@ or another one of that name. Knows no torch.
 
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.character import Character
 from personaplex_cli.client.address import server_url
 from personaplex_cli.client.connection import Arrival, Connection
-from personaplex_cli.conversation import Disconnected, Reply
+from personaplex_cli.conversation import NO_ONE, Disconnected, Reply
 from personaplex_cli.errors import NetworkError, UsageError
 from personaplex_cli.events import Began, Listener, Note, Phase, State, ignore
 from personaplex_cli.options import RemoteOptions
@@ -107,19 +107,21 @@ class RemoteEngine:
         except NetworkError as error:
             return [(0, error)]
         self._begun = self._reached = True
-        self._silent = False
+        self._silent = 0  # frames for which the agent is silent
         self._steps = 0  # of this conversation
         self._answered = 0  # samples that have come in it
         self._due = time.monotonic()  # when the next frame of a recording is said
         return [(0, self._began(self._character, connection))]
 
-    def step(self, frames: Mapping[int, Samples], silent: Collection[int] = ()) -> Mapping[int, Reply | Exception]:
+    def step(
+        self, frames: Mapping[int, Samples], silent: Mapping[int, int] = NO_ONE
+    ) -> Mapping[int, Reply | Exception]:
         """Send a frame [1920] and return what has come meanwhile, however late; nothing if the connection is lost."""
         connection = self._connection
         assert connection is not None and self._begun, "a conversation starts with begin and prefill"
-        if silent and not self._silent:
+        if silent.get(0, 0) > self._silent:  # begun, or renewed
             connection.say(Control(Action.PAUSE))  # our server obeys; what another one goes on saying is not heard
-        self._silent = bool(silent)
+        self._silent = silent.get(0, 0)
         connection.say(frames[0])
         self._steps += 1
         try:

@@ -7,7 +7,7 @@ package.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
 from personaplex_cli.character import Character, fresh_seed
-from personaplex_cli.conversation import Reply
+from personaplex_cli.conversation import NO_ONE, Reply
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.graphs import GraphRecorder
 from personaplex_cli.engine.memory import out_of_memory_explained
@@ -86,7 +86,9 @@ class LocalEngine:
         """
         return self._read_next() if self._waiting else None
 
-    def step(self, frames: Mapping[int, Samples], silent: Collection[int] = ()) -> Mapping[int, Reply | Exception]:
+    def step(
+        self, frames: Mapping[int, Samples], silent: Mapping[int, int] = NO_ONE
+    ) -> Mapping[int, Reply | Exception]:
         try:
             with out_of_memory_explained():
                 return self.pipeline.run(frames, silent)

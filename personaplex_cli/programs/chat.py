@@ -73,8 +73,7 @@ class Chat:
     @property
     def error(self) -> BaseException | None:
         """What ended the conversation, if it was not the user."""
-        error = self._failure or (self._worker.error if self._worker else None)
-        return None if isinstance(error, Disconnected) and self._stop.is_set() else error
+        return self._failure or (self._worker.error if self._worker else None)
 
     # The caller's thread.
 
@@ -157,7 +156,8 @@ class Chat:
         self._busy += step.timings.total if step.timings else FRAME_MS
 
     def _finish(self, error: Exception | None) -> None:
-        self._failure = error
+        if not (isinstance(error, Disconnected) and self._stop.is_set()):  # else we hung up ourselves
+            self._failure = error
         if self._began:
             files = self._recorder.files if self._recorder else ()
             seconds = self._frames * FRAME_SECONDS

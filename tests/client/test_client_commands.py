@@ -237,6 +237,13 @@ class TestChat:
         settings = json.loads(next(tmp_path.glob("kept/*/transcript.json")).read_text())["settings"]
         assert settings["server"] == held.of(Began)[0].device and settings["sampling"]["seed"] is None
 
+    def test_a_server_that_is_not_there_is_an_error(self, plug: Callable[..., FakeCard]) -> None:
+        with FakeServer() as server:
+            pass
+        held = Held(plug(5), server.url).run()
+        assert isinstance(held.chat.error, NetworkError) and held.chat.error.exit_code == 6
+        assert "Cannot reach" in str(held.chat.error) and held.states[-1] == Phase.ENDED
+
     @pytest.mark.slow
     def test_a_server_that_goes_away_and_comes_back(self, plug: Callable[..., FakeCard]) -> None:
         async def leaves_once(guest: Guest) -> None:

@@ -63,6 +63,13 @@ def test_hushed_it_is_silent_until_the_user_speaks(serve: Serve, talk: Call) -> 
     assert not np.concatenate(audio.said[10:27]).any() and np.concatenate(audio.said[28:]).any()
 
 
+def test_hushed_again_the_server_learns_of_it_again(serve: Serve, talk: Call) -> None:
+    """Its own silence would otherwise end before ours."""
+    server = serve()
+    hold(talk(server.url), Talker(20, range(0)), {5: Conversation.hush, 9: Conversation.hush, 13: Conversation.hush})
+    assert server.guests[0].said.count(CONTROL + b"\x02") == 3
+
+
 def test_a_broken_connection_begins_the_conversation_anew(serve: Serve, talk: Call) -> None:
     async def leaves_once(guest: Guest) -> None:
         if len(server.guests) > 1:

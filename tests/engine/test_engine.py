@@ -192,7 +192,7 @@ def test_a_model_folder_needs_no_archive_if_its_voices_are_unpacked(demo_folder:
 
 def test_nothing_is_said_while_the_agent_is_made_silent(engine: LocalEngine) -> None:
     began = prompt_frames(engine, BARE)
-    silent = [engine.step({0: SILENT_FRAME}, [0])[0] for _ in range(100)]
+    silent = [engine.step({0: SILENT_FRAME}, {0: 1})[0] for _ in range(100)]
     assert "".join(reply.text for reply in silent if isinstance(reply, Reply)) == ""
     for _ in range(60):
         engine.step({0: SILENT_FRAME})
