@@ -1,7 +1,10 @@
-"""Files and folders that are whole or absent, what a disk has room for, and files that are not what their names say."""
+"""Files and folders that are whole or absent, what a disk has room for, small texts, and files that are not what their
+names say.
+"""
 
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EISDIR
@@ -11,9 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
 
-from personaplex_cli.errors import AudioError, ModelError
+from personaplex_cli.errors import AudioError, ModelError, UsageError
 
 GIGABYTE = 10**9
+MAX_TEXT_BYTES = 1_000_000  # of a file that a person writes: settings, a persona, a prompt
 
 
 @contextmanager
@@ -79,6 +83,33 @@ def check_writable(path: Path) -> None:
 def free_bytes(folder: Path) -> int:
     """What is free on the disk where the folder is, or would be. Raises OSError."""
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+
+
+def read_small(path: Path, pipe: bool = False) -> str:
+    """The text of a small regular file, or also of a pipe; takes a megabyte at most.
+
+    Never waits for a FIFO unless `pipe`. Raises UsageError for anything else, and for what is not UTF-8 (a byte order
+    mark is left out).
+    """
+    try:
+        # A FIFO without a writer would hold up an open that may wait.
+        with open(path, "rb", opener=None if pipe else _open_at_once) as file:
+            if not pipe and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UsageError(f"{path} is not a regular file.", "Put a text file there.")
+            content = file.read(MAX_TEXT_BYTES + 1)
+        if len(content) > MAX_TEXT_BYTES:
+            raise UsageError(f"{path} is larger than 1 MB.", "Is this the right file? Shorten it.")
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Check its name, and who may read it.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not plain text: {error}.", "Save it as UTF-8.") from error
+    except ValueError as error:  # a NUL in its name
+        raise UsageError(f"{str(path)!r} is not the name of a file.", "Correct it.") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_is_model_file(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Which files of a model are on this disk, and whether the rest can be fetched. Asks no network, changes nothing."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def check(options: ModelFilesOptions) -> Iterator[Finding]:
     if options.model == DEMO:
         yield Finding(OK, "model", "demo: made here when it is needed, nothing to download")
     elif is_folder(options.model):
-        stock = inventory_of_folder(Path(options.model).expanduser())
+        stock = inventory_of_folder(Path(os.path.expanduser(options.model)))
         yield _check_files(options.model_name, stock, "copy it there again", "Copy what is missing into the folder.")
     else:
         stock = inventory_of_repo(options.model, options.revision)

@@ -1,5 +1,6 @@
 """The files of a model by its name, wherever it comes from."""
 
+import os
 from pathlib import Path
 
 from personaplex_cli.events import Listener, Phase, State
@@ -18,7 +19,7 @@ def find_files(model: str, revision: str | None, listen: Listener) -> ModelFiles
 
         return demo_files(listen)
     if weights.is_folder(model):
-        return weights.open_folder(Path(model).expanduser())
+        return weights.open_folder(Path(os.path.expanduser(model)))
     if here := weights.cached(model, revision):
         return here
     listen(State(Phase.DOWNLOADING, model))

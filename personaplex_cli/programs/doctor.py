@@ -20,8 +20,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dotenv import find_dotenv
-
 from personaplex_cli import __version__
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Listener, Note
@@ -204,10 +202,10 @@ def _terminal() -> Iterator[Finding]:
 def _settings(settable: Settable) -> Iterator[Finding]:
     """The files that settings come from, and the names of what is set, never the values."""
     path = settings.config_path()
-    settings.load_dotenv_file()
-    contents = settings.read_toml(path, missing_ok=True)
+    dotenv = settings.load_dotenv_file()
+    contents = settings.read_config(path)
     settings.default_map(path, settable)
-    used = [str(each) for each in (path if path.exists() else "", find_dotenv(usecwd=True)) if each]
+    used = [str(each) for each in (path if path.exists() else "", dotenv.path) if each]
     variables = [names for options in settable.values() for names in options.values()]
     known = {"PERSONAPLEX_CONFIG"}.union(*variables)
     in_force = sorted(name for name in known if os.environ.get(name))
@@ -217,10 +215,13 @@ def _settings(settable: Settable) -> Iterator[Finding]:
     if in_force:
         found += f"; in the environment: {', '.join(in_force)}"
     yield Finding(OK, "settings", found, figures=figures)
+    if dotenv.refused:
+        found = f"{dotenv.path} may not set {', '.join(dotenv.refused)}"
+        yield Finding(WARNING, "variable", found, "Set it in the environment, if you want it.")
     for name in unknown:
         near = get_close_matches(name, known, n=1, cutoff=0.8)
         advice = f"Did you mean {near[0]}?" if near else "Nothing reads it."
-        yield Finding(WARNING, "settings", f"there is no setting {name}", advice, {"unknown": name})
+        yield Finding(WARNING, "variable", f"there is no setting {name}", advice, {"unknown": name})
 
 
 def _echo(card: SoundCardOptions, listen: Listener) -> Iterator[Finding]:
