@@ -13,6 +13,7 @@ from personaplex_cli.character import Sampling
 from personaplex_cli.cli.binding import settable
 from personaplex_cli.cli.completion import completer
 from personaplex_cli.cli.terminal import complain, show_list, write_json
+from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Note
 from personaplex_cli.library import catalog
 from personaplex_cli.options import (
@@ -129,16 +130,23 @@ def download(*, model: ModelFilesOptions) -> None:
     print(files.folder)
 
 
+def _left_out(error: UsageError) -> None:
+    """One broken file spoils no list: it is named on stderr, and its own name refuses it."""
+    complain(f"Left out: {error}", error.hint)
+
+
 def voices(*, as_json: Json = False) -> None:
     """List the voices."""
-    listed = [(voice.name, voice.description, str(voice.path or voice.source)) for voice in catalog.voices()]
+    found = catalog.voices(_left_out)
+    listed = [(voice.name, voice.description, str(voice.path or voice.source)) for voice in found]
     show_list(["name", "description", "source"], listed, as_json)
 
 
 @personas_app.callback()
 def personas(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand is None:
-        listed = [(persona.name, persona.description, persona.voice) for persona in catalog.personas()]
+        found = catalog.personas(_left_out)
+        listed = [(persona.name, persona.description, persona.voice) for persona in found]
         show_list(["name", "description", "voice"], listed, as_json)
 
 

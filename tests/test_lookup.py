@@ -1,0 +1,52 @@
+"""Who speaks, by what the user gave: files of prompts, and texts that are none."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personaplex_cli.character import Sampling
+from personaplex_cli.errors import UsageError
+from personaplex_cli.lookup import find_character, find_named_character
+from personaplex_cli.options import CharacterOptions
+
+
+def prompt(text: str) -> str:
+    return find_character(CharacterOptions(prompt=text)).prompt
+
+
+def test_a_prompt_is_read_from_a_file_or_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(b"\xef\xbb\xbf  You are kind.\n")
+    assert prompt(f"@{path}") == "You are kind."
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text("You are brief."))
+    writer.start()
+    assert prompt(f"@{tmp_path / 'pipe'}") == "You are brief."
+    writer.join()
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/", "", "loop", "large", "~nobody/x", "nowhere", "a\0b", "a" * 5000])
+def test_what_is_no_file_of_a_prompt(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    Path("large").write_text("x" * 1_000_001)
+    with pytest.raises(UsageError, match="prompt file") as caught:
+        prompt(f"@{name}")
+    assert caught.value.hint
+
+
+@given(st.text(st.characters(codec=None, exclude_characters="@")))
+def test_a_prompt_is_text_or_refused(text: str) -> None:
+    """Halves of a pair come from the shell and from JSON; the tokenizer would fail on them."""
+    for find in (lambda: prompt(text), lambda: find_named_character(CharacterOptions(prompt=text), None, Sampling())):
+        try:
+            find()
+        except UsageError:
+            with pytest.raises(UnicodeEncodeError):
+                text.encode()
+        else:
+            text.encode()
