@@ -134,8 +134,9 @@ def check_is_model_file(path: Path) -> None:
 
 def damaged_hint(path: Path) -> str:
     """What to do about a damaged file of a model."""
-    # In the hub's cache the name is a link: only without what it points to is the file downloaded again.
-    return f"Remove {path.resolve()} and run `personaplex download` again."
+    if path.is_symlink():  # as in the hub's cache
+        return f"Run `personaplex download`: it fetches {path.resolve()} anew."
+    return f"Remove {path} and copy it there again, or run `personaplex download`."
 
 
 @contextmanager

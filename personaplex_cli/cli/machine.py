@@ -120,12 +120,12 @@ def doctor(
 
 
 def download(*, model: ModelFilesOptions) -> None:
-    """Fetch the model once; everything else then works without a network."""
+    """Fetch the model once; everything else then works without a network. What is damaged is fetched anew."""
     from personaplex_cli.library.weights import voice_names
     from personaplex_cli.loader.find import find_files
 
     with ProgressScreen(Console(stderr=True)) as screen:
-        files = find_files(model.model, model.revision, screen.show)
+        files = find_files(model.model, model.revision, screen.show, verify=True)
         screen.show(Note(f"The model is here, with {len(voice_names(files))} voices."))
     print(files.folder)
 

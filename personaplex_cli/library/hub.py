@@ -21,7 +21,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -79,9 +79,17 @@ def cache_folder(repo: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
 
 
-def fetch(repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str], listen: Listener) -> Path:
+def fetch(
+    repo: str,
+    revision: str | None,
+    needed: Sequence[str],
+    optional: Sequence[str],
+    listen: Listener,
+    damaged: Collection[str] = (),
+) -> Path:
     """Bring the files of the revision into the cache and return their folder, whose name is the commit.
 
+    Those known as `damaged`, and those with a wrong size, are fetched anew, once the hub has answered.
     The needed files come last, so that once they are here all are. `listen` gets `Downloading` several times a second,
     from a thread of its own but never from two at once; if it raises, the reports end, and the error is raised here
     after the download. Ctrl-C ends it at once, and the next call continues where this one stopped.
@@ -92,7 +100,7 @@ def fetch(repo: str, revision: str | None, needed: Sequence[str], optional: Sequ
     with _translated_errors(repo, revision), _plain_http():
         commit, files = _remote_files(repo, revision, needed, optional)
         for file in files:
-            file.discard_if_damaged()
+            file.discard_if_damaged(file.name in damaged)
         total = sum(file.size for file in files)
         _check_space(total - sum(file.here() for file in files), folder.parent)
     with _progress(files, total, listen), _translated_errors(repo, revision), _plain_http():
@@ -121,10 +129,13 @@ class _RemoteFile:
         """How many of its bytes are here."""
         return next((size for size in map(_size, self.places) if size is not None), 0)
 
-    def discard_if_damaged(self) -> bool:
-        """Remove it if its size cannot be right: huggingface_hub would keep it forever. Returns whether it was."""
+    def discard_if_damaged(self, known: bool = False) -> bool:
+        """Remove it if it is `known` to be damaged, or its size cannot be right: huggingface_hub would keep it forever.
+
+        Returns whether it was.
+        """
         growing, *whole = map(_size, self.places)
-        damaged = (growing or 0) > self.size or any(size not in (None, self.size) for size in whole)
+        damaged = known or (growing or 0) > self.size or any(size not in (None, self.size) for size in whole)
         if damaged:
             for place in self.places:
                 place.unlink(missing_ok=True)
