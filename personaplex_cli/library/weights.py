@@ -22,6 +22,7 @@ from personaplex_cli.errors import ModelError, unknown_name
 from personaplex_cli.events import Listener
 from personaplex_cli.files import atomic_folder, damaged_hint, keep_newest
 from personaplex_cli.library import hub
+from personaplex_cli.library.hub_errors import disk_error
 from personaplex_cli.library.spec import CONFIG_FILE, SPEC_FILE, VOICE_BYTES, ModelSpec, spec_of_folder, spec_of_repo
 
 OPTIONAL_FILES = (CONFIG_FILE, SPEC_FILE)
@@ -152,7 +153,7 @@ def _unpacked(archive: Path) -> Path:
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ModelError(f"{archive.name} is damaged ({error}).", damaged_hint(archive)) from error
     except OSError as error:
-        raise hub.disk_error(error, cache, "set XDG_CACHE_HOME to another folder") from error
+        raise disk_error(error, cache, "set XDG_CACHE_HOME to another folder") from error
 
 
 def unpack_voices(archive: Path, folder: Path) -> None:
