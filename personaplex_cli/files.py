@@ -1,5 +1,5 @@
-"""Files and folders that are whole or absent, what a disk has room for, small texts, and files that are not what their
-names say.
+"""Files and folders that are whole or absent, small texts, what disk and memory have room for, and files that are not
+what their names say.
 """
 
 import os
@@ -83,6 +83,18 @@ def check_writable(path: Path) -> None:
 def free_bytes(folder: Path) -> int:
     """What is free on the disk where the folder is, or would be. Raises OSError."""
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+
+
+def main_memory() -> tuple[int | None, int | None]:
+    """Bytes of main memory that are free, and all there are; None where the system does not say."""
+    total = free = None
+    with suppress(AttributeError, OSError, ValueError):  # Windows has no sysconf, and only Linux has /proc
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())  # of a container; ValueError: max, which is none
+        total, free = min(total, limit), min(free or limit, limit)
+    return free, total
 
 
 def read_small(path: Path, pipe: bool = False) -> str:

@@ -35,22 +35,11 @@ def find_named_character(options: CharacterOptions, usual_voice: str | None, sam
 
 
 def _character(persona: Persona, text: str | None, voice: Voice, sampling: Sampling) -> Character:
-    if text is not None and not _is_text(text):
-        raise UsageError("The prompt is no text: some of its characters are halves of others.", "Write it in UTF-8.")
     if text is not None and text.strip() != persona.prompt.strip():
         persona = replace(persona, name=OWN_WORDS, prompt=text)  # not the one that the catalog calls by that name
     is_sample = voice.path is not None and voice.path.suffix.lower() != ".pt"
     sound = read_voice_sample(voice.path) if is_sample and voice.path else voice.path or voice.file
     return Character(persona.name, persona.prompt, voice.name, sound, sampling)
-
-
-def _is_text(text: str) -> bool:
-    """Whether it can be encoded. What the shell passes on that is no UTF-8 cannot, nor JSON with halves of a pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _text(text: str) -> str:

@@ -1,16 +1,13 @@
-"""Who speaks, by what the user gave: files of prompts, and texts that are none."""
+"""Who speaks, by what the user gave: files of prompts."""
 
 import os
 import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from personaplex_cli.character import Sampling
 from personaplex_cli.errors import UsageError
-from personaplex_cli.lookup import find_character, find_named_character
+from personaplex_cli.lookup import find_character
 from personaplex_cli.options import CharacterOptions
 
 
@@ -37,16 +34,3 @@ def test_what_is_no_file_of_a_prompt(name: str, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UsageError, match="prompt file") as caught:
         prompt(f"@{name}")
     assert caught.value.hint
-
-
-@given(st.text(st.characters(codec=None, exclude_characters="@")))
-def test_a_prompt_is_text_or_refused(text: str) -> None:
-    """Halves of a pair come from the shell and from JSON; the tokenizer would fail on them."""
-    for find in (lambda: prompt(text), lambda: find_named_character(CharacterOptions(prompt=text), None, Sampling())):
-        try:
-            find()
-        except UsageError:
-            with pytest.raises(UnicodeEncodeError):
-                text.encode()
-        else:
-            text.encode()

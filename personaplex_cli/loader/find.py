@@ -27,10 +27,11 @@ def find_files(model: str, revision: str | None, listen: Listener, verify: bool 
         if verify and (damaged := inventory_of_folder(folder).damaged):
             raise ModelError(f"{folder}: damaged or cut short: {', '.join(damaged)}.", "Copy it there again.")
         return files
-    damaged = inventory_of_repo(model, revision).damaged if verify else ()
-    if not damaged and (here := weights.cached(model, revision)):
-        return here
-    if damaged:
+    if verify and (damaged := inventory_of_repo(model, revision).damaged):
         listen(Note(f"Damaged or cut short, and fetched anew: {', '.join(damaged)}."))
+        listen(State(Phase.DOWNLOADING, model))
+        return weights.download(model, revision, listen, damaged)
+    if here := weights.cached(model, revision):
+        return here
     listen(State(Phase.DOWNLOADING, model))
-    return weights.download(model, revision, listen, damaged)
+    return weights.download(model, revision, listen)

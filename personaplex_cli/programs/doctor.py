@@ -23,7 +23,7 @@ from typing import Any
 from personaplex_cli import __version__
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Listener, Note
-from personaplex_cli.files import GIGABYTE
+from personaplex_cli.files import GIGABYTE, main_memory
 from personaplex_cli.findings import OK, WARNING, WRONG, Finding, warn_if
 from personaplex_cli.library import settings
 from personaplex_cli.options import DeviceOptions, SoundCardOptions
@@ -171,11 +171,7 @@ def _version(package: str) -> str | None:
 
 
 def _main_memory() -> Iterator[Finding]:
-    total = free = None
-    with suppress(AttributeError, OSError, ValueError):  # Windows has no sysconf, and only Linux has /proc
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    free, total = main_memory()
     figures = {"total": total, "free": free}
     sizes = [f"{free / GIGABYTE:.1f} GB free"] if free is not None else []
     found = " of ".join(sizes + ([f"{total / GIGABYTE:.1f} GB"] if total else [])) or "unknown on this system"
