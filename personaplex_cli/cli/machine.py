@@ -1,8 +1,11 @@
 """The commands about this machine and what is on it: its speed, sound devices, health, models, voices, personas."""
 
 import json
+import os
+import sys
 from dataclasses import asdict, replace
 from functools import partial
+from getpass import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +15,12 @@ from rich.console import Console
 from personaplex_cli.character import Sampling
 from personaplex_cli.cli.binding import settable
 from personaplex_cli.cli.completion import completer
-from personaplex_cli.cli.terminal import complain, show_list, write_json
+from personaplex_cli.cli.terminal import complain, say, show_list, write_json
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Note
 from personaplex_cli.library import catalog
 from personaplex_cli.options import (
+    DEFAULT_MODEL,
     BenchOptions,
     CharacterOptions,
     DeviceOptions,
@@ -29,6 +33,7 @@ from personaplex_cli.samples import SILENT_FRAME
 from personaplex_cli.screen.screens import ProgressScreen
 from personaplex_cli.screen.tables import show_findings, show_table
 
+MAX_TOKEN = 1000  # characters
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
 personas_app = typer.Typer(help="List the personas.", invoke_without_command=True)
@@ -128,6 +133,23 @@ def download(*, model: ModelFilesOptions) -> None:
         files = find_files(model.model, model.revision, screen.show, verify=True)
         screen.show(Note(f"The model is here, with {len(voice_names(files))} voices."))
     print(files.folder)
+
+
+def login() -> None:
+    """Store your Hugging Face token, which the model's licence asks for: in one step, as `hf auth login` does.
+
+    The token is asked for and not shown, or read from standard input. Make one at https://huggingface.co/settings/tokens.
+    """
+    from personaplex_cli.library.login import login as log_in
+
+    is_terminal = sys.stdin.isatty()
+    token = getpass("Hugging Face token (it is not shown): ") if is_terminal else sys.stdin.readline(MAX_TOKEN)
+    name, obstacle = log_in(token, DEFAULT_MODEL)
+    print(f"Logged in at Hugging Face as {name}.")
+    if any(map(os.environ.get, ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))):
+        say("HF_TOKEN is set, and wins over what was stored now.")
+    if obstacle:
+        complain(str(obstacle), obstacle.hint)
 
 
 def _left_out(error: UsageError) -> None:

@@ -13,7 +13,7 @@ import typer.core
 
 from personaplex_cli import __version__
 from personaplex_cli.cli.binding import bound, settable
-from personaplex_cli.cli.machine import bench, devices, doctor, download, personas_app, voices
+from personaplex_cli.cli.machine import bench, devices, doctor, download, login, personas_app, voices
 from personaplex_cli.cli.talk import chat, run, serve
 from personaplex_cli.cli.terminal import INTERRUPTED, complain, say
 from personaplex_cli.errors import PersonaplexError, UsageError
@@ -41,7 +41,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, chat, serve, bench, devices, doctor, download, voices):  # as help lists them
+for command in (run, chat, serve, bench, devices, doctor, login, download, voices):  # as help lists them
     app.command()(bound(command))
 app.add_typer(personas_app, name="personas")
 

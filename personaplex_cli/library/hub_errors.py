@@ -24,7 +24,7 @@ SITE = "https://huggingface.co"
 TOKENS = f"{SITE}/settings/tokens"
 UNKNOWN_TOKEN = (
     "Hugging Face does not know your token: it is mistyped, expired or revoked.",
-    f"Make a new one at {TOKENS}; set HF_TOKEN to it, or unset HF_TOKEN and run `hf auth login`.",
+    f"Make a new one at {TOKENS}; run `personaplex login` or `hf auth login` without HF_TOKEN, or set HF_TOKEN to it.",
 )
 OTHER_FOLDER = "set HF_HOME to a folder on another disk, such as HF_HOME=/data/huggingface"
 AGAIN = "run this again: it continues where it stopped"
@@ -95,7 +95,8 @@ def _refusal(
         return ModelError(*UNKNOWN_TOKEN)
     if status == 401 and gated:
         what = f"{model} is gated, and there is no Hugging Face token."
-        hint = f"Accept its licence at {page}, make a token at {TOKENS}, then run `hf auth login` or set HF_TOKEN."
+        log_in = "`personaplex login` (or `hf auth login`), or set HF_TOKEN"
+        hint = f"Accept its licence at {page}, make a token at {TOKENS}, then run {log_in}."
     elif status == 403 and "fine-grained" in message:
         what = "Your Hugging Face token is not allowed to read gated models."
         hint = f'Edit it at {TOKENS}: tick "Read access to contents of all public gated repos you can access".'
@@ -108,7 +109,7 @@ def _refusal(
         what, hint = f"{model} has no revision {revision!r}.", f"See {page}/commits/main, or leave it out."
     elif isinstance(error, errors.RepositoryNotFoundError) or status == 401:
         what = f"There is no model {model} on Hugging Face, or it is private."
-        hint = f"Check the name at {page}; for a private model run `hf auth login` or set HF_TOKEN."
+        hint = f"Check the name at {page}; for a private model run `personaplex login` or set HF_TOKEN."
     elif isinstance(error, errors.EntryNotFoundError):
         what, hint = f"A file of {model} is no longer on Hugging Face.", f"See {page}/tree/main."
     elif status in (403, 451):

@@ -125,9 +125,9 @@ def _check_token(model: str, stock: Inventory) -> Finding:
     found = f"there is {'a' if has_token else 'no'} Hugging Face token"
     if stock.is_whole and not has_token:
         found += ", and none is needed any more"
-    advice = "Run `hf auth login`, or set HF_TOKEN."
+    advice = "Run `personaplex login`, or set HF_TOKEN."
     if model == DEFAULT_MODEL:
-        advice = f"Accept the licence at https://huggingface.co/{model}, then run `hf auth login` or set HF_TOKEN."
+        advice = f"Accept the licence at https://huggingface.co/{model}, then run `personaplex login`."
     return warn_if(not has_token and not stock.is_whole, "token", found, advice, {"token": has_token})
 
 
