@@ -31,7 +31,7 @@ from personaplex_cli.options import (
 )
 from personaplex_cli.samples import SILENT_FRAME
 from personaplex_cli.screen.screens import ProgressScreen
-from personaplex_cli.screen.tables import show_findings, show_table
+from personaplex_cli.screen.tables import show_findings, show_table, show_verdict
 
 MAX_TOKEN = 1000  # characters
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
@@ -48,8 +48,9 @@ def bench(
     options: BenchOptions,
     who: VoiceOptions,
     model: ModelOptions,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on standard output.")] = False,
 ) -> None:
-    """Measure how fast this machine answers: a table on stderr, one JSON line on stdout."""
+    """Measure how fast this machine answers: a table and a verdict, and a JSON line where stdout is no terminal."""
     from personaplex_cli.audio.recording import read_recording
     from personaplex_cli.lookup import find_character
     from personaplex_cli.programs import bench as program
@@ -64,9 +65,13 @@ def bench(
         start = partial(load_random if options.random_weights else load_cold, model, screen.show)
         report = program.measure(start, character, sound, options, screen.show)
     report["model"] = "random weights of the 7B's sizes" if options.random_weights else model.model
-    rows = [(name, *(f"{value:.2f}" for value in stage.values())) for name, stage in report["milliseconds"].items()]
-    show_table(Console(stderr=True), ["ms", "p50", "p95", "p99.9", "max"], rows)
-    print(json.dumps(report))
+    rows = [[name, *(f"{value:.2f}" for value in stage.values())] for name, stage in report["milliseconds"].items()]
+    lines = as_json or not sys.stdout.isatty()
+    console = Console(stderr=lines)
+    show_table(console, ["ms", "p50", "p95", "p99.9", "max"], rows)
+    show_verdict(console, *program.verdict(report))
+    if lines:
+        print(json.dumps(report))
 
 
 def devices(
@@ -117,10 +122,14 @@ def doctor(
 
     with ProgressScreen(Console(stderr=True)) as screen:
         findings = program.examine(model, card, settable(context.find_root().command), sound, screen.show)
+    findings = program.by_urgency(findings)
+    kind, sentence = program.verdict(findings, model.model_name)
     if as_json:
-        write_json(program.report(findings))
+        write_json(program.report(findings) | {"verdict": sentence})
     else:
         show_findings(Console(), findings)
+        # A line on stdout is a finding; where no person reads it, the verdict goes beside it.
+        show_verdict(Console(stderr=not sys.stdout.isatty()), kind, sentence)
     raise typer.Exit(program.exit_code(findings))
 
 

@@ -21,8 +21,8 @@ from personaplex_cli.options import DEFAULT_MODEL, DEMO, DeviceOptions, ModelOpt
 from personaplex_cli.samples import FRAME_SECONDS
 
 
-def check_gpus() -> Iterator[Finding]:
-    """The GPUs that torch reaches through CUDA or ROCm, and its warnings, such as that the driver is too old."""
+def check_gpus(options: DeviceOptions) -> Iterator[Finding]:
+    """The GPUs that torch reaches through CUDA, ROCm or MPS, and its warnings, such as that the driver is too old."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -36,11 +36,18 @@ def check_gpus() -> Iterator[Finding]:
         text = f"{about.name}, compute capability {capability}, {memory}; {built_for}"
         figures = {"name": about.name, "capability": capability, "total": total, "free": free, **build}
         yield Finding(OK, f"GPU {index}", text, figures=figures)
-    if not found:
+    if not found and torch.backends.mps.is_available():
+        yield Finding(OK, "GPU", "this Mac's, by MPS", figures=build)
+    elif not found:
         has_driver = shutil.which("nvidia-smi") is not None
-        text = "; ".join(["none that PyTorch can use by CUDA", built_for, *said])
-        advice = "`nvidia-smi` is here: install a PyTorch for its driver, see https://pytorch.org/get-started."
-        yield warn_if(has_driver, "GPU", text, advice, build | {"nvidia_smi": has_driver})
+        text = "; ".join(["none that PyTorch can use", built_for, *said])
+        advice = "The 7B model needs one."
+        if has_driver:
+            advice = "`nvidia-smi` is here: install a PyTorch for its driver, see https://pytorch.org/get-started."
+        else:
+            text += "; the demo model needs none" * (options.model == DEMO)
+        bad = has_driver or options.model != DEMO
+        yield warn_if(bad, "GPU", text, advice, build | {"nvidia_smi": has_driver})
 
 
 def check_talking(options: DeviceOptions) -> Iterator[Finding]:

@@ -50,7 +50,7 @@ def examine(
     checks: list[tuple[str, Check]] = [
         ("system", _system),
         ("packages", _packages),
-        ("GPU", _gpus),
+        ("GPU", lambda: _gpus(model)),
         ("talking", lambda: _talking(model)),
         ("main memory", _main_memory),
         ("model", lambda: _model(model)),
@@ -73,6 +73,28 @@ def examine(
 def exit_code(findings: Sequence[Finding]) -> int:
     """0 if `chat` could work here, else the code of the first thing that is wrong."""
     return next((each.exit_code for each in findings if each.kind == WRONG), 0)
+
+
+def by_urgency(findings: Sequence[Finding]) -> list[Finding]:
+    """What is wrong first, then warnings, then what is right; a token that is missing goes before what needs it."""
+
+    def urgency(each: Finding) -> int:
+        return 0 if each.kind == WRONG or (each.name == "token" and each.kind == WARNING) else 1 + (each.kind == OK)
+
+    return sorted(findings, key=urgency)
+
+
+def verdict(findings: Sequence[Finding], model: str) -> tuple[str, str]:
+    """The kind of the whole, and a sentence: whether a talk with this model could work here, and what to do first."""
+    urgent = [each for each in by_urgency(findings) if each.kind != OK]
+    wrong, what = sum(each.kind == WRONG for each in urgent), f"for a talk with {_discreet(model)}"
+    if wrong:
+        amount = "one thing is" if wrong == 1 else f"{wrong} things are"
+        first = f"{urgent[0].name}: {urgent[0].advice or urgent[0].found}"
+        return WRONG, f"Not ready {what}: {amount} wrong. First, {first}"
+    if urgent:
+        return WARNING, f"Ready {what}; worth a look: {', '.join(dict.fromkeys(each.name for each in urgent))}."
+    return OK, f"Ready {what}: run `personaplex chat`."
 
 
 def report(findings: Sequence[Finding]) -> dict[str, Any]:
@@ -123,10 +145,10 @@ def _results(name: str, check: Check) -> Iterator[Finding]:
 # The parts of the program are imported only now: the packages that they need may be missing or broken.
 
 
-def _gpus() -> Iterable[Finding]:
+def _gpus(model: DeviceOptions) -> Iterable[Finding]:
     from personaplex_cli.loader.preflight import check_gpus
 
-    return check_gpus()
+    return check_gpus(model)
 
 
 def _talking(model: DeviceOptions) -> Iterable[Finding]:

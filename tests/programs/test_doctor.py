@@ -393,12 +393,3 @@ def test_on_a_terminal_names_stay_as_they_are_and_nothing_is_too_wide(machine: F
         shown = console.file.getvalue()  # type: ignore[attr-defined]
         assert max(map(len, shown.splitlines())) <= width and "\x1b" not in shown
     assert "ALC257 [hw:0,0]" in shown and "wrong" in shown
-
-
-def test_on_a_pipe_each_finding_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.program(["doctor", "--model", "demo"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert all(line.count("\t") == 3 and line.split("\t")[0] in (OK, WARNING, WRONG) for line in lines)
-    assert cli.program(["doctor", "--model", "demo", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [each["name"] for each in told["findings"]] == [line.split("\t")[1] for line in lines]
