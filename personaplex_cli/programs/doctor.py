@@ -90,7 +90,7 @@ def verdict(findings: Sequence[Finding], model: str) -> tuple[str, str]:
     wrong, what = sum(each.kind == WRONG for each in urgent), f"for a talk with {_discreet(model)}"
     if wrong:
         amount = "one thing is" if wrong == 1 else f"{wrong} things are"
-        first = f"{urgent[0].name}: {urgent[0].advice or urgent[0].found}"
+        first = f"{urgent[0].found.rstrip('.')}. {urgent[0].advice}".strip()
         return WRONG, f"Not ready {what}: {amount} wrong. First, {first}"
     if urgent:
         return WARNING, f"Ready {what}; worth a look: {', '.join(dict.fromkeys(each.name for each in urgent))}."

@@ -41,7 +41,9 @@ def show_findings(console: Console, findings: Sequence[Finding]) -> None:
 def show_verdict(console: Console, kind: str, sentence: str) -> None:
     """The last word on some findings, in the colour of its kind."""
     theme, styles = _styles(console)
-    console.print(Text(f"\n{theme.readable(sentence)}", styles.get(kind, theme.strong)), soft_wrap=True)
+    console.print(
+        Text(f"\n{theme.readable(sentence)}", styles.get(kind, theme.strong)), soft_wrap=not console.is_terminal
+    )
 
 
 def _styles(console: Console) -> tuple[Theme, dict[str, str]]:
