@@ -16,7 +16,6 @@ from rich.console import Console
 
 from personaplex_cli.character import Character, Sampling
 from personaplex_cli.cli.terminal import ProgramStack, write_json
-from personaplex_cli.cli.trust import bound_to_source
 from personaplex_cli.conversation import Engine
 from personaplex_cli.errors import UsageError, unknown_name
 from personaplex_cli.events import Listener, Note, as_json
@@ -124,6 +123,7 @@ def _starter(
     Raises UsageError at once for a server that cannot be: better before anything opens.
     """
     if remote.server:
+        from personaplex_cli.cli.trust import bound_to_source
         from personaplex_cli.client.engine import connect
 
         remote, notes = bound_to_source(context, remote)
