@@ -1,7 +1,10 @@
-"""Files and folders that are whole or absent, what a disk has room for, and files that are not what their names say."""
+"""Files and folders that are whole or absent, small texts, what disk and memory have room for, and files that are not
+what their names say.
+"""
 
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EISDIR
@@ -11,9 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
 
-from personaplex_cli.errors import AudioError, ModelError
+from personaplex_cli.errors import AudioError, ModelError, UsageError
 
 GIGABYTE = 10**9
+MAX_TEXT_BYTES = 1_000_000  # of a file that a person writes: settings, a persona, a prompt
 
 
 @contextmanager
@@ -81,6 +85,45 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
 
+def main_memory() -> tuple[int | None, int | None]:
+    """Bytes of main memory that are free, and all there are; None where the system does not say."""
+    total = free = None
+    with suppress(AttributeError, OSError, ValueError):  # Windows has no sysconf, and only Linux has /proc
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())  # of a container; ValueError: max, which is none
+        total, free = min(total, limit), min(free or limit, limit)
+    return free, total
+
+
+def read_small(path: Path, pipe: bool = False) -> str:
+    """The text of a small regular file, or also of a pipe; takes a megabyte at most.
+
+    Never waits for a FIFO unless `pipe`. Raises UsageError for anything else, and for what is not UTF-8 (a byte order
+    mark is left out).
+    """
+    try:
+        # A FIFO without a writer would hold up an open that may wait.
+        with open(path, "rb", opener=None if pipe else _open_at_once) as file:
+            if not pipe and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UsageError(f"{path} is not a regular file.", "Put a text file there.")
+            content = file.read(MAX_TEXT_BYTES + 1)
+        if len(content) > MAX_TEXT_BYTES:
+            raise UsageError(f"{path} is larger than 1 MB.", "Is this the right file? Shorten it.")
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Check its name, and who may read it.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not plain text: {error}.", "Save it as UTF-8.") from error
+    except ValueError as error:  # a NUL in its name
+        raise UsageError(f"{str(path)!r} is not the name of a file.", "Correct it.") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def check_is_model_file(path: Path) -> None:
     """Raise ModelError for a file that is missing, empty, a Git LFS pointer or a web page saved under its name.
 
@@ -103,8 +146,9 @@ def check_is_model_file(path: Path) -> None:
 
 def damaged_hint(path: Path) -> str:
     """What to do about a damaged file of a model."""
-    # In the hub's cache the name is a link: only without what it points to is the file downloaded again.
-    return f"Remove {path.resolve()} and run `personaplex download` again."
+    if path.is_symlink():  # as in the hub's cache
+        return f"Run `personaplex download`: it fetches {path.resolve()} anew."
+    return f"Remove {path} and copy it there again, or run `personaplex download`."
 
 
 @contextmanager

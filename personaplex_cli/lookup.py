@@ -1,11 +1,13 @@
 """From names and options to who speaks: personas, voices and samples are found and read before any model is loaded."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from personaplex_cli.audio.recording import read_voice_sample
 from personaplex_cli.character import Character, Sampling
 from personaplex_cli.errors import UsageError
+from personaplex_cli.files import read_small
 from personaplex_cli.library.catalog import Persona, Voice, find_named_voice, find_persona, find_voice
 from personaplex_cli.options import CharacterOptions
 
@@ -43,8 +45,8 @@ def _character(persona: Persona, text: str | None, voice: Voice, sampling: Sampl
 def _text(text: str) -> str:
     if not text.startswith("@"):
         return text
-    path = Path(text[1:]).expanduser()
+    # A pipe is fine here: --prompt @<(command).
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The prompt file {path} cannot be read.", "Give --prompt @FILE with a text file.") from error
+        return read_small(Path(os.path.expanduser(text[1:])), pipe=True).strip()
+    except UsageError as error:
+        raise UsageError(f"The prompt file {error}", error.hint) from error

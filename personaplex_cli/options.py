@@ -3,6 +3,7 @@
 Knows no command line: any program or test may build these by hand.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class ModelFilesOptions:
     @property
     def model_name(self) -> str:
         """The model as strangers may see it: of a folder here, only the last part."""
-        folder = Path(self.model).expanduser()
+        folder = Path(os.path.expanduser(self.model))  # unlike Path.expanduser, silent about unknown users
         return folder.resolve().name if folder.is_dir() else self.model
 
 

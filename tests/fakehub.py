@@ -73,6 +73,7 @@ def hub_at(url: str) -> Iterator[None]:
     """Let huggingface_hub of this process take the hub to be there; it reads HF_ENDPOINT only when imported."""
     with (
         mock.patch("huggingface_hub.constants.ENDPOINT", url),
+        mock.patch("huggingface_hub.hf_api.api.endpoint", url),
         mock.patch("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", url + PATHS),
     ):
         yield
@@ -134,7 +135,9 @@ class FakeHub:
     async def _serve(self, ready: "Future[int]") -> None:
         self._over = asyncio.Event()
         app = web.Application(middlewares=[self._door])
+        app.router.add_get("/api/whoami-v2", self._who)
         app.router.add_get("/api/models/{org}/{name}", self._about)
+        app.router.add_get("/api/models/{org}/{name}/auth-check", self._check)
         app.router.add_get("/api/models/{org}/{name}/revision/{revision:.+}", self._about)
         app.router.add_get("/{org}/{name}/resolve/{revision}/{path:.+}", self._file)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -159,6 +162,8 @@ class FakeHub:
         if token not in ("", TOKEN):
             return self._refuse(*BAD_CREDENTIALS)
         parts = request.match_info
+        if request.path == "/api/whoami-v2":
+            return await handler(request)
         if f"{parts.get('org')}/{parts.get('name')}" != self.repo:
             missing = (404, "RepoNotFound", "Repository not found")
             return self._refuse(*(missing if token else (401, "", "Invalid username or password.")))
@@ -171,6 +176,14 @@ class FakeHub:
         return web.json_response(
             {"id": self.repo, "sha": self.commit, "siblings": [{"rfilename": name} for name in names]}
         )
+
+    async def _who(self, request: web.Request) -> web.StreamResponse:
+        if "Authorization" not in request.headers:
+            return self._refuse(*BAD_CREDENTIALS)
+        return web.json_response({"name": "ada", "auth": {"accessToken": {"displayName": "talk", "role": "read"}}})
+
+    async def _check(self, request: web.Request) -> web.StreamResponse:
+        return self._refuse(*REFUSALS[self.mode]) if self.mode in REFUSALS else web.json_response({})
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         path = self.folder / request.match_info["path"]

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from personaplex_cli.errors import UsageError
 from personaplex_cli.library.catalog import Persona, Voice, personas, voices
 from personaplex_cli.options import DEFAULT_MODEL, DEMO
 from personaplex_cli.screen.theme import THEMES
@@ -17,8 +18,8 @@ from personaplex_cli.screen.theme import THEMES
 Offers = list[str] | list[tuple[str, str]]  # what may be typed, perhaps with what it is
 
 
-def _named(listed: Callable[[], Iterable[Persona | Voice]]) -> Offers:
-    return [(each.name, each.description) for each in listed()]
+def _named(listed: Callable[[Callable[[UsageError], None]], Iterable[Persona | Voice]]) -> Offers:
+    return [(each.name, each.description) for each in listed(lambda error: None)]
 
 
 def _models() -> Offers:

@@ -1,8 +1,11 @@
 """The commands about this machine and what is on it: its speed, sound devices, health, models, voices, personas."""
 
 import json
+import os
+import sys
 from dataclasses import asdict, replace
 from functools import partial
+from getpass import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +15,12 @@ from rich.console import Console
 from personaplex_cli.character import Sampling
 from personaplex_cli.cli.binding import settable
 from personaplex_cli.cli.completion import completer
-from personaplex_cli.cli.terminal import complain, show_list, write_json
+from personaplex_cli.cli.terminal import complain, say, show_list, write_json
+from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Note
 from personaplex_cli.library import catalog
 from personaplex_cli.options import (
+    DEFAULT_MODEL,
     BenchOptions,
     CharacterOptions,
     DeviceOptions,
@@ -26,8 +31,9 @@ from personaplex_cli.options import (
 )
 from personaplex_cli.samples import SILENT_FRAME
 from personaplex_cli.screen.screens import ProgressScreen
-from personaplex_cli.screen.tables import show_findings, show_table
+from personaplex_cli.screen.tables import show_findings, show_table, show_verdict
 
+MAX_TOKEN = 1000  # characters
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
 personas_app = typer.Typer(help="List the personas.", invoke_without_command=True)
@@ -42,8 +48,9 @@ def bench(
     options: BenchOptions,
     who: VoiceOptions,
     model: ModelOptions,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on standard output.")] = False,
 ) -> None:
-    """Measure how fast this machine answers: a table on stderr, one JSON line on stdout."""
+    """Measure how fast this machine answers: a table and a verdict, and a JSON line where stdout is no terminal."""
     from personaplex_cli.audio.recording import read_recording
     from personaplex_cli.lookup import find_character
     from personaplex_cli.programs import bench as program
@@ -58,9 +65,13 @@ def bench(
         start = partial(load_random if options.random_weights else load_cold, model, screen.show)
         report = program.measure(start, character, sound, options, screen.show)
     report["model"] = "random weights of the 7B's sizes" if options.random_weights else model.model
-    rows = [(name, *(f"{value:.2f}" for value in stage.values())) for name, stage in report["milliseconds"].items()]
-    show_table(Console(stderr=True), ["ms", "p50", "p95", "p99.9", "max"], rows)
-    print(json.dumps(report))
+    rows = [[name, *(f"{value:.2f}" for value in stage.values())] for name, stage in report["milliseconds"].items()]
+    lines = as_json or not sys.stdout.isatty()
+    console = Console(stderr=lines)
+    show_table(console, ["ms", "p50", "p95", "p99.9", "max"], rows)
+    show_verdict(console, *program.verdict(report))
+    if lines:
+        print(json.dumps(report))
 
 
 def devices(
@@ -111,34 +122,62 @@ def doctor(
 
     with ProgressScreen(Console(stderr=True)) as screen:
         findings = program.examine(model, card, settable(context.find_root().command), sound, screen.show)
+    findings = program.by_urgency(findings)
+    kind, sentence = program.verdict(findings, model.model_name)
     if as_json:
-        write_json(program.report(findings))
+        write_json(program.report(findings) | {"verdict": sentence})
     else:
         show_findings(Console(), findings)
+        # A line on stdout is a finding; where no person reads it, the verdict goes beside it.
+        show_verdict(Console(stderr=not sys.stdout.isatty()), kind, sentence)
     raise typer.Exit(program.exit_code(findings))
 
 
 def download(*, model: ModelFilesOptions) -> None:
-    """Fetch the model once; everything else then works without a network."""
+    """Fetch the model once; everything else then works without a network. What is damaged is fetched anew."""
     from personaplex_cli.library.weights import voice_names
     from personaplex_cli.loader.find import find_files
 
     with ProgressScreen(Console(stderr=True)) as screen:
-        files = find_files(model.model, model.revision, screen.show)
+        files = find_files(model.model, model.revision, screen.show, verify=True)
         screen.show(Note(f"The model is here, with {len(voice_names(files))} voices."))
     print(files.folder)
 
 
+def login() -> None:
+    """Store your Hugging Face token, which the model's licence asks for: in one step, as `hf auth login` does.
+
+    The token is asked for and not shown, or read from standard input. Make one at https://huggingface.co/settings/tokens.
+    """
+    from personaplex_cli.library.login import login as log_in
+
+    is_terminal = sys.stdin.isatty()
+    token = getpass("Hugging Face token (it is not shown): ") if is_terminal else sys.stdin.readline(MAX_TOKEN)
+    name, obstacle = log_in(token, DEFAULT_MODEL)
+    print(f"Logged in at Hugging Face as {name}.")
+    if any(map(os.environ.get, ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))):
+        say("HF_TOKEN is set, and wins over what was stored now.")
+    if obstacle:
+        complain(str(obstacle), obstacle.hint)
+
+
+def _left_out(error: UsageError) -> None:
+    """One broken file spoils no list: it is named on stderr, and its own name refuses it."""
+    complain(f"Left out: {error}", error.hint)
+
+
 def voices(*, as_json: Json = False) -> None:
     """List the voices."""
-    listed = [(voice.name, voice.description, str(voice.path or voice.source)) for voice in catalog.voices()]
+    found = catalog.voices(_left_out)
+    listed = [(voice.name, voice.description, str(voice.path or voice.source)) for voice in found]
     show_list(["name", "description", "source"], listed, as_json)
 
 
 @personas_app.callback()
 def personas(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand is None:
-        listed = [(persona.name, persona.description, persona.voice) for persona in catalog.personas()]
+        found = catalog.personas(_left_out)
+        listed = [(persona.name, persona.description, persona.voice) for persona in found]
         show_list(["name", "description", "voice"], listed, as_json)
 
 

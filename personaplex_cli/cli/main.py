@@ -13,9 +13,9 @@ import typer.core
 
 from personaplex_cli import __version__
 from personaplex_cli.cli.binding import bound, settable
-from personaplex_cli.cli.machine import bench, devices, doctor, download, personas_app, voices
+from personaplex_cli.cli.machine import bench, devices, doctor, download, login, personas_app, voices
 from personaplex_cli.cli.talk import chat, run, serve
-from personaplex_cli.cli.terminal import INTERRUPTED, complain
+from personaplex_cli.cli.terminal import INTERRUPTED, complain, say
 from personaplex_cli.errors import PersonaplexError, UsageError
 from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file
 
@@ -41,7 +41,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, chat, serve, bench, devices, doctor, download, voices):  # as help lists them
+for command in (run, chat, serve, bench, devices, doctor, login, download, voices):  # as help lists them
     app.command()(bound(command))
 app.add_typer(personas_app, name="personas")
 
@@ -61,10 +61,12 @@ def root(
     ] = False,
 ) -> None:
     try:
-        load_dotenv_file()
+        context.obj = dotenv = load_dotenv_file()
+        if dotenv.refused and context.invoked_subcommand != "doctor":  # which reports it among the rest
+            say(f"{dotenv.path} may not set {', '.join(dotenv.refused)}; set it in the environment, if you want it.")
         context.default_map = default_map(config_path(), settable(context.command))
     except UsageError:
-        if context.invoked_subcommand != "doctor":  # which reports it among the rest
+        if context.invoked_subcommand != "doctor":
             raise
 
 

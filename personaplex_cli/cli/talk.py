@@ -18,7 +18,7 @@ from personaplex_cli.character import Character, Sampling
 from personaplex_cli.cli.terminal import ProgramStack, write_json
 from personaplex_cli.conversation import Engine
 from personaplex_cli.errors import UsageError, unknown_name
-from personaplex_cli.events import Listener, as_json
+from personaplex_cli.events import Listener, Note, as_json
 from personaplex_cli.options import (
     AccessOptions,
     CharacterOptions,
@@ -35,6 +35,7 @@ from personaplex_cli.screen.theme import THEMES
 
 
 def run(
+    context: typer.Context,
     *,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Recordings; - reads a wav from stdin.")],
     out: Annotated[
@@ -54,7 +55,7 @@ def run(
     if events and out == program.STDOUT:
         raise UsageError("Standard output cannot carry both sound and JSON.", "Give -o FILE, or leave out --json.")
     who = _who(character, sampling, remote)
-    start = _starter(remote, model, who, paced=True)
+    start = _starter(context, remote, model, who, paced=True)
     jobs = program.plan(inputs, out)
     program.check(jobs)
     with ProgressScreen(Console(stderr=True)) as screen:
@@ -64,6 +65,7 @@ def run(
 
 
 def chat(
+    context: typer.Context,
     *,
     character: CharacterOptions,
     card: LiveSoundCardOptions,
@@ -80,7 +82,7 @@ def chat(
     if options.theme not in THEMES:
         raise unknown_name("theme", options.theme, THEMES, f"Use {', '.join(THEMES)}.")
     who = _who(character, sampling, remote)
-    start = _starter(remote, model, who, paced=False)
+    start = _starter(context, remote, model, who, paced=False)
     with ProgramStack() as stack:
         screens = [JsonLines(sys.stdout) if options.json else screen_for(Console(), options.theme, options.verbose)]
         if options.log_file:
@@ -113,16 +115,26 @@ def _who(options: CharacterOptions, sampling: Sampling, remote: RemoteOptions) -
     return character if remote.server else character.seeded()
 
 
-def _starter(remote: RemoteOptions, model: ModelOptions, who: Character, paced: bool) -> Callable[[Listener], Engine]:
+def _starter(
+    context: typer.Context, remote: RemoteOptions, model: ModelOptions, who: Character, paced: bool
+) -> Callable[[Listener], Engine]:
     """What starts the engine that answers: on a server, or here, where loading may take minutes.
 
     Raises UsageError at once for a server that cannot be: better before anything opens.
     """
     if remote.server:
+        from personaplex_cli.cli.trust import bound_to_source
         from personaplex_cli.client.engine import connect
 
+        remote, notes = bound_to_source(context, remote)
         connect(remote)  # dials nothing yet
-        return lambda listen: connect(remote, listen, paced)
+
+        def connect_there(listen: Listener) -> Engine:
+            for each in notes:
+                listen(Note(each))
+            return connect(remote, listen, paced)
+
+        return connect_there
 
     def load_here(listen: Listener) -> Engine:
         from personaplex_cli.loader.load import load

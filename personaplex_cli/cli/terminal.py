@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from personaplex_cli.events import Note
+from personaplex_cli.screen.screens import ProgressScreen
 from personaplex_cli.screen.tables import show_table
 
 INTERRUPTED = 130
@@ -22,6 +24,12 @@ def complain(what: str, hint: str = "", debug: bool = False) -> None:
     console.print(Text(what, "bold red"), soft_wrap=True)
     if hint:
         console.print(Text(hint), soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A sentence beside what a command prints."""
+    with ProgressScreen(Console(stderr=True)) as screen:
+        screen.show(Note(text))
 
 
 def write_json(value: Any, indent: int | None = 1) -> None:

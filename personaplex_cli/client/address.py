@@ -2,7 +2,7 @@
 
 import re
 from contextlib import suppress
-from ipaddress import AddressValueError, IPv6Address
+from ipaddress import AddressValueError, IPv6Address, ip_address
 from urllib.parse import urlsplit, urlunsplit
 
 from personaplex_cli.errors import UsageError
@@ -40,3 +40,12 @@ def server_url(text: str) -> str:
     port = port or (TLS_PORT if scheme == "wss" else PORT)
     path = parts.path if parts.path.strip("/") else PATH
     return urlunsplit((scheme, f"{host}:{port}", path, parts.query, ""))
+
+
+def is_readable_on_the_way(url: str) -> bool:
+    """Whether what is sent to this URL of `server_url` travels unencrypted, and to another machine."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    with suppress(ValueError):  # it is a name
+        return parts.scheme == "ws" and not ip_address(host).is_loopback
+    return parts.scheme == "ws" and host.rstrip(".") != "localhost" and not host.endswith(".localhost")

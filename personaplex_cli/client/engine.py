@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 
 from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.character import Character
-from personaplex_cli.client.address import server_url
+from personaplex_cli.client.address import is_readable_on_the_way, server_url
 from personaplex_cli.client.connection import Arrival, Connection
 from personaplex_cli.conversation import NO_ONE, Disconnected, Reply
 from personaplex_cli.errors import NetworkError, UsageError
@@ -43,6 +43,9 @@ def connect(options: RemoteOptions, listen: Listener = ignore, paced: bool = Fal
     """
     if options.token and not (options.token.isascii() and options.token.isprintable()):
         raise UsageError("The token has characters that cannot be sent.", "Copy it again.")
+    url = server_url(options.server or "")
+    if options.token and is_readable_on_the_way(url):
+        listen(Note(f"The token goes to {urlsplit(url).netloc} unencrypted: better use wss://, or a tunnel (ssh -L)."))
     return RemoteEngine(options, listen, paced)
 
 

@@ -54,9 +54,20 @@ class Catalog(Generic[Entry]):
         self._suffixes = suffixes
         self._read = read
 
-    def all(self) -> list[Entry]:
-        """All of them, by name. Raises UsageError for the first broken file, which a list would hide."""
-        return [self._read(path) for _, path in sorted(self.files().items())]
+    def all(self, broken: Callable[[UsageError], object] | None = None) -> list[Entry]:
+        """All of them, by name. `broken` gets the error of each file that is left out.
+
+        Without it the first of them is raised, as a list would hide it. Raises UsageError for a folder, too.
+        """
+        entries = []
+        for _, path in sorted(self.files().items()):
+            try:
+                entries.append(self._read(path))
+            except UsageError as error:
+                if broken is None:
+                    raise
+                broken(error)
+        return entries
 
     def find(self, name: str) -> Entry:
         """The one of that name, never a file at that path: clients may not look around on this machine.
@@ -90,18 +101,23 @@ class Catalog(Generic[Entry]):
 def find_voice(name_or_path: str) -> Voice:
     """The voice of that name, or a voice made of the file at that path.
 
-    A path has a separator or the suffix of a voice; `NATF2.pt` also finds NATF2 if there is no such file here.
+    A path has a separator or a suffix; `NATF2.pt` also finds NATF2 if there is no such file here.
     Raises UsageError for an unknown name, a path without a file, and a broken TOML file.
     """
     path = Path(os.path.expanduser(name_or_path))  # unlike Path.expanduser, silent about unknown users
     has_separator = any(separator in name_or_path for separator in (os.sep, os.altsep) if separator)
     has_suffix = path.suffix.lower() in VOICE_SUFFIXES
     # os.path.isfile, unlike Path.is_file, is silent about names too long to exist.
-    if (has_separator or has_suffix) and os.path.isfile(path):
+    if (has_separator or has_suffix or _is_other_file(path)) and os.path.isfile(path):
         return Voice(name=path.stem, path=path)
     if has_separator or (has_suffix and _folded(path.stem) not in VOICES.files()):
         raise UsageError(f"There is no file {name_or_path}.", "A voice is a name or the path of a sample of speech.")
     return VOICES.find(path.stem if has_suffix else name_or_path)
+
+
+def _is_other_file(path: Path) -> bool:
+    """Whether it may be a recording of a kind that is no voice by itself, and is not the name of a voice with a dot."""
+    return bool(path.suffix) and _folded(path.name) not in VOICES.files()
 
 
 def _folded(name: str) -> str:
@@ -115,7 +131,7 @@ def _read_voice(path: Path) -> Voice:
     fields = _fields(path, required="file", optional=("description", "source", "licence"))
     voice = Voice(path.stem, fields["description"], fields["source"], fields["licence"], fields["file"])
     beside = path.parent / os.path.expanduser(voice.file)
-    if os.path.isfile(beside):
+    if os.path.isfile(beside):  # False for a NUL in its name and for a loop of links
         return replace(voice, file="", path=beside)
     # What is not beside its TOML file can only come with the model, whose archive has plain .pt names.
     if voice.file != Path(voice.file).name or not voice.file.endswith(".pt"):

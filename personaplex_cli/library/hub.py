@@ -6,27 +6,19 @@ This module does not know what the files are for, prints nothing, and never hold
 
 Importing this imports huggingface_hub, which reads HF_HOME only then: `.env` must have been read before.
 
-Errors become ours: what happened, and what to do. The answers of the hub (observed in 2026):
-
-    401 GatedRepo        a gated model, no token             401, a token was sent    a token it does not know
-    403 GatedRepo        licence not accepted, or pending    403 "... fine-grained"   a token without gated models
-    401 or 404           no such repo, or a private one      404                      no such revision, no such file
-
-The page and the list of files of a gated model are public; only its files are refused.
+Errors become ours (`hub_errors.py`). The page and the list of files of a gated model are public, its files are refused.
 """
 
-import errno
 import logging
 import re
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import huggingface_hub
 import requests
@@ -34,9 +26,10 @@ from huggingface_hub import HfApi, constants, errors, get_hf_file_metadata, hf_h
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from personaplex_cli.errors import ModelError, NetworkError, PersonaplexError, UsageError
+from personaplex_cli.errors import ModelError, UsageError
 from personaplex_cli.events import Downloading, Listener
 from personaplex_cli.files import GIGABYTE, free_bytes
+from personaplex_cli.library.hub_errors import OTHER_FOLDER, translated_errors
 
 TIMEOUT = 10.0  # seconds for the hub's first answer
 ATTEMPTS = 3  # cut connections in a row without a new byte, before giving up
@@ -45,14 +38,7 @@ POLL = 0.2  # seconds between two reports of progress
 CHUNK = 1 << 18  # bytes written at once: the step of the progress, and what an interruption may lose
 RESERVE = 500_000_000  # bytes that must stay free on the disk
 
-SITE = "https://huggingface.co"
-TOKENS = f"{SITE}/settings/tokens"
-UNKNOWN_TOKEN = (
-    "Hugging Face does not know your token: it is mistyped, expired or revoked.",
-    f"Make a new one at {TOKENS}; set HF_TOKEN to it, or unset HF_TOKEN and run `hf auth login`.",
-)
-OTHER_FOLDER = "set HF_HOME to a folder on another disk, such as HF_HOME=/data/huggingface"
-
+COMMIT, ETAG = re.compile(r"[0-9a-f]{40}"), re.compile(r"[\w-]+")
 REVISION = re.compile(r"(?!.*\.\.)\w[\w./+@#=-]*")
 
 
@@ -66,7 +52,7 @@ def find(repo: str, revision: str | None, names: Sequence[str]) -> dict[str, Pat
     try:
         if "/" not in repo:
             raise errors.HFValidationError
-        with _translated_errors(repo, revision):
+        with translated_errors(repo, revision):
             found = {name: try_to_load_from_cache(repo, name, revision=revision) for name in names}
     except errors.HFValidationError:
         what = f"{repo!r} is neither a folder nor the name of a Hugging Face repo."
@@ -79,9 +65,17 @@ def cache_folder(repo: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
 
 
-def fetch(repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str], listen: Listener) -> Path:
+def fetch(
+    repo: str,
+    revision: str | None,
+    needed: Sequence[str],
+    optional: Sequence[str],
+    listen: Listener,
+    damaged: Collection[str] = (),
+) -> Path:
     """Bring the files of the revision into the cache and return their folder, whose name is the commit.
 
+    Those known as `damaged`, and those with a wrong size, are fetched anew, once the hub has answered.
     The needed files come last, so that once they are here all are. `listen` gets `Downloading` several times a second,
     from a thread of its own but never from two at once; if it raises, the reports end, and the error is raised here
     after the download. Ctrl-C ends it at once, and the next call continues where this one stopped.
@@ -89,13 +83,13 @@ def fetch(repo: str, revision: str | None, needed: Sequence[str], optional: Sequ
     Raises ModelError if the repo is gated, absent, lacks a needed file, or does not fit the disk, and NetworkError.
     """
     folder = cache_folder(repo)
-    with _translated_errors(repo, revision), _plain_http():
+    with translated_errors(repo, revision), _plain_http():
         commit, files = _remote_files(repo, revision, needed, optional)
         for file in files:
-            file.discard_if_damaged()
+            file.discard_if_damaged(file.name in damaged)
         total = sum(file.size for file in files)
         _check_space(total - sum(file.here() for file in files), folder.parent)
-    with _progress(files, total, listen), _translated_errors(repo, revision), _plain_http():
+    with _progress(files, total, listen), translated_errors(repo, revision), _plain_http():
         for file in files:
             _persist(repo, commit, file)
             if file.discard_if_damaged():
@@ -121,10 +115,13 @@ class _RemoteFile:
         """How many of its bytes are here."""
         return next((size for size in map(_size, self.places) if size is not None), 0)
 
-    def discard_if_damaged(self) -> bool:
-        """Remove it if its size cannot be right: huggingface_hub would keep it forever. Returns whether it was."""
+    def discard_if_damaged(self, known: bool = False) -> bool:
+        """Remove it if it is `known` to be damaged, or its size cannot be right: huggingface_hub would keep it forever.
+
+        Returns whether it was.
+        """
         growing, *whole = map(_size, self.places)
-        damaged = (growing or 0) > self.size or any(size not in (None, self.size) for size in whole)
+        damaged = known or (growing or 0) > self.size or any(size not in (None, self.size) for size in whole)
         if damaged:
             for place in self.places:
                 place.unlink(missing_ok=True)
@@ -144,6 +141,8 @@ def _remote_files(
     """The commit of the revision and the files of it that we want. Raises what a gated repo answers."""
     info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
     commit, there = str(info.sha), {sibling.rfilename for sibling in info.siblings or ()}
+    if not COMMIT.fullmatch(commit):  # it names a folder here
+        raise ValueError(commit)
     if absent := [name for name in needed if name not in there]:
         what = f"{repo} is not a PersonaPlex model: it has no {' and no '.join(absent)}."
         raise ModelError(what, "Give the name of another model, or none for the default.")
@@ -152,7 +151,7 @@ def _remote_files(
     for name in (name for name in (*optional, *needed) if name in there):
         # One request each: the list above may mask the hashes of a gated repo, which name the blobs.
         about = get_hf_file_metadata(hf_hub_url(repo, name, revision=commit))
-        if about.size is None or about.etag is None:
+        if about.size is None or about.etag is None or not ETAG.fullmatch(about.etag):
             raise errors.FileMetadataError(name)
         blob = folder / "blobs" / about.etag
         growing = blob.with_name(f"{blob.name}.incomplete")
@@ -227,79 +226,3 @@ def _check_space(missing: int, folder: Path) -> None:
     if missing and free < needed:
         what = f"The model needs {needed / GIGABYTE:.1f} GB, and {folder} has {free / GIGABYTE:.1f} GB free."
         raise ModelError(what, f"Make room there, or {OTHER_FOLDER}.")
-
-
-@contextmanager
-def _translated_errors(model: str, revision: str | None) -> Iterator[None]:
-    """Turn what huggingface_hub, requests and the disk raise into our errors: ModelError or NetworkError."""
-    try:
-        yield
-    except (UnicodeEncodeError, requests.exceptions.InvalidHeader):
-        # They hold the header that could not be sent, and with it the token: end the chain here.
-        raise ModelError(*UNKNOWN_TOKEN) from None
-    except OSError as error:  # which those of the other two are as well
-        # The hub's client wraps whatever stopped it, and the different causes are inside.
-        inner = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
-        raise _translated(inner or error, model, revision) from error
-
-
-def disk_error(error: BaseException, folder: Path, remedy: str) -> ModelError:
-    """What the operating system's refusal to use the folder means; `remedy` completes "make room, or ..."."""
-    number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return ModelError(f"The disk of {folder} is full.", f"Make room, or {remedy}; then run this again.")
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        place = getattr(error, "filename", None) or folder
-        return ModelError(f"There is no permission to use {place}.", f"Change its owner or mode, or {remedy}.")
-    return ModelError(f"{folder} cannot be used ({error}).", f"Repair it, or {remedy}.")
-
-
-def _translated(error: BaseException, model: str, revision: str | None) -> PersonaplexError:
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return _refusal(error, error.response, model, revision)
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return NetworkError(f"{model} is not here, and HF_HUB_OFFLINE forbids downloads.", "Unset HF_HUB_OFFLINE.")
-    if isinstance(error, requests.RequestException | errors.FileMetadataError):
-        host = urlsplit(constants.ENDPOINT).hostname or "the hub"
-        return NetworkError(
-            f"Cannot reach {host} ({type(error).__name__}).",
-            "Check the network (behind a proxy: HTTPS_PROXY) and run this again: it continues where it stopped.",
-        )
-    if isinstance(error, OSError) and error.errno is None:  # the client's own check of a file's size
-        detail, *_ = str(error).split("\n")
-        return ModelError(f"A file did not arrive whole: {detail}", "Run this again.")
-    return disk_error(error, Path(constants.HF_HUB_CACHE), OTHER_FOLDER)
-
-
-def _refusal(
-    error: requests.HTTPError, answer: requests.Response, model: str, revision: str | None
-) -> PersonaplexError:
-    page, status, message = f"{SITE}/{model}", answer.status_code, getattr(error, "server_message", None) or ""
-    gated = isinstance(error, errors.GatedRepoError)  # a kind of RepositoryNotFoundError: look for it first
-    # We check that a token was sent, and never read it. For a missing repo a good token gets 404, none gets 401.
-    if status == 401 and "authorization" in answer.request.headers:
-        return ModelError(*UNKNOWN_TOKEN)
-    if status == 401 and gated:
-        what = f"{model} is gated, and there is no Hugging Face token."
-        hint = f"Accept its licence at {page}, make a token at {TOKENS}, then run `hf auth login` or set HF_TOKEN."
-    elif status == 403 and "fine-grained" in message:
-        what = "Your Hugging Face token is not allowed to read gated models."
-        hint = f'Edit it at {TOKENS}: tick "Read access to contents of all public gated repos you can access".'
-    elif gated and "awaiting" in message:
-        what, hint = f"The authors of {model} have not answered your request for access yet.", f"See {page}."
-    elif gated:
-        what = f"Your Hugging Face account has no access to {model}: accept its licence first."
-        hint = f"Open {page}, logged in as the owner of the token, accept it, and run this again."
-    elif isinstance(error, errors.RevisionNotFoundError):
-        what, hint = f"{model} has no revision {revision!r}.", f"See {page}/commits/main, or leave it out."
-    elif isinstance(error, errors.RepositoryNotFoundError) or status == 401:
-        what = f"There is no model {model} on Hugging Face, or it is private."
-        hint = f"Check the name at {page}; for a private model run `hf auth login` or set HF_TOKEN."
-    elif isinstance(error, errors.EntryNotFoundError):
-        what, hint = f"A file of {model} is no longer on Hugging Face.", f"See {page}/tree/main."
-    elif status in (403, 451):
-        what, hint = f"Hugging Face refuses access to {model}: {message or status}", f"See {page}."
-    else:
-        what = f"Hugging Face answers with error {status} {answer.reason}."
-        return NetworkError(what, "Try again later (https://status.huggingface.co): it continues where it stopped.")
-    return ModelError(what, hint)

@@ -1,5 +1,8 @@
 """Which files of a model are on this disk, and whether the rest can be fetched. Asks no network, changes nothing."""
 
+import hashlib
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,13 +47,13 @@ def check(options: ModelFilesOptions) -> Iterator[Finding]:
     if options.model == DEMO:
         yield Finding(OK, "model", "demo: made here when it is needed, nothing to download")
     elif is_folder(options.model):
-        stock = inventory_of_folder(Path(options.model).expanduser())
-        yield _check_files(options.model_name, stock, "copy it there again", "Copy what is missing into the folder.")
+        stock = inventory_of_folder(Path(os.path.expanduser(options.model)))
+        yield _check_files(options.model_name, stock, "Copy it there again", "Copy what is missing into the folder.")
     else:
         stock = inventory_of_repo(options.model, options.revision)
-        fetch = "run `personaplex download`"
-        yield _check_files(options.model_name, stock, fetch, f"{fetch.capitalize()}.")
-        yield _check_token(options.model, stock)
+        fetch = "Run `personaplex download`"
+        yield _check_token(options.model, stock)  # without which the download fails
+        yield _check_files(options.model_name, stock, f"{fetch}, which mends it", f"{fetch}.")
         yield _check_disk(stock)
 
 
@@ -79,10 +82,10 @@ def _inventory(needed: Sequence[str], files: Mapping[str, Path], begun: int = 0)
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the size can be right: known exactly for safetensors, of the rest only that there is something."""
+    """Whether the size can be right: known exactly for safetensors; the rest is small, and known by its fingerprint."""
     size = path.stat().st_size
     if size == 0 or path.suffix != ".safetensors":
-        return size > 0
+        return size > 0 and _has_its_fingerprint(path, size)
     try:
         with safe_open(path, framework="np"):  # compares the size with the header
             return True
@@ -90,16 +93,26 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
+def _has_its_fingerprint(path: Path, size: int) -> bool:
+    """In the hub's cache a name is a link to a file that is called by its content; elsewhere there is none."""
+    name = path.resolve().name
+    if not path.is_symlink() or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", name):
+        return True
+    with path.open("rb") as file:
+        if len(name) == 64:
+            return hashlib.file_digest(file, "sha256").hexdigest() == name
+        return hashlib.sha1(b"blob %d\0" % size + file.read()).hexdigest() == name  # Git's, for files not in LFS
+
+
 def _check_files(name: str, stock: Inventory, again: str, advice: str) -> Finding:
-    """`again` is what to do once damaged files are deleted, `advice` what to do about missing ones."""
+    """`again` is what to do about damaged files, `advice` about missing ones."""
     size, figures = sum(stock.here.values()), asdict(stock)
     if stock.is_whole:
         return Finding(OK, "model", f"{name} is here, {size / GIGABYTE:.1f} GB, every file whole", figures=figures)
     if stock.damaged:
-        # They are deleted first, as the download only checks that there is something by this name.
         damaged = " and ".join(str(Path(stock.folder) / each) for each in stock.damaged)
         found = f"{name}: damaged, or cut short: {', '.join(stock.damaged)}"
-        advice = f"Delete {damaged}, then {again}."
+        advice = f"{again} ({damaged})."
     else:
         begun = f"; {(size + stock.begun) / GIGABYTE:.1f} GB of it are" if size + stock.begun else ""
         found = f"{name} lacks {', '.join(stock.missing)}{begun}" if stock.here else f"{name} is not here{begun}"
@@ -112,9 +125,9 @@ def _check_token(model: str, stock: Inventory) -> Finding:
     found = f"there is {'a' if has_token else 'no'} Hugging Face token"
     if stock.is_whole and not has_token:
         found += ", and none is needed any more"
-    advice = "Run `hf auth login`, or set HF_TOKEN."
+    advice = "Run `personaplex login`, or set HF_TOKEN."
     if model == DEFAULT_MODEL:
-        advice = f"Accept the licence at https://huggingface.co/{model}, then run `hf auth login` or set HF_TOKEN."
+        advice = f"Accept the licence at https://huggingface.co/{model}, then run `personaplex login`."
     return warn_if(not has_token and not stock.is_whole, "token", found, advice, {"token": has_token})
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,8 +20,9 @@ import platformdirs
 
 from personaplex_cli.errors import ModelError, unknown_name
 from personaplex_cli.events import Listener
-from personaplex_cli.files import atomic_folder, keep_newest
+from personaplex_cli.files import atomic_folder, damaged_hint, keep_newest
 from personaplex_cli.library import hub
+from personaplex_cli.library.hub_errors import disk_error
 from personaplex_cli.library.spec import CONFIG_FILE, SPEC_FILE, VOICE_BYTES, ModelSpec, spec_of_folder, spec_of_repo
 
 OPTIONAL_FILES = (CONFIG_FILE, SPEC_FILE)
@@ -95,16 +96,17 @@ def cached(model: str, revision: str | None = None) -> ModelFiles | None:
     return ModelFiles(model, folder, folder.name, spec_of_folder(folder, spec))
 
 
-def download(model: str, revision: str | None, listen: Listener) -> ModelFiles:
+def download(model: str, revision: str | None, listen: Listener, damaged: Collection[str] = ()) -> ModelFiles:
     """The model ORG/NAME at a branch, tag or commit (default: main), fetched unless all of it is here already.
 
+    Of what is here the files that are `damaged` are fetched anew, and any whose size is not the hub's.
     `listen` gets `Downloading`; `hub.fetch` says more. Raises UsageError for malformed names; ModelError if the model
     is gated, absent, damaged or does not fit the disk; NetworkError for the rest.
     """
-    if here := cached(model, revision):
+    if not damaged and (here := cached(model, revision)):
         return here
     spec = spec_of_repo(model)
-    folder = hub.fetch(model, revision, spec.needed_files, OPTIONAL_FILES, listen)
+    folder = hub.fetch(model, revision, spec.needed_files, OPTIONAL_FILES, listen, damaged)
     return ModelFiles(model, folder, folder.name, spec_of_folder(folder, spec))
 
 
@@ -149,10 +151,9 @@ def _unpacked(archive: Path) -> Path:
             keep_newest(cache.glob("[!.]*/"), ARCHIVES_KEPT)
         return folder
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        remedy = f"Delete {archive.resolve()} and get it again; `personaplex download` does so for a hub model."
-        raise ModelError(f"{archive.name} is damaged ({error}).", remedy) from error
+        raise ModelError(f"{archive.name} is damaged ({error}).", damaged_hint(archive)) from error
     except OSError as error:
-        raise hub.disk_error(error, cache, "set XDG_CACHE_HOME to another folder") from error
+        raise disk_error(error, cache, "set XDG_CACHE_HOME to another folder") from error
 
 
 def unpack_voices(archive: Path, folder: Path) -> None:

@@ -33,6 +33,7 @@ from personaplex_cli.loader.find import find_files
 from personaplex_cli.loader.memory_plan import choose_plan
 from personaplex_cli.loader.offload import StreamedLayers, waits_in_main_memory
 from personaplex_cli.loader.precision import EMBEDDINGS, Precision, precision_for, quantise
+from personaplex_cli.loader.preflight import look_first
 from personaplex_cli.loader.quantised_cache import QuantisedCache
 from personaplex_cli.options import ModelOptions
 from personaplex_cli.samples import FRAME_MS, SAMPLE_RATE, Samples
@@ -62,6 +63,7 @@ def load(options: ModelOptions, listen: Listener = ignore, rehearsal: Character 
 def load_cold(options: ModelOptions, listen: Listener = ignore, rehearsal: Character | None = None) -> LocalEngine:
     """The same, not warmed up: the first frames are slow."""
     chosen = _device(options)
+    look_first(options, listen)
     files = find_files(options.model, options.revision, listen)
     sound = rehearsal.sound if rehearsal and files.spec.is_prompted else None
     if isinstance(sound, str | Path):  # one that cannot be is refused before 17 GB are read

@@ -8,19 +8,22 @@ import torch
 from personaplex_cli.engine.quantised import why_no_kernels
 from personaplex_cli.errors import DeviceError
 from personaplex_cli.events import Listener, Note
-from personaplex_cli.files import GIGABYTE
+from personaplex_cli.files import GIGABYTE, main_memory
 from personaplex_cli.library.spec import ModelSpec
 from personaplex_cli.loader.checkpoint import unfilled_lm, unfilled_mimi
-from personaplex_cli.loader.measure import bus_bandwidth, bytes_of
+from personaplex_cli.loader.measure import bandwidth, bus_bandwidth, bytes_of
 from personaplex_cli.loader.offload import PLACES
 from personaplex_cli.loader.precision import EMBEDDINGS, LAYERS, Precision, precision_for, quantise
-from personaplex_cli.options import ModelOptions
+from personaplex_cli.options import LiveModelOptions, ModelOptions
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
 
 CONTEXT_STEP = 250  # positions: 20 s
 SHORTEST_CONTEXT = 1500  # positions: 2 minutes; a model that forgets sooner is no company
 # For what is computed in between, the graphs and the libraries: an estimate, on the safe side.
 WORKING_BYTES = 700 * 10**6
+SMALL_BYTES = 2 * GIGABYTE  # any memory is fast enough for that
+SHARE = 0.75  # of all memory, where the system does not say what is free: what macOS lets a GPU use
+INSTEAD = "a GPU elsewhere (--server HOST), or try the program with --model demo"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def choose_plan(options: ModelOptions, device: torch.device, spec: ModelSpec, li
             listen(Note(f"CPU offload changes nothing here: it is for CUDA GPUs, and this is {device.type}."))
         if first.is_quantised:
             listen(Note(f"{first.name} saves memory here but takes much more time: its kernels are for CUDA GPUs."))
+        _check_main_memory(needs(spec, first).total(context), first, device, options, listen)
         return MemoryPlan(first, context)
     free, _ = torch.cuda.mem_get_info(device)
     names = [first.name, "int8", "int4"] if options.precision == "auto" and not options.cpu_offload else [first.name]
@@ -107,6 +111,35 @@ def plan_memory(
         how, hint = f"{precision.name} with CPU offload", "Try --precision int8 or int4."
     gigabytes = f"{needed / GIGABYTE:.1f} GB of the GPU's memory, and {free / GIGABYTE:.1f} GB are free"
     raise DeviceError(f"The model in {how} needs {gigabytes}.", hint)
+
+
+def _check_main_memory(
+    needed: int, precision: Precision, device: torch.device, options: ModelOptions, listen: Listener
+) -> None:
+    """Whether a CPU or a Mac has the memory for so many bytes, and is able to read them in every frame.
+
+    Raises DeviceError if not; what is only too slow is noted where that does not matter: for recordings, with --force.
+    """
+    if needed < SMALL_BYTES:
+        return
+    live = isinstance(options, LiveModelOptions)
+    free, total = main_memory()
+    if free is None and total is not None:
+        free = int(SHARE * total)
+    if free is not None and needed > free and not (live and options.force):
+        size = f"{needed / GIGABYTE:.1f} GB of main memory, and {free / GIGABYTE:.1f} GB are free"
+        hint = f"Use {INSTEAD}, or insist with --force."
+        if not live:
+            hint = f"Use {INSTEAD}" + ("; or --precision bf16, which takes half." if precision.name == "fp32" else ".")
+        raise DeviceError(f"The model in {precision.name} needs {size}.", hint)
+    expected = 1000 * needed / bandwidth(device)
+    if expected > FRAME_MS:
+        which = "This Mac is" if device.type == "mps" else "A CPU such as this is"
+        why = f"{needed / GIGABYTE:.0f} GB are read for each frame of 80 ms, in {expected:.0f} ms at best"
+        if not options.force:
+            raise DeviceError(f"{which} too slow to talk: {why}.", f"Use {INSTEAD}, or insist with --force.")
+        longer = f"an answer takes {expected / FRAME_MS:.0f} times as long as its recording, or more"
+        listen(Note(f"{which} slow: {why}; {longer}."))
 
 
 def _sentence(plan: MemoryPlan, free: int, context: int) -> str:

@@ -8,18 +8,21 @@ import torch
 
 from personaplex_cli.engine.quantised import why_no_kernels
 from personaplex_cli.errors import DeviceError
-from personaplex_cli.events import Event, Note
-from personaplex_cli.files import GIGABYTE
+from personaplex_cli.events import Event, Listener, Note
+from personaplex_cli.files import GIGABYTE, free_bytes
 from personaplex_cli.findings import OK, WARNING, WRONG, Finding, warn_if
-from personaplex_cli.library.spec import PERSONAPLEX
+from personaplex_cli.library.hub import cache_folder
+from personaplex_cli.library.spec import KNOWN_REPOS, PERSONAPLEX, spec_of_repo
+from personaplex_cli.library.weights import cached
 from personaplex_cli.loader.device import choose_device
 from personaplex_cli.loader.memory_plan import choose_plan
-from personaplex_cli.options import DEMO, DeviceOptions, ModelOptions
+from personaplex_cli.loader.precision import precision_for
+from personaplex_cli.options import DEFAULT_MODEL, DEMO, DeviceOptions, ModelOptions
 from personaplex_cli.samples import FRAME_SECONDS
 
 
-def check_gpus() -> Iterator[Finding]:
-    """The GPUs that torch reaches through CUDA or ROCm, and its warnings, such as that the driver is too old."""
+def check_gpus(options: DeviceOptions) -> Iterator[Finding]:
+    """The GPUs that torch reaches through CUDA, ROCm or MPS, and its warnings, such as that the driver is too old."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -33,11 +36,18 @@ def check_gpus() -> Iterator[Finding]:
         text = f"{about.name}, compute capability {capability}, {memory}; {built_for}"
         figures = {"name": about.name, "capability": capability, "total": total, "free": free, **build}
         yield Finding(OK, f"GPU {index}", text, figures=figures)
-    if not found:
+    if not found and torch.backends.mps.is_available():
+        yield Finding(OK, "GPU", "this Mac's, by MPS", figures=build)
+    elif not found:
         has_driver = shutil.which("nvidia-smi") is not None
-        text = "; ".join(["none that PyTorch can use by CUDA", built_for, *said])
-        advice = "`nvidia-smi` is here: install a PyTorch for its driver, see https://pytorch.org/get-started."
-        yield warn_if(has_driver, "GPU", text, advice, build | {"nvidia_smi": has_driver})
+        text = "; ".join(["none that PyTorch can use", built_for, *said])
+        advice = "The 7B model needs one."
+        if has_driver:
+            advice = "`nvidia-smi` is here: install a PyTorch for its driver, see https://pytorch.org/get-started."
+        else:
+            text += "; the demo model needs none" * (options.model == DEMO)
+        bad = has_driver or options.model != DEMO
+        yield warn_if(bad, "GPU", text, advice, build | {"nvidia_smi": has_driver})
 
 
 def check_talking(options: DeviceOptions) -> Iterator[Finding]:
@@ -50,15 +60,16 @@ def check_talking(options: DeviceOptions) -> Iterator[Finding]:
         return
     said: list[Event] = []
     device, _ = choose_device(options.device)
+    if device.type == "cpu":
+        about = {"device": device.type, "precision": precision_for(options.precision, device).name}
+        advice = "Use a GPU elsewhere (--server HOST, see README), or try the program with --model demo."
+        yield Finding(WRONG, "talking", "the 7B model needs a GPU to talk", advice, about, DeviceError.exit_code)
+        return
     plan = choose_plan(
         ModelOptions(device=options.device, precision=options.precision), device, PERSONAPLEX, said.append
     )
     precision, seconds = plan.precision.name, plan.context * FRAME_SECONDS
     figures = {"device": device.type, "precision": precision, "remembers": seconds}
-    if device.type == "cpu":
-        advice = "Use a GPU elsewhere (--server HOST, see README), or try the program with --model demo."
-        yield Finding(WRONG, "talking", "the 7B model needs a GPU to talk", advice, figures, DeviceError.exit_code)
-        return
     if device.type == "mps":
         advice = "On a Mac, https://github.com/benob/personaplex-mlx is made for it."
         yield Finding(WARNING, "talking", "a Mac's GPU; the 7B model has not been measured on it", advice, figures)
@@ -69,6 +80,21 @@ def check_talking(options: DeviceOptions) -> Iterator[Finding]:
     found = f"cannot be used: {why}" if why else "can be used"
     advice = "int8 and int4 then save memory, but take more time than bf16."
     yield warn_if(bool(why) and plan.precision.is_quantised, "Triton kernels", found, advice, {"why_not": why})
+
+
+def look_first(options: ModelOptions, listen: Listener) -> None:
+    """Before a model is downloaded: check that it could run here, and say what will happen.
+
+    Only for models whose sizes are known by their name. Raises DeviceError and UsageError as loading would.
+    """
+    if options.model.lower() not in (DEFAULT_MODEL, *KNOWN_REPOS) or cached(options.model, options.revision):
+        return
+    device, sentence = choose_device(options.device)
+    listen(Note(sentence))
+    choose_plan(options, device, spec_of_repo(options.model), listen)
+    place = cache_folder(options.model).parent
+    room = f"{free_bytes(place) / GIGABYTE:.0f} GB are free"
+    listen(Note(f"{options.model} is not here yet: about 17 GB are downloaded to {place}, where {room}."))
 
 
 def _built_for() -> str:

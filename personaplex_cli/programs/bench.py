@@ -5,7 +5,7 @@ It runs the same loop with the same engine as a conversation, and reports where 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from personaplex_cli.audio.recording import Recording
 from personaplex_cli.character import Character
 from personaplex_cli.conversation import converse
 from personaplex_cli.events import Began, Listener, Phase, Started, State, Timings
+from personaplex_cli.findings import OK, WARNING, WRONG
 from personaplex_cli.options import BenchOptions
 from personaplex_cli.samples import FRAME, FRAME_MS, Samples
 
@@ -67,6 +68,23 @@ def measure(
         "floor_milliseconds": round(floor, 3),
         "fraction_of_floor": round(floor / float(np.median(walls)), 3),
     }
+
+
+def verdict(report: Mapping[str, Any]) -> tuple[str, str]:
+    """The kind of what was measured (as in `findings`), and a sentence for it."""
+    whole, misses, frames = report["milliseconds"]["whole"], report["misses"], report["frames"]
+    of = f"{whole['p50']:.0f} ms of {FRAME_MS:.0f}"
+    if whole["p50"] > FRAME_MS:
+        slow = report["real_time_factor"]
+        return (
+            WRONG,
+            f"{of}: too slow to talk. Recordings take {slow:.1f} times as long as they are (`personaplex run`).",
+        )
+    times = FRAME_MS / whole["p50"]
+    if misses:
+        late = f"{misses} of {frames} frames took longer than {FRAME_MS:.0f}, the longest {whole['max']:.0f}"
+        return WARNING, f"{of}: fast enough on average, {times:.1f} times, but {late}: there speech breaks up."
+    return OK, f"{of}: fast enough, {times:.1f} times."
 
 
 def _timed_prefill(engine: "LocalEngine", character: Character) -> tuple[float, int]:

@@ -20,12 +20,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dotenv import find_dotenv
-
 from personaplex_cli import __version__
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Listener, Note
-from personaplex_cli.files import GIGABYTE
+from personaplex_cli.files import GIGABYTE, main_memory
 from personaplex_cli.findings import OK, WARNING, WRONG, Finding, warn_if
 from personaplex_cli.library import settings
 from personaplex_cli.options import DeviceOptions, SoundCardOptions
@@ -52,7 +50,7 @@ def examine(
     checks: list[tuple[str, Check]] = [
         ("system", _system),
         ("packages", _packages),
-        ("GPU", _gpus),
+        ("GPU", lambda: _gpus(model)),
         ("talking", lambda: _talking(model)),
         ("main memory", _main_memory),
         ("model", lambda: _model(model)),
@@ -75,6 +73,28 @@ def examine(
 def exit_code(findings: Sequence[Finding]) -> int:
     """0 if `chat` could work here, else the code of the first thing that is wrong."""
     return next((each.exit_code for each in findings if each.kind == WRONG), 0)
+
+
+def by_urgency(findings: Sequence[Finding]) -> list[Finding]:
+    """What is wrong first, then warnings, then what is right; a token that is missing goes before what needs it."""
+
+    def urgency(each: Finding) -> int:
+        return 0 if each.kind == WRONG or (each.name == "token" and each.kind == WARNING) else 1 + (each.kind == OK)
+
+    return sorted(findings, key=urgency)
+
+
+def verdict(findings: Sequence[Finding], model: str) -> tuple[str, str]:
+    """The kind of the whole, and a sentence: whether a talk with this model could work here, and what to do first."""
+    urgent = [each for each in by_urgency(findings) if each.kind != OK]
+    wrong, what = sum(each.kind == WRONG for each in urgent), f"for a talk with {_discreet(model)}"
+    if wrong:
+        amount = "one thing is" if wrong == 1 else f"{wrong} things are"
+        first = f"{urgent[0].found.rstrip('.')}. {urgent[0].advice}".strip()
+        return WRONG, f"Not ready {what}: {amount} wrong. First, {first}"
+    if urgent:
+        return WARNING, f"Ready {what}; worth a look: {', '.join(dict.fromkeys(each.name for each in urgent))}."
+    return OK, f"Ready {what}: run `personaplex chat`."
 
 
 def report(findings: Sequence[Finding]) -> dict[str, Any]:
@@ -125,10 +145,10 @@ def _results(name: str, check: Check) -> Iterator[Finding]:
 # The parts of the program are imported only now: the packages that they need may be missing or broken.
 
 
-def _gpus() -> Iterable[Finding]:
+def _gpus(model: DeviceOptions) -> Iterable[Finding]:
     from personaplex_cli.loader.preflight import check_gpus
 
-    return check_gpus()
+    return check_gpus(model)
 
 
 def _talking(model: DeviceOptions) -> Iterable[Finding]:
@@ -173,11 +193,7 @@ def _version(package: str) -> str | None:
 
 
 def _main_memory() -> Iterator[Finding]:
-    total = free = None
-    with suppress(AttributeError, OSError, ValueError):  # Windows has no sysconf, and only Linux has /proc
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    free, total = main_memory()
     figures = {"total": total, "free": free}
     sizes = [f"{free / GIGABYTE:.1f} GB free"] if free is not None else []
     found = " of ".join(sizes + ([f"{total / GIGABYTE:.1f} GB"] if total else [])) or "unknown on this system"
@@ -204,10 +220,10 @@ def _terminal() -> Iterator[Finding]:
 def _settings(settable: Settable) -> Iterator[Finding]:
     """The files that settings come from, and the names of what is set, never the values."""
     path = settings.config_path()
-    settings.load_dotenv_file()
-    contents = settings.read_toml(path, missing_ok=True)
+    dotenv = settings.load_dotenv_file()
+    contents = settings.read_config(path)
     settings.default_map(path, settable)
-    used = [str(each) for each in (path if path.exists() else "", find_dotenv(usecwd=True)) if each]
+    used = [str(each) for each in (path if path.exists() else "", dotenv.path) if each]
     variables = [names for options in settable.values() for names in options.values()]
     known = {"PERSONAPLEX_CONFIG"}.union(*variables)
     in_force = sorted(name for name in known if os.environ.get(name))
@@ -217,10 +233,13 @@ def _settings(settable: Settable) -> Iterator[Finding]:
     if in_force:
         found += f"; in the environment: {', '.join(in_force)}"
     yield Finding(OK, "settings", found, figures=figures)
+    if dotenv.refused:
+        found = f"{dotenv.path} may not set {', '.join(dotenv.refused)}"
+        yield Finding(WARNING, "variable", found, "Set it in the environment, if you want it.")
     for name in unknown:
         near = get_close_matches(name, known, n=1, cutoff=0.8)
         advice = f"Did you mean {near[0]}?" if near else "Nothing reads it."
-        yield Finding(WARNING, "settings", f"there is no setting {name}", advice, {"unknown": name})
+        yield Finding(WARNING, "variable", f"there is no setting {name}", advice, {"unknown": name})
 
 
 def _echo(card: SoundCardOptions, listen: Listener) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Lists and findings: a table on a terminal, tab-separated lines on a pipe."""
+"""Lists, findings and a verdict: a table on a terminal, tab-separated lines on a pipe."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from personaplex_cli.findings import OK, WRONG, Finding
-from personaplex_cli.screen.theme import theme_for
+from personaplex_cli.screen.theme import Theme, theme_for
 
 
 def show_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -27,8 +27,7 @@ def show_findings(console: Console, findings: Sequence[Finding]) -> None:
             cells = (each.kind, each.name, each.found, each.advice)
             console.file.write("\t".join(" ".join(cell.split()) for cell in cells) + "\n")
         return
-    theme = theme_for(console)
-    styles = {OK: theme.good, WRONG: theme.warning}
+    theme, styles = _styles(console)
     columns = [Column(overflow="fold", no_wrap=True), Column(overflow="fold", no_wrap=True), Column(overflow="fold")]
     table = Table(*columns, box=None, pad_edge=False, show_header=False)
     for each in findings:
@@ -37,3 +36,16 @@ def show_findings(console: Console, findings: Sequence[Finding]) -> None:
             text.append(f"\n{theme.readable(each.advice)}", theme.strong)
         table.add_row(Text(each.kind, styles.get(each.kind, theme.strong)), Text(theme.readable(each.name)), text)
     console.print(table)
+
+
+def show_verdict(console: Console, kind: str, sentence: str) -> None:
+    """The last word on some findings, in the colour of its kind."""
+    theme, styles = _styles(console)
+    console.print(
+        Text(f"\n{theme.readable(sentence)}", styles.get(kind, theme.strong)), soft_wrap=not console.is_terminal
+    )
+
+
+def _styles(console: Console) -> tuple[Theme, dict[str, str]]:
+    theme = theme_for(console)
+    return theme, {OK: theme.good, WRONG: theme.warning}

@@ -82,5 +82,5 @@ def test_what_fails_offers_nothing(monkeypatch: pytest.MonkeyPatch, user_folders
     own.mkdir(parents=True)
     (own / "spoiled.toml").write_text("prompt = ")
     complete = completion.completer("persona")
-    assert complete and complete() == []
+    assert complete and len(complete()) == 5, "the others are offered"
     assert completion.completer("seed") is None

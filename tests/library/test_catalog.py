@@ -1,5 +1,6 @@
 """The catalog: what is shipped, whose file wins, and what is said about names and files that are wrong."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from personaplex_cli.cli.main import program
 from personaplex_cli.errors import UsageError
 from personaplex_cli.library import catalog
 from personaplex_cli.library.settings import config_folder
@@ -186,3 +188,62 @@ def test_an_installed_package_carries_its_own_files(tmp_path: Path, monkeypatch:
 def test_the_catalog_needs_no_torch() -> None:
     code = "import sys, personaplex_cli.library.catalog; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def spoil(path: Path, how: str) -> None:
+    match how:
+        case "deep":
+            path.write_text("[" * 20_000)
+        case "deep value":
+            path.write_text("prompt = " + "[" * 20_000)
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "loop":
+            path.symlink_to(path)
+        case "large":
+            path.write_text("#" * 1_000_001)
+        case "endless":
+            path.symlink_to("/dev/zero")
+        case "binary":
+            path.write_bytes(b"\xff\xfe")
+        case "nul":
+            path.write_text('file = "a\\u0000b"')
+
+
+@pytest.mark.parametrize("kind", ["personas", "voices"])
+@pytest.mark.parametrize("how", ["deep", "deep value", "fifo", "folder", "loop", "large", "endless", "binary", "nul"])
+def test_whatever_lies_there_is_left_out_and_noted(kind: str, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """None of them holds up a list, nor spoils another name."""
+    folder = write(kind, "good.toml", 'prompt = "Hello."' if kind == "personas" else 'file = "NATF2.pt"').parent
+    spoil(folder / "bad.toml", how)
+    errors: list[UsageError] = []
+    catalog_of = {"personas": catalog.PERSONAS, "voices": catalog.VOICES}[kind]
+    names = [each.name for each in catalog_of.all(errors.append)]
+    assert "good" in names and "bad" not in names and len(errors) == 1
+    assert str(folder / "bad.toml") in f"{errors[0]} {errors[0].hint}" and errors[0].hint
+    with pytest.raises(UsageError):
+        catalog_of.find("bad")
+    assert program([kind]) == 0
+    told = capsys.readouterr()
+    assert "good\t" in told.out and "Left out: " in told.err and str(folder / "bad.toml") in told.err
+
+
+@given(contents=st.binary() | st.text(alphabet="=[]{}\"'\n promtvice#\\ux0").map(str.encode))
+def test_any_persona_file_is_read_or_left_out(contents: bytes) -> None:
+    path = write("personas", "any.toml")
+    path.write_bytes(contents)
+    errors: list[UsageError] = []
+    found = [each.name for each in catalog.personas(errors.append)]
+    assert ("any" in found) == (not errors)
+
+
+def test_a_recording_of_another_kind_is_a_voice_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which formats can be read is known to those who read them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("me.opus", "me.m4a", "two.dots.webm"):
+        Path(name).touch()
+        assert catalog.find_voice(name).path == Path(name)
+    Path("NATF2").touch()
+    assert catalog.find_voice("NATF2").path is None

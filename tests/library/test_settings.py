@@ -107,14 +107,80 @@ def test_an_empty_variable_counts_as_unset(folder: Path) -> None:
     assert not {"HF_HOME", "HF_TOKEN"} & set(os.environ)
 
 
-def test_dotenv_is_found_upwards_and_a_byte_order_mark_is_no_part_of_a_name(
+def test_only_the_working_folders_own_dotenv_counts_and_a_byte_order_mark_is_no_part_of_a_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / ".env").write_bytes(b"\xef\xbb\xbfHF_TOKEN=secret\n")
     (folder / "deep" / "below").mkdir(parents=True)
     monkeypatch.chdir(folder / "deep" / "below")
+    assert settings.load_dotenv_file() == settings.Dotenv() and "HF_TOKEN" not in os.environ
+    monkeypatch.chdir(folder)
+    assert settings.load_dotenv_file().taken == {"HF_TOKEN"} and os.environ["HF_TOKEN"] == "secret"
+
+
+SAFE = {name for option in ("model", "voice", "seed", "server_url", "token") for name in settings.variable(option)}
+REDIRECTING = [
+    *("HF_ENDPOINT", "HF_TOKEN_PATH", "HUGGINGFACE_HUB_ENDPOINT", "HF_INFERENCE_ENDPOINT", "PERSONAPLEX_CONFIG"),
+    *("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"),
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "LD_PRELOAD", "LD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES"),
+    *("PYTHONPATH", "PATH", "HOME", "XDG_CONFIG_HOME", "TMPDIR", "CC"),
+]
+
+
+@given(
+    st.lists(
+        st.sampled_from(REDIRECTING) | st.sampled_from(sorted(SAFE)) | st.from_regex(r"[A-Z_]{1,12}", fullmatch=True)
+    )
+)
+def test_a_dotenv_changes_no_variable_but_those_that_are_listed(names: list[str]) -> None:
+    known = {*SAFE, "HF_TOKEN", "HF_HOME"}
+    with mock.patch.dict(os.environ):
+        for name in SAFE:
+            os.environ.pop(name, None)
+        write(Path(".env"), "".join(f"{name}=elsewhere\n" for name in names))
+        before = dict(os.environ)
+        got = settings.load_dotenv_file()
+        changed = {name for name in os.environ if os.environ[name] != before.get(name)}
+        assert changed == got.taken <= known
+        assert {*names} & {*REDIRECTING[:17]} <= {*got.refused}, "what would matter is not ignored in silence"
+
+
+def test_a_secret_of_the_environment_is_not_put_into_an_address(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    write(folder / ".env", "PERSONAPLEX_SERVER_URL=ws://elsewhere/?${HF_TOKEN}\n")
     settings.load_dotenv_file()
-    assert os.environ["HF_TOKEN"] == "secret"
+    assert "secret" not in os.environ["PERSONAPLEX_SERVER_URL"]
+
+
+@pytest.mark.parametrize("name", ["PERSONAPLEX_SERVER_URL", "MOSHI_WS_URL", "MOSHI_HOST", "MOSHI_PORT"])
+def test_a_server_of_the_environment_is_not_replaced(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOSHI_HOST", "mine")
+    write(folder / ".env", f"{name}=9\n")
+    settings.load_dotenv_file()
+    assert [os.environ.get(each) for each in settings.variable("server_url")] == [None, "mine"]
+
+
+def test_a_settings_file_that_is_named_must_be_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONAPLEX_CONFIG", str(folder / "gone.toml"))
+    with pytest.raises(UsageError, match=r"no file .*gone\.toml, which PERSONAPLEX_CONFIG names") as caught:
+        settings.default_map(settings.config_path(), OPTIONS)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", [".env", "config.toml"])
+def test_settings_are_regular_files_of_a_megabyte_at_most(name: str, folder: Path) -> None:
+    """A FIFO would wait until somebody writes."""
+
+    def read() -> object:
+        return settings.load_dotenv_file() if name == ".env" else settings.read_config(folder / name)
+
+    os.mkfifo(folder / name)
+    with pytest.raises(UsageError, match="not a regular file"):
+        read()
+    (folder / name).unlink()
+    write(folder / name, "#" * 1_000_001)
+    with pytest.raises(UsageError, match="larger than 1 MB"):
+        read()
 
 
 def test_a_dotenv_that_is_not_text_is_named(folder: Path) -> None:
@@ -166,6 +232,10 @@ def test_a_fraction_is_not_cut_to_a_whole_number() -> None:
         ("cpu-offload = true\ncpu_offload = false", ["cpu_offload", "twice"]),
         ("seed = 1\nvoice = \n", ["line 2"]),
         ("seed = 1\nseed = 2\n", ["line 2"]),
+        ("seed = " + "[" * 20_000, ["nested"]),
+        ("seed = " + "{a=" * 20_000, ["nested"]),
+        ("seed = 0x" + "f" * 5_000, ["too large"]),
+        ("seed = " + "9" * 5_000, ["digits"]),
     ],
 )
 def test_errors_name_the_file_and_the_key(text: str, words: list[str], folder: Path) -> None:

@@ -16,6 +16,7 @@ from personaplex_cli.cli import main as cli
 from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.events import Timings, ignore
+from personaplex_cli.findings import OK, WARNING, WRONG
 from personaplex_cli.library.spec import PERSONAPLEX, spec_with
 from personaplex_cli.loader import measure
 from personaplex_cli.loader.checkpoint import unfilled_lm, unfilled_mimi
@@ -65,6 +66,35 @@ def test_what_a_frame_reads_at_the_real_size_is_what_the_shapes_say() -> None:
     assert measure.memory(engine)["context"] == 3000 * 524_288
     layers, head = 6_576_930_816 * 2, 131_072_000 * 2
     assert measure.bytes_per_frame(engine) == pytest.approx(layers + head + 1.333e9 + 1.573e9 + 0.334e9, rel=0.002)
+
+
+def speed(p50: float, misses: int = 0, longest: float = 0.0) -> dict[str, Any]:
+    whole = {"p50": p50, "p95": p50, "p99.9": p50, "max": max(p50, longest)}
+    return {"milliseconds": {"whole": whole}, "misses": misses, "frames": 250, "real_time_factor": p50 / 80}
+
+
+def test_the_verdict_is_a_sentence() -> None:
+    assert bench.verdict(speed(19.5)) == (OK, "20 ms of 80: fast enough, 4.1 times.")
+    kind, sentence = bench.verdict(speed(40.0, 3, 143.2))
+    assert kind == WARNING and "3 of 250 frames took longer than 80, the longest 143" in sentence
+    kind, sentence = bench.verdict(speed(160.0, 250))
+    assert kind == WRONG and sentence.startswith("160 ms of 80: too slow to talk") and "2.0 times" in sentence
+
+
+@pytest.mark.parametrize(("is_terminal", "flags"), [(True, []), (True, ["--json"]), (False, []), (False, ["--json"])])
+def test_a_person_gets_table_and_verdict_and_a_program_json(
+    is_terminal: bool, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = speed(20.0) | {"model": "demo"}
+    monkeypatch.setattr(bench, "measure", lambda *_: report)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal, raising=False)
+    assert cli.program(["bench", "--model", "demo", *flags]) == 0
+    out, err = capsys.readouterr()
+    if is_terminal and not flags:
+        assert "whole" in out and "fast enough, 4.0 times." in out.splitlines()[-1] and "{" not in out
+    else:
+        assert json.loads(out) == report and "whole" in err and "fast enough" in err
 
 
 @given(st.lists(st.sampled_from([10.0, 90.0]), max_size=30))
