@@ -17,6 +17,18 @@ DUMMY_MARGIN = 2**16
 MP3_IN_WAV = 0x55
 PCM = (1, 3, 0xFFFE)
 
+FIRST_PAGE, LAST_PAGE = 2, 4  # flags of Ogg
+
+
+def _crc_of_byte(byte: int) -> int:
+    check = byte << 24
+    for _ in range(8):
+        check = (check << 1 ^ (0x04C11DB7 if check >> 31 else 0)) & 0xFFFFFFFF
+    return check
+
+
+OGG_CRC = [_crc_of_byte(byte) for byte in range(256)]
+
 Kind = Literal["wav", "flac", "ogg", "opus", "mp3", "other"]
 
 
@@ -177,18 +189,32 @@ def _flacs(content: bytes) -> Iterator[Piece]:
 
 def _oggs(content: bytes) -> Contents:
     """Ogg streams one after another: each begins with a page that says so. The last page may be cut off."""
-    starts: list[int] = []
+    starts: list[int] = []  # of streams
+    last_pages: list[int] = []  # of each
     at, was_first = 0, False
     while (page := _page_end(content, at)) is not None:
-        is_first = bool(content[at + 5] & 2)
+        is_first = bool(content[at + 5] & FIRST_PAGE)
         if is_first and not was_first:
             starts.append(at)
+        last_pages[len(starts) - 1 :] = [at]
         at, was_first = page, is_first
     if not starts:
         return Contents((Piece(content, "ogg"),))
-    parts = [content[start:end] for start, end in zip(starts, [*starts[1:], at], strict=True)]
+    spans = zip(starts, [*starts[1:], at], last_pages, strict=True)
+    parts = [content[start:last] + _as_last_page(content[last:end]) for start, end, last in spans]
     pieces = tuple(Piece(part, "opus" if b"OpusHead" in part[:256] else "ogg") for part in parts)
     return Contents(pieces, len(content) - at, cut=content[at : at + 4] == b"OggS")
+
+
+def _as_last_page(page: bytes) -> bytes:
+    """The page with the mark of the last one, which streams lack that were not ended, and our decoder wants."""
+    if page[5] & LAST_PAGE:
+        return page
+    page = page[:5] + bytes([page[5] | LAST_PAGE]) + page[6:22] + bytes(4) + page[26:]
+    check = 0
+    for byte in page:
+        check = (check << 8 & 0xFFFFFFFF) ^ OGG_CRC[check >> 24 ^ byte]
+    return page[:22] + struct.pack("<I", check) + page[26:]
 
 
 def _page_end(content: bytes, at: int) -> int | None:
