@@ -8,7 +8,8 @@ import math
 
 import numpy as np
 
-from personaplex_cli.errors import AudioError, UsageError
+from personaplex_cli.errors import AudioError
+from personaplex_cli.options import channel_index
 from personaplex_cli.samples import Samples
 
 SILENT_BELOW = 30.0  # dB under the loudest channel: crosstalk, or the noise of an open input
@@ -43,16 +44,6 @@ def at_full_scale(sound: Samples, name: str) -> tuple[Samples, list[str]]:
     raise AudioError(f"{name} has values up to {peak:.0e}, where 1 is full scale: no sound.", "Export it again.")
 
 
-def wanted_channel(channel: str) -> int:
-    """The index of `left`, `right` or a number from 1. Raises UsageError."""
-    names = {"left": 0, "right": 1}
-    if channel.lower() in names:
-        return names[channel.lower()]
-    if not channel.isdecimal() or not 1 <= int(channel) <= 1000:
-        raise UsageError(f"There is no channel {channel!r}.", "Give left, right or a number from 1.")
-    return int(channel) - 1
-
-
 def one_voice(
     sound: Samples, rate: int, name: str, channel: str | None = None, sides: bool = False
 ) -> tuple[Samples, list[str]]:
@@ -63,7 +54,7 @@ def one_voice(
     """
     count = len(sound)
     if channel is not None:
-        index = wanted_channel(channel)
+        index = channel_index(channel)
         if index >= count:
             raise AudioError(f"{name} has no channel {channel}: it has {count}.", f"Give --channel 1 to {count}.")
         return sound[index], [f"{name}: heard is {_called([index], count)}."] if count > 1 else []
