@@ -36,12 +36,16 @@ class Job:
 
 @dataclass
 class Work:
-    """Jobs that can be done, in order, and those that failed. `results` is the file in which they are noted, if any."""
+    """Jobs that can be done, in order, those that failed and those that were `done` before.
+
+    `results` is the file in which all are noted, if any; `count` is how many there are.
+    """
 
     todo: list["Ready"]
     results: Path | None
-    count: int  # of all jobs, also those that failed or were done before
+    count: int
     failures: list[tuple[str, PersonaplexError]] = field(default_factory=list)
+    done: list[Job] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,9 @@ def look_at(
     if any(job.target is None for job in jobs) and sys.stdout.isatty():
         raise UsageError("Sound cannot be shown on a terminal.", "Give -o FILE, or pipe the output onward.")
     work = Work([], results_of(jobs, out), len(jobs))
-    done = 0
     for number, job in enumerate(jobs, 1):
         if output.skip_existing and job.target is not None and job.target.is_file():
-            done += 1
+            work.done.append(job)
             continue
         try:
             for path in job.written(output):
@@ -128,8 +131,8 @@ def look_at(
             note(remark)
         kept = None if can_be_read_again(job.source) else sound
         work.todo.append(Ready(job, number, len(sound), kept, tuple(remarks)))
-    if done:
-        note(f"{done} of {len(jobs)} are answered already.")
+    if work.done:
+        note(f"{len(work.done)} of {len(jobs)} are answered already.")
     return work
 
 

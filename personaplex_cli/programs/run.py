@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,21 @@ class Results:
         self._file = None
         if work.results is None:
             return
-        redone = {str(each.job.target) for each in work.todo}
-        try:
-            lines = work.results.read_bytes().splitlines(keepends=True)
-        except OSError:
-            lines = []
-        kept = [line for line in lines if line.endswith(b"\n") and _output_of(line) not in redone]
+        anew = {each.job.source for each in work.todo} | {source for source, _ in work.failures}
+        anew_outputs = {str(each.job.target) for each in work.todo}
+        kept: list[bytes] = []
+        outputs: set[str | None] = set()
+        for line in _lines(work.results):
+            source, output = _about(line)
+            if source not in anew and output not in anew_outputs:
+                kept.append(line)
+                outputs.add(output)
         with atomic_file(work.results) as file:
             file.writelines(kept)
         self._file = work.results.open("ab")
+        for job in work.done:  # a run may have been stopped after the answer and before its line
+            if job.target and str(job.target) not in outputs:
+                self._add_again(job.target.with_suffix(".json"))
         for source, error in work.failures:
             self.add({"input": source, "error": str(error)})
 
@@ -76,18 +82,30 @@ class Results:
             self._file.write(as_bytes(json.dumps(result, ensure_ascii=False) + "\n"))
             self._file.flush()
 
+    def _add_again(self, report: Path) -> None:
+        with suppress(OSError, ValueError, RecursionError):
+            self.add(json.loads(report.read_bytes()))
+
     def close(self) -> None:
         if self._file:
             self._file.close()
 
 
-def _output_of(line: bytes) -> str | None:
-    """Which answer a line of results is about; an empty name for failures, which a new run decides anew."""
+def _lines(path: Path) -> list[bytes]:
+    """Those that are whole."""
+    try:
+        return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    except OSError:
+        return []
+
+
+def _about(line: bytes) -> tuple[str | None, str | None]:
+    """Input and output of a line of results."""
     try:
         result = json.loads(line)
-        return "" if "error" in result else result.get("output")
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return None
+        return result.get("input"), result.get("output")
+    except (ValueError, AttributeError, RecursionError):
+        return None, None
 
 
 class _Run:

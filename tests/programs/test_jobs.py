@@ -221,7 +221,28 @@ def test_stopped_anywhere_it_goes_on_and_each_is_answered_once(
     assert wavs("out") == [f"{name}.wav" for name in names]
     lines = Path("out/results.jsonl").read_bytes().splitlines()
     assert [json.loads(line)["input"] for line in lines[:-1]] == [f"in/{name}.wav" for name in names]
+    # The line that a stop has cost comes back, the one that was cut off goes.
+    recorded(Path("in/06.wav"), SHORT)
+    Path("out/results.jsonl").write_bytes(b"\n".join(lines[:2]) + b'\n{"input": "cut off')
     assert run(demo_folder, "in", "-o", "out", "--skip-existing") == 0
+    assert [line["input"] for line in results()] == [f"in/{name}.wav" for name in [*names, "06"]]
+    assert run(demo_folder, "in", "-o", "out", "--skip-existing") == 0
+
+
+def test_failures_are_noted_once(demo_folder: Path) -> None:
+    recorded(Path("in/a.wav"), SHORT)
+    Path("in/b.wav").write_text("no sound")
+    for code in (4, 4):
+        assert run(demo_folder, "in", "-o", "out", "--skip-existing") == code
+        assert sorted((line["input"], "error" in line) for line in results()) == [
+            ("in/a.wav", False),
+            ("in/b.wav", True),
+        ]
+    recorded(Path("in/b.wav"), SHORT)
+    assert run(demo_folder, "in", "-o", "out", "--skip-existing") == 0
+    assert [line["input"] for line in results()] == ["in/a.wav", "in/b.wav"] and not any(
+        "error" in x for x in results()
+    )
 
 
 class TestReadOnce:
