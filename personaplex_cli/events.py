@@ -190,5 +190,7 @@ def as_json(event: Event) -> dict[str, Any]:
     fields = asdict(event)
     if isinstance(event, Step):
         levels = {"heard": round(event.heard, 1), "said": round(event.said, 1)}
+        if fields["timings"]:
+            fields["timings"] = {stage: round(value, 2) for stage, value in fields["timings"].items()}
         fields |= {"time": round(event.index * FRAME_SECONDS, 2), **levels}
     return {"event": kind, **fields}

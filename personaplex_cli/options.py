@@ -84,6 +84,9 @@ class SoundCardOptions:
     panel = "Sound"
     input_device: int | str | None = chosen(None, "Microphone: an index or a part of its name.", "system's")
     output_device: int | str | None = chosen(None, "Speaker: an index or a part of its name.", "system's")
+    input_channel: int | None = chosen(
+        None, "Which channel of the microphone to hear, from 1.", "the loudest", min=1, max=MAX_CHANNEL
+    )
     device_rate: int | None = chosen(None, "Sample rate of the sound card in hertz.", "24000 if it can")
 
 

@@ -177,7 +177,8 @@ def _through_ffmpeg(
     content: bytes, name: str, reason: str, max_seconds: float | None
 ) -> tuple[Samples, int, list[str]]:
     what = what_it_is(content)
-    by_hand = f"ffmpeg -i {shlex.quote(name)} -ar 24000 {shlex.quote((Path(name).stem or 'sound') + '.wav')}"
+    file = shlex.quote(name) if os.path.exists(name) else "FILE"
+    by_hand = f"ffmpeg -i {file} -ar 24000 {shlex.quote((Path(name).stem or 'sound') + '.wav')}"
     program = shutil.which("ffmpeg")
     if program is None and what and what not in OURS:
         raise AudioError(
@@ -205,6 +206,7 @@ def _through_ffmpeg(
 
 
 def _reasons(what: str, reason: str) -> str:
+    reason = "no known format" if "no suitable format reader" in reason else reason
     return f"{what}: {reason}" if what else reason
 
 

@@ -16,6 +16,8 @@ SILENT_BELOW = 30.0  # dB under the loudest channel: crosstalk, or the noise of 
 ALIKE = 3.0  # dB that channels of one voice may differ without a word
 SAME_VOICE = 0.8  # cosine of two envelopes; of independent speakers it is about 0.5
 ENVELOPE_SECONDS = 0.02
+LOUDEST_FOR = 0.2  # seconds over which a live channel's loudness counts
+CLEARLY_LOUDER = 4.0  # times the power, 6 dB: less is no reason to change
 VERY_QUIET = -60.0  # dBFS of the loudest sample
 HOT = 8.0  # times full scale: more is no sound that was recorded too loud, but another unit
 INTEGER_SCALES = {bits: 2.0 ** (bits - 1) for bits in (8, 16, 24, 32)}
@@ -42,6 +44,35 @@ def at_full_scale(sound: Samples, name: str) -> tuple[Samples, list[str]]:
             remark = f"{name} has values up to {peak:.0f} where 1 is full scale: taken as numbers of {bits} bits."
             return sound / np.float32(scale), [remark]
     raise AudioError(f"{name} has values up to {peak:.0e}, where 1 is full scale: no sound.", "Export it again.")
+
+
+class OneChannel:
+    """One channel of a live microphone: the chosen one (from 1), or the one that is the loudest for a while.
+
+    A mean would make a voice quieter for each input of an interface that is open or unused.
+    """
+
+    def __init__(self, rate: int, channel: int | None = None) -> None:
+        self._rate = rate
+        self._chosen = channel
+        self._current = 0 if channel is None else channel - 1
+        self._powers = np.zeros(0)
+
+    def __call__(self, block: Samples) -> Samples:
+        """[n, channels] -> [n]. Another channel fades in within the block."""
+        count = block.shape[1]
+        if self._chosen is not None or count == 1 or not len(block):
+            return block[:, min(self._current, count - 1)]
+        if len(self._powers) != count:
+            self._powers, self._current = np.zeros(count), 0
+        fading = math.exp(-len(block) / (LOUDEST_FOR * self._rate))
+        self._powers = fading * self._powers + np.square(block, dtype=np.float64).sum(axis=0)
+        before, loudest = self._current, int(self._powers.argmax())
+        if self._powers[loudest] <= CLEARLY_LOUDER * self._powers[before]:
+            return block[:, before]
+        self._current = loudest
+        fade = np.linspace(0, 1, len(block), dtype=np.float32)
+        return block[:, before] * (1 - fade) + block[:, loudest] * fade
 
 
 def one_voice(
@@ -71,7 +102,8 @@ def one_voice(
     if not others and powers.min() > powers[loudest] * 10 ** (-ALIKE / 10):
         return sound[loudest], []
     if not others:
-        why = "the others are silent" if len(heard) == 1 else "the others have the same voice or are silent"
+        rest = "the other is" if count == 2 else "the others are"
+        why = f"{rest} silent" if len(heard) == 1 else f"{rest} silent or the same voice"
         return sound[loudest], [f"{name}: heard is {_called([loudest], count)}; {why}."]
     taken = sorted([loudest, *others])
     mixed = sound[taken].sum(axis=0, dtype=np.float32)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli.audio.recording import read_recording, write_wav
-from personaplex_cli.audio.voice import at_full_scale, one_voice
+from personaplex_cli.audio.voice import OneChannel, at_full_scale, one_voice
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.samples import SAMPLE_RATE, Samples, level
 
@@ -115,3 +115,25 @@ class TestLevel:
     def test_what_is_no_sound(self, value: float) -> None:
         with pytest.raises(AudioError):
             at_full_scale(np.full((1, 100), value, dtype=np.float32), "x")
+
+
+class TestLive:
+    @given(st.integers(1, 8), st.data())
+    def test_a_voice_in_one_input_of_an_interface_keeps_its_level(self, count: int, data: st.DataObject) -> None:
+        voice, index = speech(), data.draw(st.integers(0, count - 1))
+        block = np.zeros((len(voice), count), dtype=np.float32)
+        block[:, index] = voice
+        pick = OneChannel(RATE)
+        heard = np.concatenate([pick(part) for part in np.array_split(block, 400)])
+        assert level(heard) == pytest.approx(level(voice), abs=0.2)
+
+    def test_the_chosen_one_is_heard_however_quiet(self) -> None:
+        block = np.stack([speech(1), speech(2) * 0.01], axis=1)
+        assert np.array_equal(OneChannel(RATE, 2)(block), block[:, 1])
+
+    def test_who_speaks_at_another_microphone_is_heard(self) -> None:
+        block = np.zeros((2 * RATE, 2), dtype=np.float32)
+        block[:RATE, 0] = block[RATE:, 1] = 0.1
+        pick = OneChannel(RATE)
+        heard = np.concatenate([pick(part) for part in np.array_split(block, 100)])
+        assert heard[:RATE].min() > 0.09 and heard[-RATE // 5 :].min() > 0.09
