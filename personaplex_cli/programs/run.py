@@ -19,7 +19,7 @@ from personaplex_cli import __version__
 from personaplex_cli.audio.recording import Recording, read_recording, shown, write_wav
 from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation, Engine, converse_all
-from personaplex_cli.errors import NetworkError, PersonaplexError
+from personaplex_cli.errors import AudioError, NetworkError, PersonaplexError
 from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Note, Started, Step, Timings, ignore
 from personaplex_cli.files import atomic_file
 from personaplex_cli.options import OutputOptions
@@ -225,8 +225,13 @@ class _Answer:
         target = self._job.target
         channels = (self.audio.heard, self.audio.answer) if self._output.stereo else (self.audio.answer,)
         if target is None:
-            write_wav(sys.stdout.buffer, *channels)
-            sys.stdout.buffer.flush()
+            try:
+                write_wav(sys.stdout.buffer, *channels)
+                sys.stdout.buffer.flush()
+            except BrokenPipeError:  # the reader has heard enough
+                raise
+            except OSError as error:
+                raise AudioError(f"Standard output cannot be written ({error.strerror}).", "Give -o FILE.") from error
             return ()
         *beside, _ = self._job.written(self._output)
         for path in beside:

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,18 @@ class TestReadOnce:
         given = source if source == "-" else pipe(b"x")
         assert cli.program(["run", given, "-o", "a.wav", "--model", "./nowhere"]) == 4
         assert f"{'standard input' if source == '-' else 'pipe'} is not a sound file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_standard_output_is_no_bug(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stdout = open("/dev/full", "w")  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert run(demo_folder, recorded(Path("q.wav"), SHORT), "-o", "-") == 4
+    assert "Standard output cannot be written" in capsys.readouterr().err
+    with suppress(OSError):
+        stdout.close()
 
 
 class TestOddText:
