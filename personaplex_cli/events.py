@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from personaplex_cli.samples import FRAME_SECONDS
+
 
 @dataclass(frozen=True)
 class Note:
@@ -133,10 +135,16 @@ class Glitch:
 
 @dataclass(frozen=True)
 class Started:
-    """One recording is about to be played to the model: `frames` of 80 ms."""
+    """One recording is about to be played to the model: `frames` of 80 ms. It is `number` of `count`.
+
+    `frames_left` are the frames of this one and of all that come after it.
+    """
 
     source: str
     frames: int
+    number: int = 1
+    count: int = 1
+    frames_left: int = 0
 
 
 @dataclass(frozen=True)
@@ -179,4 +187,10 @@ def as_json(event: Event) -> dict[str, Any]:
     kind = type(event).__name__.lower()
     if isinstance(event, Ended):
         return {"event": kind, "error": str(event.error) if event.error else None}
-    return {"event": kind, **asdict(event)}
+    fields = asdict(event)
+    if isinstance(event, Step):
+        levels = {"heard": round(event.heard, 1), "said": round(event.said, 1)}
+        if fields["timings"]:
+            fields["timings"] = {stage: round(value, 2) for stage, value in fields["timings"].items()}
+        fields |= {"time": round(event.index * FRAME_SECONDS, 2), **levels}
+    return {"event": kind, **fields}

@@ -14,6 +14,7 @@ DEFAULT_MODEL = "nvidia/personaplex-7b-v1"
 DEMO = "demo"  # the name of the model that is made here and needs no download
 DEFAULT_PERSONA = "teacher"
 PORT = 8998  # of Moshi's servers
+MAX_CHANNEL = 1000
 MAX_TAIL = 600  # seconds; more is a mistake
 
 
@@ -24,6 +25,16 @@ def chosen(default: Any, help: str, shown: str | None = None, **more: Any) -> An
     `variable`, which names the environment variable if the field does not; None if there is none.
     """
     return field(default=default, metadata={"help": help, "shown": shown, **more})
+
+
+def channel_index(channel: str) -> int:
+    """The index of `left`, `right` or a number from 1. Raises UsageError."""
+    names = {"left": 0, "right": 1}
+    if channel.lower() in names:
+        return names[channel.lower()]
+    if not (channel.isdecimal() and 1 <= int(channel) <= MAX_CHANNEL):
+        raise UsageError(f"There is no channel {channel!r}.", "Give left, right or a number from 1.")
+    return int(channel) - 1
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,9 @@ class SoundCardOptions:
     panel = "Sound"
     input_device: int | str | None = chosen(None, "Microphone: an index or a part of its name.", "system's")
     output_device: int | str | None = chosen(None, "Speaker: an index or a part of its name.", "system's")
+    input_channel: int | None = chosen(
+        None, "Which channel of the microphone to hear, from 1.", "the loudest", min=1, max=MAX_CHANNEL
+    )
     device_rate: int | None = chosen(None, "Sample rate of the sound card in hertz.", "24000 if it can")
 
 
@@ -103,11 +117,27 @@ class OutputOptions:
         True, "Write the words with their times beside the wav (.json).", paired=True, variable=None
     )
     srt: bool = chosen(False, "Write subtitles beside the wav (.srt).", variable=None)
+    md: bool = chosen(False, "Write the words for reading beside the wav (.md).", variable=None)
     tail: float = chosen(0.0, "Seconds of silence to add after the recording.")
+    channel: str | None = chosen(
+        None, "Which channel to hear: left, right or a number.", "where the voice is", variable=None
+    )
+    skip_existing: bool = chosen(False, "Leave out recordings whose answer is there.", variable=None)
+    overwrite: bool = chosen(False, "Replace answers that are there.", variable=None)
+    strict: bool = chosen(False, "Stop at the first recording that fails.", variable=None)
 
     def __post_init__(self) -> None:
         if not 0 <= self.tail <= MAX_TAIL:
             raise UsageError(f"The tail is {self.tail} s.", f"Give a number of seconds from 0 to {MAX_TAIL}.")
+        if self.skip_existing and self.overwrite:
+            raise UsageError("--skip-existing and --overwrite contradict each other.", "Give one of them.")
+        if self.channel is not None:
+            channel_index(self.channel)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is needed to write the same again."""
+        return {name: getattr(self, name) for name in ("stereo", "transcript", "srt", "md", "tail", "channel")}
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,13 @@ import numpy as np
 
 from personaplex_cli import __version__
 from personaplex_cli.audio.queue import SampleQueue
+from personaplex_cli.audio.recording import mark_sides
 from personaplex_cli.conversation import Audio
-from personaplex_cli.errors import AudioError, PersonaplexError
+from personaplex_cli.errors import AudioError
 from personaplex_cli.events import Began, Event, Listener, Note, Step
 from personaplex_cli.files import atomic_file
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, pcm16
-from personaplex_cli.transcript import Transcript
+from personaplex_cli.transcript import Transcript, as_bytes, one_line
 
 MAX_LATE_FRAMES = 12  # an answer that is later than a second is not recorded
 FLUSH_FRAMES = round(1 / FRAME_SECONDS)
@@ -111,7 +112,9 @@ class Recorder:
                 frames = iter(self._waiting.get, None)
                 while second := list(islice(frames, FLUSH_FRAMES)):
                     self._append(second, sound, file)
-        except (OSError, PersonaplexError) as error:
+            with (self.folder / "conversation.wav").open("r+b") as whole:
+                mark_sides(whole)
+        except Exception as error:  # whatever it is: the talk goes on
             self._listen(Note(f"The recording of this conversation has stopped: {error}"))
             for _ in iter(self._waiting.get, None):  # take what still comes, so that it does not pile up
                 pass
@@ -137,11 +140,11 @@ class Recorder:
         contents = (
             json.dumps(about, ensure_ascii=False) + "\n",  # without indentation: ten times as fast, every second
             self._transcript.srt(),
-            f"# {self._began.persona}, {self.folder.name}\n\n{self._transcript.markdown()}\n",
+            f"# {one_line(self._began.persona)}, {self.folder.name}\n\n{self._transcript.markdown()}\n",
         )
         for name, content in zip(TRANSCRIPTS, contents, strict=True):
             with atomic_file(self.folder / name) as file:
-                file.write(content.encode())
+                file.write(as_bytes(content))
 
 
 def _new_folder(parent: Path) -> Path:

@@ -14,6 +14,13 @@ SAMPLE_RATE = 24_000
 FRAME = 1_920  # samples in one frame
 FRAME_SECONDS = FRAME / SAMPLE_RATE  # 0.08 s
 FRAME_MS = 1000 * FRAME_SECONDS  # 80 ms: the time that a frame may take
+# Names of files that hold sound, for recordings and voices alike. What a file is, its bytes say; this is what is looked
+# for in folders.
+SOUND_SUFFIXES = (
+    *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aac", ".aiff", ".aif", ".caf", ".mp2", ".mka"),
+    # through ffmpeg:
+    *(".m4a", ".mp4", ".mov", ".3gp", ".webm", ".mkv", ".wma", ".amr", ".w64", ".au", ".wv"),
+)
 SILENT_FRAME: Samples = np.zeros(FRAME, dtype=np.float32)
 
 

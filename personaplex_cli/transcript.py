@@ -5,6 +5,7 @@ A text token belongs to the frame it came with, so words are placed within 80 ms
 
 import math
 from dataclasses import dataclass, replace
+from unicodedata import category
 
 from personaplex_cli.samples import FRAME_SECONDS
 
@@ -79,7 +80,7 @@ class Transcript:
 
     def add(self, frame: int, piece: str) -> None:
         if piece:
-            self._pieces.append((frame, piece))
+            self._pieces.append((frame, one_line(piece)))
 
     @property
     def text(self) -> str:
@@ -106,9 +107,7 @@ class Transcript:
 
     def markdown(self) -> str:
         """One paragraph per turn, each with the time at which it began."""
-        return "\n\n".join(
-            f"**{int(turn.start) // 60}:{int(turn.start) % 60:02}** {turn.text}" for turn in self.turns()
-        )
+        return "\n\n".join(f"**{clock(turn.start)}** {turn.text}" for turn in self.turns())
 
     def srt(self) -> str:
         """The words as SubRip subtitles, broken at pauses, ends of sentences and full lines."""
@@ -120,9 +119,30 @@ class Transcript:
         ends = [line[-1].end + SUBTITLE_LINGER for line in lines]
         ends = [min(end, line[0].start) for end, line in zip(ends, lines[1:], strict=False)] + ends[-1:]
         return "\n".join(
-            f"{number}\n{_clock(line[0].start)} --> {_clock(end)}\n{' '.join(each.word for each in line)}\n"
+            f"{number}\n{_clock(line[0].start)} --> {_clock(end)}\n{_subtitle(line)}\n"
             for number, (line, end) in enumerate(zip(lines, ends, strict=True), 1)
         )
+
+
+def one_line(text: str) -> str:
+    """Text that cannot make lines of its own, nor steer a terminal: ends of lines are spaces."""
+    return "".join(
+        " " if each.isspace() else "\N{REPLACEMENT CHARACTER}" if category(each) == "Cc" else each for each in text
+    )
+
+
+def as_bytes(text: str) -> bytes:
+    """UTF-8; what that cannot carry, as half of a pair or a byte of an odd file name, as an escape that JSON knows."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as 3:07."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def _subtitle(line: list[Word]) -> str:
+    return " ".join(each.word for each in line).replace("-->", "->")  # an arrow of three belongs to the times
 
 
 def _breaks(line: list[Word], word: Word) -> bool:

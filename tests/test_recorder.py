@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from personaplex_cli.audio.recording import read_recording
 from personaplex_cli.errors import AudioError
 from personaplex_cli.events import Began, Event, Note, Step, Timings, ignore
 from personaplex_cli.recorder import Recorder
@@ -128,6 +129,32 @@ def test_a_disk_that_fails_ends_the_keeping_and_not_the_talk(tmp_path: Path, mon
     kept = keep(tmp_path, 30, said)
     assert kept._audio.played == 30  # type: ignore[attr-defined]
     assert [event for event in said if isinstance(event, Note) and "has stopped" in event.text]
+
+
+def test_text_that_cannot_be_encoded_ends_nothing(tmp_path: Path) -> None:
+    said: list[Event] = []
+    with Recorder(Ramp(14), tmp_path, said.append) as kept:
+        kept.hear(Began("bad\ud800\n# forged", "\udce9", "\ud800", "cpu", "fp32", 3, 10, 3000, {"model": "\ud800"}))
+        for index, _ in enumerate(kept.frames(wake)):
+            kept.play(np.zeros(FRAME, dtype=np.float32))
+            kept.hear(Step(index, " \ud800", 0, 0, None))
+    assert kept.folder and said == []
+    assert json.loads((kept.folder / "transcript.json").read_text())["text"].split() == ["\ud800"] * 14
+    assert (kept.folder / "transcript.md").read_text().startswith("# bad\\ud800 # forged, ")
+
+
+def test_whatever_ends_the_keeping_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recorder, "_append", lambda *_: 1 / 0)
+    said: list[Event] = []
+    assert keep(tmp_path, 30, said)._audio.played == 30  # type: ignore[attr-defined]
+    assert [event for event in said if isinstance(event, Note) and "has stopped" in event.text]
+
+
+def test_a_later_run_hears_the_user_alone(tmp_path: Path) -> None:
+    path = keep(tmp_path, 13).folder / "conversation.wav"
+    path.rename(tmp_path / "renamed.wav")  # nothing beside it tells what it is
+    heard = read_recording(tmp_path / "renamed.wav")
+    assert np.allclose(heard[::FRAME], np.arange(13) / 100, atol=1e-4)
 
 
 @pytest.mark.slow

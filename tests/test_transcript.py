@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli.samples import FRAME_SECONDS
-from personaplex_cli.transcript import SUBTITLE_LENGTH, TURN_LIMIT, Transcript, Turn, Turns, Word
+from personaplex_cli.transcript import SUBTITLE_LENGTH, TURN_LIMIT, Transcript, Turn, Turns, Word, as_bytes
 
 TURNS = json.loads((Path(__file__).parent / "data" / "turns.json").read_text(encoding="utf-8"))
 
@@ -115,3 +115,19 @@ def test_subtitles_break_at_pauses_and_sentences_and_stay_a_moment() -> None:
 
 def test_nothing_said_is_no_subtitle() -> None:
     assert Transcript().srt() == "" and Transcript().words() == [] and Transcript().text == ""
+
+
+@given(st.lists(st.text(alphabet="ab \n\r\x0b\x85\u2028\u2029\x1b\x00->123:,", max_size=12), max_size=20))
+def test_words_cannot_forge_lines_nor_steer_a_terminal(texts: list[str]) -> None:
+    transcript = spoken([(0, text) for text in texts])
+    assert not {*"\x1b\x00\x85\u2028"} & set(transcript.srt() + transcript.markdown() + transcript.text)
+    blocks = transcript.srt().split("\n\n") if transcript.srt() else []
+    assert all(re.fullmatch(r"\d+\n[\d:,]+ --> [\d:,]+\n[^\n]+\n?", block) for block in blocks)
+    assert transcript.srt().count("-->") == len(blocks)
+    assert all(part.startswith("**") for part in transcript.markdown().split("\n") if part)
+
+
+@given(st.text(alphabet=st.characters()))
+def test_every_text_can_be_written_and_json_reads_it_again(text: str) -> None:
+    as_bytes(text).decode()
+    assert json.loads(as_bytes(json.dumps(text, ensure_ascii=False))) == text

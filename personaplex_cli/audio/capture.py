@@ -11,6 +11,7 @@ import numpy as np
 from personaplex_cli.audio.echo import BleedDetector, EchoCanceller
 from personaplex_cli.audio.queue import SampleQueue
 from personaplex_cli.audio.resample import Resampler
+from personaplex_cli.audio.voice import OneChannel
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 
 LIMIT = 8 * FRAME  # samples; the model never hears anything older
@@ -26,16 +27,23 @@ BLEED = "The microphone picks up the agent, which may answer itself: use headpho
 class Capture:
     """Blocks in, frames out; `warn` gets what the user should know about the microphone, perhaps again and again.
 
-    Rates are in hertz. With a `canceller` the frames are free of what was played.
+    Rates are in hertz; `channel` counts from 1, None for the loudest. With a `canceller` the frames are free of what
+    was played.
     """
 
     def __init__(
-        self, microphone_rate: int, speaker_rate: int, canceller: EchoCanceller | None, warn: Callable[[str], None]
+        self,
+        microphone_rate: int,
+        speaker_rate: int,
+        canceller: EchoCanceller | None,
+        warn: Callable[[str], None],
+        channel: int | None = None,
     ) -> None:
         self._warn = warn
         self._canceller = canceller
         self._bleed = BleedDetector()
         self._rate = microphone_rate
+        self._one_channel = OneChannel(microphone_rate, channel)
         self._heard_at_24k = Resampler(microphone_rate, SAMPLE_RATE)
         self._played_at_24k = Resampler(speaker_rate, SAMPLE_RATE)
         self._unpaired = SampleQueue(PAIRING)
@@ -57,7 +65,7 @@ class Capture:
             self._unpaired.put(self._played_at_24k(played))
         if heard is not None:
             self._notice_silence(heard)
-            sound = self._heard_at_24k(heard.mean(axis=1))
+            sound = self._heard_at_24k(self._one_channel(heard))
             reference = self._unpaired.take(len(sound)) if len(sound) else sound
             self._heard.put(sound)
             self._played.put(np.pad(reference, (0, len(sound) - len(reference))))

@@ -156,6 +156,9 @@ def open_card(options: SoundCardOptions, latency: str, call_back: CallBack) -> O
     Raises UsageError for a device that does not exist, AudioError for one that cannot be opened.
     """
     microphone, speaker = _find(options.input_device, "input"), _find(options.output_device, "output")
+    if (options.input_channel or 1) > max(1, microphone.inputs):
+        what = f"{microphone.name} has no channel {options.input_channel}."
+        raise UsageError(what, f"Give --input-channel 1 to {microphone.inputs}.")
     sound, opened = portaudio(), partial(_open, options, latency)
     if microphone.index == speaker.index:
         streams = [opened(sound.Stream, microphone, (microphone.inputs, microphone.outputs), call_back)]
@@ -253,7 +256,9 @@ def _open(
     likely = dict.fromkeys([SAMPLE_RATE, device.default_rate, *USUAL_RATES])
     # Windows' WASAPI refuses every rate but its own unless it is asked to convert.
     extra = sound.WasapiSettings(auto_convert=True) if "WASAPI" in device.host_api else None
-    for rate, count in product([options.device_rate] if options.device_rate else likely, [1, channels]):
+    # Where a channel is chosen a card must not mix them for us.
+    counts = [channels] if options.input_channel and stream is not sound.OutputStream else [1, channels]
+    for rate, count in product([options.device_rate] if options.device_rate else likely, counts):
         try:
             return stream(
                 samplerate=rate,

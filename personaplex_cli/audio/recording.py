@@ -1,32 +1,35 @@
 """Recorded sound: any file in, 24 kHz mono inside, wav out. And a recording as the `Audio` of a conversation.
 
-sphn decodes, soxr resamples, pyloudnorm measures loudness; what they would get wrong silently is refused here.
+`decoding` reads, `voice` chooses the channel and the level, soxr resamples, pyloudnorm measures loudness.
 """
 
+import io
+import json
+import os
+import struct
 import sys
-import tempfile
 import wave
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Self
 
 import numpy as np
 import soxr
-import sphn
 
+from personaplex_cli.audio.containers import SIDES
+from personaplex_cli.audio.decoding import decode, free_memory
 from personaplex_cli.audio.queue import NOTHING
+from personaplex_cli.audio.voice import at_full_scale, one_voice
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.files import atomic_file
-from personaplex_cli.samples import FRAME, SAMPLE_RATE, SILENT_FRAME, Samples, frame_at, frames_for, pcm16
+from personaplex_cli.samples import SAMPLE_RATE, SILENT_FRAME, Samples, frame_at, frames_for, pcm16
 
 STDIN = "-"
 VOICE_LOUDNESS = -24.0  # LUFS, to which the reference sets voice prompts
 VOICE_PEAK = 0.99
 MIN_VOICE_SECONDS = 0.4  # the block of BS.1770: loudness is not defined below
+MAX_VOICE_SECONDS = 60.0  # the model hears the whole sample before each conversation
 MAX_LATE_FRAMES = 125  # 10 s: how late an answer from a server may be
-# Programs that write wav into a pipe do not know its length and put the largest number in the header.
-ENDLESS = 2**29  # samples
 
 
 class Recording:
@@ -43,8 +46,8 @@ class Recording:
 
     @classmethod
     def read(cls, path: Path | str, tail: float = 0.0) -> Self:
-        """From a sound file; raises what `read_recording` raises."""
-        return cls(read_recording(Path(path)), tail)
+        """From a sound file, `-` for standard input; raises what `read_recording` raises."""
+        return cls(read_recording(path), tail)
 
     def write(self, path: Path | str) -> None:
         """The answer as a wav, which is there whole or not at all. Raises AudioError if it cannot be written."""
@@ -79,30 +82,29 @@ class Recording:
         return np.concatenate([NOTHING, *self._said])[: len(self.heard)]
 
 
-def read_recording(path: Path) -> Samples:
-    """A sound file of any rate and any number of channels -> [n] float32 at 24 kHz, channels mixed.
+def read_recording(
+    path: Path | str, channel: str | None = None, remark: Callable[[str], None] = lambda text: None
+) -> Samples:
+    """A sound file of any rate and any number of channels -> the voice in it, [n] float32 at 24 kHz.
 
-    Raises UsageError if there is no such file, AudioError if it is no sound, empty or cut short.
+    `-` is standard input. `channel` is left, right or a number from 1; without it the voice is looked for. `remark`
+    gets a sentence for whatever the user may not expect. Raises UsageError if there is no such file, AudioError if it
+    is no sound, empty or cut short.
     """
-    if not path.exists():
-        raise UsageError(f"There is no file {path}.", "Check the path.")
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder.", "Name the recordings in it.")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path} is empty.", "Record it again.")
-    try:
-        with path.open("rb") as file:
-            is_opus = b"OpusHead" in file.read(64)
-        sound, rate = sphn.read_opus(str(path)) if is_opus else sphn.read(str(path))
-        promised = sphn.durations([str(path)])[0]
-    except BaseException as error:  # sphn's decoders may panic, which is no Exception
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise
-        hint = "Use wav, flac, mp3, ogg, opus, aac, aiff or caf; convert others, for example with ffmpeg."
-        raise AudioError(f"{path} is not a sound file that can be read.", hint) from error
-    _refuse_damage(path, sound, rate, promised)
-    mono = sound.mean(axis=0, dtype=np.float32)
-    return np.asarray(soxr.resample(mono, rate, SAMPLE_RATE), dtype=np.float32)
+    return _voice(path, channel, None, remark)
+
+
+def can_be_read_again(path: Path | str) -> bool:
+    """False for pipes and other devices, which give what they have once."""
+    if str(path) == STDIN or str(path).startswith(("/dev/", "/proc/")):
+        return False
+    return not os.path.exists(path) or os.path.isfile(path) or os.path.isdir(path)
+
+
+def shown(path: Path | str) -> str:
+    """How messages call a source: as the user named it, and with what cannot be printed as an escape."""
+    name = "standard input" if str(path) == STDIN else str(path)
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def read_voice_sample(path: Path) -> Samples:
@@ -112,43 +114,88 @@ def read_voice_sample(path: Path) -> Samples:
     """
     import pyloudnorm  # brings scipy.signal along, which takes a second
 
-    sample = read_recording(path)
+    sample = _voice(path, None, MAX_VOICE_SECONDS, lambda text: None)
     if len(sample) < MIN_VOICE_SECONDS * SAMPLE_RATE:
-        raise AudioError(f"The voice sample {path} is shorter than {MIN_VOICE_SECONDS} s.", "10 to 20 s are best.")
+        raise AudioError(
+            f"The voice sample {shown(path)} is shorter than {MIN_VOICE_SECONDS} s.", "10 to 20 s are best."
+        )
     loudness = pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(sample)
     if not np.isfinite(loudness):
-        raise AudioError(f"The voice sample {path} is silent.", "Record 10 to 20 s of clear speech.")
+        raise AudioError(f"The voice sample {shown(path)} is silent.", "Record 10 to 20 s of clear speech.")
     gain = min(10 ** ((VOICE_LOUDNESS - loudness) / 20), VOICE_PEAK / float(np.abs(sample).max()))
     return np.asarray(sample * gain, dtype=np.float32)
 
 
-@contextmanager
-def standard_input() -> Iterator[Path]:
-    """What arrives on stdin, as a file for as long as the block runs. Raises UsageError if stdin is a keyboard."""
-    if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError("There is no sound on standard input.", "Pipe a wav into it, or name a file.")
-    with tempfile.TemporaryDirectory(prefix="personaplex-") as folder:
-        path = Path(folder) / "stdin"
-        path.write_bytes(sys.stdin.buffer.read())
-        yield path
-
-
 def write_wav(file: IO[bytes], *channels: Samples) -> None:
-    """16-bit wav at 24 kHz from channels [n] of equal length."""
-    with wave.open(file, "wb") as out:
+    """16-bit wav at 24 kHz from channels [n] of equal length; two are marked as user and agent."""
+    whole = io.BytesIO()  # a pipe cannot be corrected afterwards
+    with wave.open(whole, "wb") as out:
         out.setparams((len(channels), 2, SAMPLE_RATE, 0, "NONE", "not compressed"))
         out.writeframes(pcm16(*channels))
+    if len(channels) == 2:
+        mark_sides(whole)
+    file.write(whole.getvalue())
 
 
-def _refuse_damage(path: Path, sound: Samples, rate: int, promised: float | None) -> None:
-    """Decoders return what they could read; compare it with what the header says, and look at the numbers."""
-    samples = sound.shape[1]
-    if samples == 0:
-        raise AudioError(f"{path} holds no sound.", "Record it again.")
-    if promised is not None and promised * rate < ENDLESS and samples < promised * rate - FRAME:
-        raise AudioError(
-            f"{path} is cut short: it should last {promised:.1f} s and ends after {samples / rate:.1f} s.",
-            "Copy it again, or keep what is there with `sox FILE whole.wav`.",
-        )
-    if not np.isfinite(sound).all():
-        raise AudioError(f"{path} holds values that are not numbers.", "Export it again.")
+def mark_sides(wav: IO[bytes]) -> None:
+    """Say in a finished wav of ours that the user is on its left, so that a later `run` hears the user alone."""
+    comment = SIDES + b"\0" * (2 - len(SIDES) % 2)
+    chunk = b"INFOICMT" + struct.pack("<I", len(comment)) + comment
+    size = wav.seek(0, os.SEEK_END)
+    wav.write(b"LIST" + struct.pack("<I", len(chunk)) + chunk)
+    wav.seek(4)
+    wav.write(struct.pack("<I", min(size + len(chunk), 2**32 - 1)))
+    wav.seek(0, os.SEEK_END)
+
+
+def _voice(path: Path | str, channel: str | None, max_seconds: float | None, remark: Callable[[str], None]) -> Samples:
+    name = shown(path)
+    content = _content(path, name)
+    decoded, remarks = decode(content, name, max_seconds)
+    del content
+    voices = []
+    for sound, rate, sides in decoded:
+        sound, about_level = at_full_scale(sound, name)
+        voice, about_channels = one_voice(sound, rate, name, channel, sides or _is_ours(path))
+        voices.append(np.asarray(soxr.resample(voice, rate, SAMPLE_RATE), dtype=np.float32))
+        remarks += about_level + about_channels
+    for each in dict.fromkeys(remarks):
+        remark(each)
+    return np.concatenate(voices)
+
+
+def _content(path: Path | str, name: str) -> bytes:
+    limit = free_memory() // 2
+    if str(path) == STDIN:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError("There is no sound on standard input.", "Pipe a wav into it, or name a file.")
+        content = sys.stdin.buffer.read(limit)
+    else:
+        if not os.path.lexists(path):
+            raise UsageError(f"There is no file {name}.", "Check the path.")
+        if os.path.isdir(path):
+            raise UsageError(f"{name} is a folder.", "Name the recordings in it.")
+        try:
+            with open(path, "rb") as file:
+                content = file.read(limit)
+        except OSError as error:
+            raise AudioError(f"{name} cannot be read ({error.strerror}).", "Check the path and its rights.") from error
+    if not content:
+        raise AudioError(f"{name} is empty.", "Record it again.")
+    if len(content) >= limit:
+        raise AudioError(f"{name} is larger than this machine's memory can hold.", "Cut it into parts.")
+    return content
+
+
+def _is_ours(path: Path | str) -> bool:
+    """Whether a file beside says that it is a recording of ours: those that were cut off are not marked yet."""
+    if str(path) == STDIN:
+        return False
+    path = Path(path)
+    if path.name == "conversation.wav" and (path.parent / "transcript.json").is_file():
+        return True
+    try:
+        about = json.loads(path.with_suffix(".json").read_bytes())
+        return about["settings"]["stereo"] is True and "personaplex" in about
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False

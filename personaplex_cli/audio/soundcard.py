@@ -138,7 +138,9 @@ class SoundCard:
         self._outward = Resampler(SAMPLE_RATE, self._speaker_rate)
         self._jitter_buffer = JitterBuffer(self._speaker_rate)
         canceller = echo_canceller(self._options)
-        self._capture = Capture(self._microphone_rate, self._speaker_rate, canceller, self._note)
+        self._capture = Capture(
+            self._microphone_rate, self._speaker_rate, canceller, self._note, self._options.input_channel
+        )
         self._health = StreamHealth()
         self._waiting_since: float | None = None  # when `frames()` first found nothing new, on the clock
         self._device_in = self._device_out = 0.0  # seconds from the microphone to the callback, from it to the speaker

@@ -37,7 +37,16 @@ from personaplex_cli.screen.theme import THEMES
 def run(
     context: typer.Context,
     *,
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Recordings; - reads a wav from stdin.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT", help="Recordings, folders or patterns; - reads from stdin.", show_default=False
+        ),
+    ] = None,
+    listed: Annotated[
+        str | None,
+        typer.Option("--list", metavar="FILE", help="A file that names more, one a line.", show_default="none"),
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option("-o", "--out", help="A wav, a folder, or - for stdout.", show_default="INPUT.answer.wav"),
@@ -50,18 +59,23 @@ def run(
     sampling: Sampling,
 ) -> None:
     """Answer recorded speech: the same conversation as live, frame by frame, with files."""
+    from personaplex_cli.programs import jobs
     from personaplex_cli.programs import run as program
 
-    if events and out == program.STDOUT:
+    if events and out == jobs.STDOUT:
         raise UsageError("Standard output cannot carry both sound and JSON.", "Give -o FILE, or leave out --json.")
+    named = [*(inputs or ()), *(jobs.read_list(listed) if listed else ())]
     who = _who(character, sampling, remote)
     start = _starter(context, remote, model, who, paced=True)
-    jobs = program.plan(inputs, out)
-    program.check(jobs)
+    prompt_file = (character.prompt or "")[1:] if (character.prompt or "").startswith("@") else None
+    planned = jobs.plan(named, out, output, [each for each in (character.voice, prompt_file, listed) if each])
     with ProgressScreen(Console(stderr=True)) as screen:
         listen = (lambda event: write_json(as_json(event), indent=None)) if events else screen.show
-        with closing(start(listen)) as engine:
-            program.answer(engine, who, jobs, output, listen)
+        work = program.check(planned, out, output, listen)
+        if work.todo:
+            with closing(start(listen)) as engine:
+                program.answer(engine, who, work, output, listen)
+    jobs.conclude(work)
 
 
 def chat(
@@ -146,6 +160,6 @@ def _starter(
 
 def _log(path: Path) -> IO[str]:
     try:
-        return path.open("a", encoding="utf-8")
+        return path.open("a", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}).", "Choose another --log-file.") from error

@@ -33,7 +33,8 @@ def say(text: str) -> None:
 
 
 def write_json(value: Any, indent: int | None = 1) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=indent), flush=True)
+    # Lines for programs are ASCII, so that any encoding of the stream can carry them, and odd names too.
+    print(json.dumps(value, ensure_ascii=indent is None, indent=indent), flush=True)
 
 
 def show_list(titles: Sequence[str], rows: Sequence[Sequence[str]], as_json: bool) -> None:

@@ -14,11 +14,12 @@ from unicodedata import normalize
 
 from personaplex_cli.errors import UsageError, unknown_name
 from personaplex_cli.library.settings import config_folder, read_toml
+from personaplex_cli.samples import SOUND_SUFFIXES
 
 DEFAULT_VOICE = "NATF2"
 
 PACKAGE = Path(__file__).parents[1]
-VOICE_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".pt")
+VOICE_SUFFIXES = (*SOUND_SUFFIXES, ".pt")
 
 Entry = TypeVar("Entry")
 

@@ -7,167 +7,247 @@ appears whole or not at all; what was finished stays when a later one fails or t
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from personaplex_cli import __version__
-from personaplex_cli.audio.recording import STDIN, Recording, read_recording, standard_input, write_wav
+from personaplex_cli.audio.recording import Recording, read_recording, shown, write_wav
 from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation, Engine, converse_all
-from personaplex_cli.errors import NetworkError, UsageError
-from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Started, Step, Timings
-from personaplex_cli.files import atomic_file, check_writable
+from personaplex_cli.errors import AudioError, NetworkError, PersonaplexError
+from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Note, Started, Step, Timings, ignore
+from personaplex_cli.files import atomic_file
 from personaplex_cli.options import OutputOptions
-from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE
-from personaplex_cli.transcript import Transcript
+from personaplex_cli.programs.jobs import STDOUT, Job, Ready, Work, look_at
+from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE, frames_for
+from personaplex_cli.transcript import Transcript, as_bytes, clock, one_line
 
-STDOUT = "-"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One recording and where its answer goes; None is standard output."""
-
-    source: str
-    target: Path | None
+FAILURES_IN_A_ROW = 3  # not the recordings' fault, but a server's or a disk's: the run ends
 
 
-def plan(inputs: Sequence[str], out: str | None) -> list[Job]:
-    """Where each answer goes. `out` is a wav file, a folder (needed for several inputs) or `-`.
+def check(jobs: list[Job], out: str | None, output: OutputOptions, listen: Listener = ignore) -> Work:
+    """Read every input once and see that every output can be written, as `jobs.look_at` says."""
 
-    Without it `question.wav` is answered in `question.answer.wav`, here; standard input on standard output.
-    Raises UsageError where answers would overwrite each other or an input.
-    """
-    if inputs.count(STDIN) > 1:
-        raise UsageError("Standard input can be read only once.", "Give - once.")
-    if out is None:
-        jobs = [Job(each, None if each == STDIN else Path(f"{Path(each).stem}.answer.wav")) for each in inputs]
-    elif out == STDOUT:
-        jobs = [Job(each, None) for each in inputs]
-    elif Path(out).is_dir() or out.endswith(("/", "\\")) or len(inputs) > 1:
-        jobs = [Job(each, Path(out) / f"{'stdin' if each == STDIN else Path(each).stem}.wav") for each in inputs]
-    else:
-        jobs = [Job(inputs[0], Path(out))]
-    _refuse_clashes(jobs, out)
-    return jobs
+    def read(source: str, remark: Any) -> Any:
+        return read_recording(source, output.channel, remark)
+
+    return look_at(jobs, out, output, read, lambda text: listen(Note(text)))
 
 
-def check(jobs: Sequence[Job]) -> None:
-    """Read every input file once and see that every output can be written, so that no long run ends in vain.
-
-    Raises UsageError or AudioError for the first job that cannot be done.
-    """
-    if any(job.target is None for job in jobs) and sys.stdout.isatty():
-        raise UsageError("Sound cannot be shown on a terminal.", "Give -o FILE, or pipe the output onward.")
-    for job in jobs:
-        if job.source != STDIN:
-            read_recording(Path(job.source))
-        if job.target is not None:
-            check_writable(job.target)
-
-
-def answer(engine: Engine, character: Character, jobs: Iterable[Job], output: OutputOptions, listen: Listener) -> None:
+def answer(engine: Engine, character: Character, work: Work, output: OutputOptions, listen: Listener = ignore) -> None:
     """Hold one conversation per job, each from the same beginning, and write what came of it.
 
-    Raises what goes wrong with the first job that fails; what was finished before stays.
+    What was finished stays. A job that fails is noted in `work.failures` and the next one goes on; with `strict`, or
+    when several fail in a row, its error is raised.
     """
-    answers = (_Answer(job, output, listen) for job in jobs)
-    conversations = (Conversation(character, each.audio, each.hear) for each in answers)
-    with closing(converse_all(engine, conversations)) as events:
+    results = Results(work)
+    run = _Run(work, output, listen, results)
+    with closing(results), closing(converse_all(engine, run.conversations(character))) as events:
         for conversation, event in events:
             conversation.listen(event)
+
+
+class Results:
+    """The file with a line of JSON for each recording. Lines of earlier runs stay, but for what is answered anew."""
+
+    def __init__(self, work: Work) -> None:
+        self._file = None
+        if work.results is None:
+            return
+        anew = {each.job.source for each in work.todo} | {source for source, _ in work.failures}
+        anew_outputs = {str(each.job.target) for each in work.todo}
+        kept: list[bytes] = []
+        outputs: set[str | None] = set()
+        for line in _lines(work.results):
+            source, output = _about(line)
+            if source not in anew and output not in anew_outputs:
+                kept.append(line)
+                outputs.add(output)
+        with atomic_file(work.results) as file:
+            file.writelines(kept)
+        self._file = work.results.open("ab")
+        for job in work.done:  # a run may have been stopped after the answer and before its line
+            if job.target and str(job.target) not in outputs:
+                self._add_again(job.target.with_suffix(".json"))
+        for source, error in work.failures:
+            self.add({"input": source, "error": str(error)})
+
+    def add(self, result: dict[str, Any]) -> None:
+        if self._file:
+            self._file.write(as_bytes(json.dumps(result, ensure_ascii=False) + "\n"))
+            self._file.flush()
+
+    def _add_again(self, report: Path) -> None:
+        with suppress(OSError, ValueError, RecursionError):
+            self.add(json.loads(report.read_bytes()))
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+def _lines(path: Path) -> list[bytes]:
+    """Those that are whole."""
+    try:
+        return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    except OSError:
+        return []
+
+
+def _about(line: bytes) -> tuple[str | None, str | None]:
+    """Input and output of a line of results."""
+    try:
+        result = json.loads(line)
+        return result.get("input"), result.get("output")
+    except (ValueError, AttributeError, RecursionError):
+        return None, None
+
+
+class _Run:
+    """The jobs as conversations, and what becomes of those that fail."""
+
+    def __init__(self, work: Work, output: OutputOptions, listen: Listener, results: Results) -> None:
+        self._work = work
+        self._output = output
+        self._listen = listen
+        self._results = results
+        self._in_a_row = 0
+        self._frames_left = sum(frames_for(each.samples) for each in work.todo)
+
+    def conversations(self, character: Character) -> Iterator[Conversation]:
+        for ready in self._work.todo:
+            left, self._frames_left = self._frames_left, self._frames_left - frames_for(ready.samples)
+            started = Started(ready.job.source, frames_for(ready.samples), ready.number, self._work.count, left)
+            try:
+                each = _Answer(ready, started, self._output, self._listen)
+            except PersonaplexError as error:  # it was there when all were looked at
+                self._fail(ready.job, error)
+                continue
+            yield Conversation(character, each.audio, self._hearer(ready.job, each))
+
+    def _hearer(self, job: Job, answer: "_Answer") -> Listener:
+        def hear(event: Event) -> None:
+            if not isinstance(event, Ended):
+                answer.hear(event)
+                return
+            try:
+                if event.error:
+                    raise event.error
+                self._results.add(answer.finish())
+                self._in_a_row = 0
+            except PersonaplexError as error:
+                self._fail(job, error)
+
+        return hear
+
+    def _fail(self, job: Job, error: PersonaplexError) -> None:
+        self._work.failures.append((job.source, error))
+        self._results.add({"input": job.source, "output": str(job.target), "error": str(error)})
+        self._in_a_row += 1
+        if self._output.strict or self._work.count == 1 or self._in_a_row == FAILURES_IN_A_ROW:
+            raise error
+        self._listen(Note(f"{shown(job.source)} is not answered: {error}"))
 
 
 class _Answer:
     """One job's conversation: its recording, and what is to be written of the answer."""
 
-    def __init__(self, job: Job, output: OutputOptions, listen: Listener) -> None:
-        self._job = job
+    def __init__(self, ready: Ready, started: Started, output: OutputOptions, listen: Listener) -> None:
+        self._job = ready.job
+        self._remarks = list(ready.remarks)
+        self._started = started
         self._output = output
         self._listen = listen
-        with standard_input() if job.source == STDIN else nullcontext(Path(job.source)) as path:
-            self.audio = Recording(read_recording(path), output.tail)
+        sound = read_recording(ready.job.source, output.channel) if ready.sound is None else ready.sound
+        self.audio = Recording(sound, output.tail)
         self._transcript = Transcript()
         self._timings: list[Timings] = []
+        self._persona_until: float | None = None
 
     def hear(self, event: Event) -> None:
-        if not isinstance(event, Ended):
-            self._listen(event)
+        self._listen(event)
         match event:
             case Began():
                 self._began = event
                 self._began_at = time.perf_counter()
-                self._listen(Started(self._job.source, len(self.audio)))
+                self._warn_of_length(event)
+                self._listen(self._started)
             case Step():
                 # Words belong to the sound that they came with, however long that was under way.
                 self._transcript.add(self.audio.answered, event.text)
                 self._timings += [event.timings] if event.timings else []
-            case Ended(error):
-                if error:
-                    raise error
-                self._finish()
 
-    def _finish(self) -> None:
+    def _warn_of_length(self, began: Began) -> None:
+        """What is older than the model's context is forgotten: first of all who it is."""
+        remembered = began.context - began.prompt_frames
+        if began.context and len(self.audio) > remembered:
+            self._persona_until = round(max(0, remembered) * FRAME_SECONDS, 2)
+            name = shown(self._job.source)
+            remark = (
+                f"{name} is longer than the model remembers: after {clock(self._persona_until)} it forgets its persona."
+            )
+            self._remarks.append(remark)
+            self._listen(Note(remark))
+
+    def finish(self) -> dict[str, Any]:
+        """Write the answer; returns what is known of it. Raises NetworkError if it is not whole, AudioError."""
         audio, source = self.audio, self._job.source
         if len(audio.answer) < len(audio.heard):
-            raise NetworkError(f"The answer to {source} has not arrived whole.", "Try again; is the server well?")
+            what = f"The answer to {shown(source)} has not arrived whole."
+            raise NetworkError(what, "Try again; is the server well?")
         speed = round(len(audio) * FRAME_SECONDS / (time.perf_counter() - self._began_at), 2)
         seconds = round(len(audio.heard) / SAMPLE_RATE, 3)
-        self._listen(Finished(source, self._write(self._report(seconds, speed)), seconds, speed, self._transcript.text))
+        report = self._report(seconds, speed)
+        self._listen(Finished(source, self._write(report), seconds, speed, self._transcript.text))
+        return report
 
     def _report(self, seconds: float, speed: float) -> dict[str, Any]:
         return {
-            "personaplex": __version__,
+            "text": self._transcript.text,
+            "words": [asdict(word) for word in self._transcript.words()],
             "input": self._job.source,
             "output": STDOUT if self._job.target is None else str(self._job.target),
             "seconds": seconds,
-            "settings": {**self._began.settings, **asdict(self._output)},
-            "text": self._transcript.text,
-            "words": [asdict(word) for word in self._transcript.words()],
             "speed": speed,
+            "notes": self._remarks,
+            "persona_until": self._persona_until,
+            "settings": {**self._began.settings, **self._output.settings},
             "milliseconds": _percentiles(self._timings),
+            "personaplex": __version__,
         }
 
     def _write(self, report: dict[str, Any]) -> tuple[str, ...]:
         target = self._job.target
         channels = (self.audio.heard, self.audio.answer) if self._output.stereo else (self.audio.answer,)
         if target is None:
-            write_wav(sys.stdout.buffer, *channels)
-            sys.stdout.buffer.flush()
+            try:
+                write_wav(sys.stdout.buffer, *channels)
+                sys.stdout.buffer.flush()
+            except BrokenPipeError:  # the reader has heard enough
+                raise
+            except OSError as error:
+                raise AudioError(f"Standard output cannot be written ({error.strerror}).", "Give -o FILE.") from error
             return ()
-        texts = {}
-        if self._output.transcript:
-            texts[target.with_suffix(".json")] = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
-        if self._output.srt:
-            texts[target.with_suffix(".srt")] = self._transcript.srt()
-        for path, text in texts.items():
+        *beside, _ = self._job.written(self._output)
+        for path in beside:
             with atomic_file(path) as file:
-                file.write(text.encode())
+                file.write(as_bytes(self._text(path, report)))
         # The wav comes last: where it is, everything is.
         with atomic_file(target) as file:
             write_wav(file, *channels)
-        return tuple(map(str, (target, *texts)))
+        return tuple(map(str, (target, *beside)))
 
-
-def _refuse_clashes(jobs: Sequence[Job], out: str | None) -> None:
-    targets = [job.target for job in jobs if job.target is not None]
-    if len(jobs) > 1 and len(targets) < len(jobs):
-        raise UsageError("Several answers do not fit in one output.", "Give -o FOLDER.")
-    if len(jobs) > 1 and out is not None and out.lower().endswith(".wav"):
-        raise UsageError(f"Several inputs cannot all be answered in {out}.", "Give -o FOLDER.")
-    sources = {Path(job.source).resolve() for job in jobs if job.source != STDIN}
-    for index, target in enumerate(targets):
-        if target.suffix.lower() != ".wav":
-            raise UsageError(f"{target} is not the name of a wav file.", "Answers are written as .wav.")
-        if target in targets[:index]:
-            raise UsageError(f"Two inputs would both be answered in {target}.", "Rename one, or run them apart.")
-        if target.resolve() in sources:
-            raise UsageError(f"{target} is an input: the answer would overwrite it.", "Choose another -o.")
+    def _text(self, path: Path, report: dict[str, Any]) -> str:
+        if path.suffix == ".srt":
+            return self._transcript.srt()
+        if path.suffix == ".md":
+            return f"# {one_line(shown(self._job.source))}\n\n{self._transcript.markdown()}\n"
+        return json.dumps(report, ensure_ascii=False, indent=1) + "\n"
 
 
 def _percentiles(timings: Sequence[Timings]) -> dict[str, dict[str, float]]:

@@ -6,6 +6,7 @@ anything written.
 """
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
@@ -148,6 +149,8 @@ class ProgressScreen(Sentences):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._bar: progress.Progress | None = None
+        self._begun: Started | None = None  # the recording that is being answered
+        self._first: tuple[float, int] | None = None  # when the first one began, and how many frames were left
         self._said: set[str] = set()
 
     def __exit__(self, *_: object) -> None:
@@ -174,16 +177,29 @@ class ProgressScreen(Sentences):
             case Downloading(done, total):
                 bar = self._bar or self._open(DOWNLOAD, "Downloading", total)
                 bar.update(bar.task_ids[0], completed=done, total=total)
-            case Started(source, frames):
+            case Started(source, frames, number, count):
                 self._close()
-                self._open(ANSWER, PurePath(source).name, frames)
+                self._begun = event
+                self._first = self._first or (time.monotonic(), event.frames_left)
+                title = self._readable(PurePath(source).name)
+                self._open(ANSWER, f"{number}/{count} {title}" if count > 1 else title, frames)
             case Step(index) if self._bar:
                 speed = (index + 1) * FRAME_SECONDS / (self._bar.tasks[0].elapsed or 1e-9)
-                self._bar.update(self._bar.task_ids[0], completed=index + 1, speed=f"{speed:.1f}x real time")
+                left = self._time_left(index + 1)
+                self._bar.update(self._bar.task_ids[0], completed=index + 1, speed=f"{speed:.1f}x real time{left}")
             case Finished(source, files, seconds, speed):
                 self._close()
                 where = f" -> {', '.join(files)}" if files else ""
                 self._say(f"{source}{where}  ({seconds:.1f} s, {speed:.1f}x real time)")
+
+    def _time_left(self, done: int) -> str:
+        """How long all recordings that are left will take, from how long all before took; nothing for a single one."""
+        if self._begun is None or self._first is None or self._begun.count == 1:
+            return ""
+        since, frames = self._first
+        left = self._begun.frames_left - done
+        seconds = (time.monotonic() - since) / max(1, frames - left) * left
+        return f", {clock(seconds)} left"
 
     def _say_once(self, text: str) -> None:
         """What is the same for each of many recordings."""

@@ -249,3 +249,12 @@ def test_a_conversation_can_begin_again_while_the_card_is_unplugged(plug: Callab
         fake.query_devices = listed  # type: ignore[method-assign]
         assert sum(frame is not None for frame in after) > 5 / 0.08
     assert states(events) == [Phase.RECONNECTING, Phase.LIVE]
+
+
+def test_a_channel_of_the_microphone_can_be_chosen(plug: Callable[..., FakeCard]) -> None:
+    """Then the card is not asked for one channel: it would mix them."""
+    fake = plug(microphone=speech(1), listed=[device("Wide", inputs=4, outputs=2)])
+    talk(fake, options=SoundCardOptions(input_channel=3))
+    assert fake.opened[-1].settings["channels"] == (4, 2)
+    with pytest.raises(UsageError, match=r"Wide has no channel 5\."):
+        talk(fake, options=SoundCardOptions(input_channel=5))

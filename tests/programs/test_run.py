@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from personaplex_cli.cli import main as cli
 from personaplex_cli.errors import UsageError
-from personaplex_cli.programs.run import Job, plan
+from personaplex_cli.programs.jobs import Job, plan
 from personaplex_cli.samples import SAMPLE_RATE
 
 QUESTION = 0.5  # seconds
@@ -115,7 +115,12 @@ def test_several_inputs_go_into_a_folder_each_from_the_same_beginning(demo_folde
         recorded(Path("in/c.wav"), rate=48000, channels=2),
     ]
     assert run(demo_folder, *inputs, "-o", "out", "--seed", 1) == 0
-    assert sorted(path.name for path in Path("out").iterdir()) == [f"{x}.{y}" for x in "abc" for y in ("json", "wav")]
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        *(f"{x}.{y}" for x in "abc" for y in ("json", "wav")),
+        "results.jsonl",
+    ]
+    results = [json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()]
+    assert results == [json.loads(Path(f"out/{x}.json").read_text()) for x in "abc"]
     assert Path("out/a.wav").read_bytes() == Path("out/b.wav").read_bytes() != Path("out/c.wav").read_bytes()
     assert length(Path("out/c.wav")) == (QUESTION * SAMPLE_RATE, 1)
 
@@ -152,7 +157,15 @@ class TestWrong:
         [
             (["nothing.wav"], 2, "There is no file nothing.wav"),
             (["bad.wav"], 4, "bad.wav is not a sound file"),
-            (["question.wav", "bad.wav", "-o", "out"], 4, "bad.wav is not a sound file"),
+            (["question.wav", "bad.wav", "-o", "out", "--strict"], 4, "bad.wav is not a sound file"),
+            (["bad.wav", "worse.wav", "-o", "out"], 4, "2 of 2 recordings were not answered"),
+            (["question.wav", "--channel", "middle"], 2, "no channel 'middle'"),
+            (["question.wav", "--channel", "right"], 4, "no channel right"),
+            (["question.wav", "--skip-existing", "--overwrite"], 2, "contradict"),
+            (["in", "-o", "in"], 2, "is an input"),
+            (["in"], 2, "where the answers to a folder go"),
+            (["*.ogg", "-o", "out"], 2, "Nothing is named like *.ogg"),
+            (["--list", "none.txt", "-o", "out"], 2, "list none.txt cannot be read"),
             (["question.wav", "-o", "question.wav"], 2, "is an input"),
             (["question.wav", "-o", "answer.mp3"], 2, "not the name of a wav"),
             (["question.wav", "in/question.wav", "-o", "out"], 2, "would both be answered"),
@@ -191,6 +204,7 @@ class TestWrong:
         recorded(Path("in/question.wav"))
         recorded(Path("other.wav"))
         Path("bad.wav").write_text("no sound")
+        Path("worse.wav").write_text("")
         recorded(Path("short.wav"), seconds=0.2)
         before = sorted(Path().rglob("*"))
         assert run(demo_folder, *arguments) == code
@@ -221,7 +235,7 @@ class TestWrong:
 
         monkeypatch.setattr(LocalEngine, "step", interrupted)
         assert run(demo_folder, recorded(Path("a.wav")), recorded(Path("b.wav")), "-o", "out") == 130
-        assert sorted(path.name for path in Path("out").iterdir()) == ["a.json", "a.wav"]
+        assert sorted(path.name for path in Path("out").iterdir()) == ["a.json", "a.wav", "results.jsonl"]
         assert "finished is kept" in capsys.readouterr().err
 
     def test_a_bug_says_so_and_shows_itself_only_when_asked(

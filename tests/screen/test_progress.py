@@ -71,6 +71,13 @@ def test_on_a_terminal_bars_come_and_go() -> None:
     assert all(sentence in text for sentence in shown(terminal=False).splitlines())
 
 
+def test_of_many_recordings_it_says_which_one_and_how_long_all_will_take() -> None:
+    events: list[Event] = [Started("a.wav", 2, 3, 1000, 5000), Step(0, "", -20, -30, None), Step(1, "", -20, -30, None)]
+    text = shown(terminal=True, events=events)
+    assert "3/1000 a.wav" in text and " left" in text
+    assert "1/1" not in shown(terminal=True) and " left" not in shown(terminal=True)
+
+
 def test_interrupted_the_cursor_is_back() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=90, _environ={})
     try:
