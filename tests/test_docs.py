@@ -34,7 +34,7 @@ from personaplex_cli.options import PORT
 from personaplex_cli.server.metrics import Metrics
 
 README = ROOT / "README.md"
-MADE_UP = {"my.wav", "harbour"}  # voices and personas of the reader's own
+MADE_UP = {"my.wav", "sample.wav"}  # voices and personas of the reader's own
 INSTALLING = {"run", "test"}  # blocks that `.ci/run` executes
 RUNNABLE = [(path, block) for path in DOCUMENTS for block in blocks(path.read_text("utf-8")) if block.name]
 RUNNABLE = [(path, block) for path, block in RUNNABLE if block.name not in INSTALLING]
@@ -71,7 +71,7 @@ def parse(arguments: list[str]) -> dict[str, Any]:
 
 def test_a_wrong_command_line_is_noticed() -> None:
     for wrong in (["chat", "--voise", "NATF2"], ["talkk"], ["serve", "--queue", "many"], ["personas", "sho", "chef"]):
-        with pytest.raises(Exception, match="No such|valid integer"):
+        with pytest.raises(Exception, match=r"No such|valid integer"):
             parse(wrong)
 
 
@@ -145,19 +145,26 @@ def test_every_command_is_documented() -> None:
     assert {name for name, each in NAMES.items() if not each.hidden} <= named
 
 
-def test_the_dashboard_and_prometheus_ask_for_what_the_server_counts() -> None:
+def test_figures_are_named_as_the_server_counts_them() -> None:
     dashboard = json.loads((ROOT / "deploy/grafana/personaplex.json").read_text("utf-8"))
-    asked = {name for panel in dashboard["panels"] for each in panel["targets"] for name in _metrics(each["expr"])}
+    asked = " ".join(each["expr"] for panel in dashboard["panels"] for each in panel["targets"])
+    serving = " ".join(inline((ROOT / "docs/serving.md").read_text("utf-8")))
     metrics = Metrics()
     metrics.step(1.0)
     metrics.ended("left", True, 0, 0)
     metrics.turned_away("busy")
-    counted = {line.split("{")[0].split(" ")[0] for line in metrics.text().decode().splitlines() if line[0] != "#"}
-    assert asked and asked <= counted
+    counted = set(re.findall(r"^personaplex_\w+", metrics.text().decode(), re.M))
+    counted = {name for name in counted if not name.endswith("_created")}
+    assert set(re.findall(r"personaplex_\w+", asked)) <= counted
+    whole = {re.sub("_(bucket|count|sum)$", "", name) for name in counted}
+    assert set(re.findall(r"personaplex_(?!cli)\w+", serving)) == whole
 
 
-def _metrics(expression: str) -> list[str]:
-    return re.findall(r"personaplex_\w+", expression)
+def test_every_close_code_is_documented() -> None:
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "personaplex_cli/server").glob("*.py"))
+    codes = {*re.findall(r"\bClosing\([^()]*?\b(\d{4})\b", sources), "1000"}
+    table = (ROOT / "docs/serving.md").read_text("utf-8").partition("## Close codes")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| (\d{4})", table, re.M)) == codes | {"1008"}
 
 
 def test_what_the_containers_copy_and_set_exists() -> None:
