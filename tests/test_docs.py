@@ -22,6 +22,7 @@ from documents import (
     blocks,
     command_lines,
     file_names,
+    inline,
     links,
     options,
     variables,
