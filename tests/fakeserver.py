@@ -184,10 +184,11 @@ class Wire(Server):
         self.loop.call_soon_threadsafe(lambda: [visit.cancel() for visit in self._visits])
 
     async def _serve(self, ready: "Future[int]") -> None:
-        async with await asyncio.start_server(self._connect, "127.0.0.1", self.port) as listening:
-            ready.set_result(listening.sockets[0].getsockname()[1])
-            await self._over.wait()
-            await settle()
+        listening = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
+        ready.set_result(listening.sockets[0].getsockname()[1])
+        await self._over.wait()
+        await settle()
+        listening.close()  # from Python 3.12 on, `async with` would wait for all connections first
         for visit in self._visits:
             visit.cancel()
         await asyncio.gather(*self._visits, return_exceptions=True)

@@ -1,0 +1,218 @@
+"""README and docs/ are true: their commands parse, their options, variables, links and files exist, and what needs no
+GPU runs as printed, with the demo model."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from documents import (
+    DOCUMENTS,
+    ROOT,
+    anchors,
+    blocks,
+    command_lines,
+    file_names,
+    inline,
+    links,
+    options,
+    variables,
+)
+
+from personaplex_cli.cli.binding import settable
+from personaplex_cli.cli.main import app
+from personaplex_cli.library.catalog import personas, voices
+from personaplex_cli.options import PORT
+from personaplex_cli.server.metrics import Metrics
+
+README = ROOT / "README.md"
+MADE_UP = {"my.wav", "sample.wav"}  # voices and personas of the reader's own
+INSTALLING = {"run", "test"}  # blocks that `.ci/run` executes
+RUNNABLE = [(path, block) for path in DOCUMENTS for block in blocks(path.read_text("utf-8")) if block.name]
+RUNNABLE = [(path, block) for path, block in RUNNABLE if block.name not in INSTALLING]
+NEEDED = ("curl", "openssl")  # by some of them
+NAMES = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def documents() -> Any:
+    return pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+
+
+def commands(group: Any) -> Iterator[Any]:
+    yield group
+    for each in getattr(group, "commands", {}).values():
+        yield from commands(each)
+
+
+def parse(arguments: list[str]) -> dict[str, Any]:
+    """What a command line sets. Raises what Typer raises for one that is wrong; nothing runs."""
+    command, context, values = typer.main.get_command(app), None, {}
+    name, rest = "personaplex", arguments
+    while command is not None:
+        try:
+            context = command.make_context(name, list(rest), parent=context)
+        except typer.Exit:  # --help, --version
+            return values
+        values |= context.params
+        rest = [*context._protected_args, *context.args]
+        if not (hasattr(command, "commands") and rest):
+            return values
+        name, command, rest = command.resolve_command(context, rest)
+    return values
+
+
+def test_a_wrong_command_line_is_noticed() -> None:
+    for wrong in (["chat", "--voise", "NATF2"], ["talkk"], ["serve", "--queue", "many"], ["personas", "sho", "chef"]):
+        with pytest.raises(Exception, match=r"No such|valid integer"):
+            parse(wrong)
+
+
+@documents()
+def test_every_command_line_parses(path: Path) -> None:
+    known_voices = {each.name for each in voices()} | MADE_UP
+    known_personas = {each.name for each in personas()} | MADE_UP
+    for arguments in command_lines(path.read_text("utf-8")):
+        if "--install-completion" in arguments or (arguments[0] in NAMES and len(arguments) == 1):
+            continue  # the parser itself would do it; a command is named, not typed
+        try:
+            values = parse(arguments)
+        except Exception as error:
+            pytest.fail(f"{path.name}: personaplex {' '.join(arguments)}: {getattr(error, 'message', error)}")
+        assert values.get("voice") in {None, *known_voices}, arguments
+        assert values.get("persona") in {None, *known_personas}, arguments
+
+
+@documents()
+def test_every_option_and_variable_exists(path: Path) -> None:
+    text = path.read_text("utf-8")
+    group = typer.main.get_command(app)
+    known = {flag for each in commands(group) for param in each.params for flag in (*param.opts, *param.secondary_opts)}
+    assert options(text) <= known | {"--help"}
+    sources = "".join(each.read_text("utf-8") for each in (ROOT / "personaplex_cli").rglob("*.py"))
+    set_by = {variable for names in settable(group).values() for each in names.values() for variable in each}
+    assert {each for each in variables(text) if each not in set_by and f'"{each}"' not in sources} == set()
+
+
+def test_the_example_of_a_dotenv_file_names_variables_that_exist() -> None:
+    group = typer.main.get_command(app)
+    set_by = {variable for names in settable(group).values() for each in names.values() for variable in each}
+    text = (ROOT / ".env.example").read_text("utf-8")
+    assert variables(text) <= set_by
+    assert {option[2:] for option in re.findall(r"--[a-z-]+", text)} == set()
+
+
+@documents()
+def test_every_link_and_file_exists(path: Path) -> None:
+    text = path.read_text("utf-8")
+    for target in links(text):
+        name, _, anchor = target.partition("#")
+        file = path.parent / name if name else path
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text("utf-8")), target
+    for name in file_names(text):
+        assert (ROOT / name).exists(), name
+
+
+@documents()
+def test_toml_in_the_documents_can_be_read(path: Path) -> None:
+    for block in blocks(path.read_text("utf-8")):
+        if block.language == "toml":
+            tomllib.loads(block.body)
+
+
+def test_every_document_is_linked_from_the_readme() -> None:
+    linked = {(README.parent / each.partition("#")[0]).resolve() for each in links(README.read_text("utf-8"))}
+    assert {path.resolve() for path in DOCUMENTS} - linked == {README}
+
+
+def test_the_readme_is_short_and_says_how_to_install_and_test() -> None:
+    text = README.read_text("utf-8")
+    assert len(text.splitlines()) < 200
+    assert {"run", "test"} <= {block.name for block in blocks(text)}
+
+
+def test_every_command_is_documented() -> None:
+    texts = [path.read_text("utf-8") for path in DOCUMENTS]
+    named = {arguments[0] for text in texts for arguments in command_lines(text) if arguments}
+    assert {name for name, each in NAMES.items() if not each.hidden} <= named
+
+
+def test_figures_are_named_as_the_server_counts_them() -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana/personaplex.json").read_text("utf-8"))
+    asked = " ".join(each["expr"] for panel in dashboard["panels"] for each in panel["targets"])
+    serving = " ".join(inline((ROOT / "docs/serving.md").read_text("utf-8")))
+    metrics = Metrics()
+    metrics.step(1.0)
+    metrics.ended("left", True, 0, 0)
+    metrics.turned_away("busy")
+    counted = set(re.findall(r"^personaplex_\w+", metrics.text().decode(), re.M))
+    counted = {name for name in counted if not name.endswith("_created")}
+    assert set(re.findall(r"personaplex_\w+", asked)) <= counted
+    whole = {re.sub("_(bucket|count|sum)$", "", name) for name in counted}
+    assert set(re.findall(r"personaplex_(?!cli)\w+", serving)) == whole
+
+
+def test_every_close_code_is_documented() -> None:
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "personaplex_cli/server").glob("*.py"))
+    codes = {*re.findall(r"\bClosing\([^()]*?\b(\d{4})\b", sources), "1000"}
+    table = (ROOT / "docs/serving.md").read_text("utf-8").partition("## Close codes")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| (\d{4})", table, re.M)) == codes | {"1008"}
+
+
+def test_what_the_containers_copy_and_set_exists() -> None:
+    dockerfile = (ROOT / "deploy/Dockerfile").read_text("utf-8")
+    group = typer.main.get_command(app)
+    set_by = {variable for names in settable(group).values() for each in names.values() for variable in each}
+    compose = (ROOT / "deploy/compose.yaml").read_text("utf-8")
+    assert variables(dockerfile) | variables(compose) <= set_by
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")}
+    for line in re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.M):
+        for name in line.split():
+            assert (ROOT / name).exists() and name in allowed, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "block"), RUNNABLE, ids=lambda value: getattr(value, "name", ""))
+def test_what_needs_no_gpu_runs_as_printed(path: Path, block: Any, tmp_path: Path) -> None:
+    """With the demo model, in a folder with the examples, in a shell that stops at the first failure."""
+    for program in NEEDED:
+        if re.search(rf"\b{program}\b", block.body) and not shutil.which(program):
+            pytest.skip(f"needs {program}")
+    if str(PORT) in block.body and not _free(PORT):
+        pytest.skip(f"something listens at port {PORT}")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    beside = Path(sys.executable).parent
+    if not (beside / "personaplex").exists():
+        pytest.skip("personaplex is not installed beside this Python")
+    environment = {**os.environ, "PERSONAPLEX_MODEL": "demo", "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}"}
+    script = f"trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n{block.body}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
