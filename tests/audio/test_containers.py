@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sphn
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personaplex_cli.audio import decoding
@@ -59,6 +59,7 @@ def test_a_wav_of_unknown_length_is_read_whole_whatever_its_channels(
     assert len(sound) == 24000 and remarks == []
 
 
+@settings(deadline=None)
 @given(st.integers(10_000, 2**31 - 2**17), st.sampled_from([1, 2, 6]))
 def test_an_honest_length_that_is_not_reached_is_a_promise(size: int, channels: int) -> None:
     (piece,) = look_into(wav(bytes(120), channels, size=size)).pieces
@@ -126,6 +127,7 @@ def test_a_stream_that_ends_in_the_middle_of_a_page_keeps_what_is_whole(tmp_path
     assert 0.6 * SECONDS < len(sound) / SAMPLE_RATE < SECONDS and remarks
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=300), st.sampled_from([b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"caff", b"\xff\xfb", b""])
 )
@@ -134,6 +136,7 @@ def test_nothing_makes_it_stumble(rest: bytes, start: bytes) -> None:
     assert contents.pieces and 0 <= contents.unread <= len(start + rest)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 19244), st.integers(0, 255))
 def test_no_damaged_byte_makes_it_stumble(at: int, value: int) -> None:
     for path in SOUNDS.iterdir():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personaplex_cli.audio.recording import read_recording, write_wav
@@ -26,6 +26,7 @@ def speech(seed: int = 0, seconds: float = 4.0, amplitude: float = 0.1) -> Sampl
     return (amplitude * loud * random.standard_normal(len(loud))).astype(np.float32)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 8), st.data())
 def test_a_voice_among_silent_channels_keeps_its_level(count: int, data: st.DataObject) -> None:
     voice = speech()
@@ -37,6 +38,7 @@ def test_a_voice_among_silent_channels_keeps_its_level(count: int, data: st.Data
     assert bool(remarks) == (len(with_voice) < count)
 
 
+@settings(deadline=None)
 @given(st.floats(-1, 1), st.integers(0, 400), st.booleans())
 def test_one_voice_in_two_microphones_is_not_made_quieter(gain: float, late: int, inverted: bool) -> None:
     voice = speech()
@@ -94,6 +96,7 @@ class TestOurOwnRecordings:
 
 
 class TestLevel:
+    @settings(deadline=None)
     @given(st.sampled_from([8, 16, 24, 32]), st.floats(0.6, 1))
     def test_integers_as_floats_are_scaled(self, bits: int, loudness: float) -> None:
         sound = np.round(speech(amplitude=0.2) * loudness * 2.0 ** (bits - 1))[None]
@@ -101,6 +104,7 @@ class TestLevel:
         assert np.abs(scaled[0] - speech(amplitude=0.2) * loudness).max() < 0.02
         assert f"numbers of {bits} bits" in remark
 
+    @settings(deadline=None)
     @given(st.floats(-300, 100))
     def test_nothing_gets_beyond_full_scale_and_nothing_odd_goes_without_a_word(self, decibels: float) -> None:
         sound = (speech() / np.abs(speech()).max() * 10 ** (decibels / 20)).astype(np.float32)[None]
@@ -118,6 +122,7 @@ class TestLevel:
 
 
 class TestLive:
+    @settings(deadline=None)
     @given(st.integers(1, 8), st.data())
     def test_a_voice_in_one_input_of_an_interface_keeps_its_level(self, count: int, data: st.DataObject) -> None:
         voice, index = speech(), data.draw(st.integers(0, count - 1))

@@ -115,7 +115,7 @@ class TestNothingIsOverwritten:
         st.sampled_from([None, ".", "in", "out", "a.wav"]),
         st.booleans(),
     )
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_what_is_written_is_written_once_and_no_input(self, inputs: list[str], out: str | None, srt: bool) -> None:
         output = OutputOptions(srt=srt, md=True, overwrite=True)
         try:
