@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -195,7 +196,7 @@ def test_what_needs_no_gpu_runs_as_printed(path: Path, block: Any, tmp_path: Pat
         pytest.skip("personaplex is not installed beside this Python")
     environment = {**os.environ, "PERSONAPLEX_MODEL": "demo", "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}"}
     script = f"trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n{block.body}"
-    done = subprocess.run(
+    with subprocess.Popen(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=tmp_path,
         env=environment,
@@ -203,9 +204,14 @@ def test_what_needs_no_gpu_runs_as_printed(path: Path, block: Any, tmp_path: Pat
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
+        start_new_session=True,
+    ) as shell:
+        try:
+            said, _ = shell.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            os.killpg(shell.pid, signal.SIGKILL)
+            raise
+    assert shell.returncode == 0, said
 
 
 def _free(port: int) -> bool:

@@ -63,7 +63,7 @@ def load(options: ModelOptions, listen: Listener = ignore, rehearsal: Character 
 def load_cold(options: ModelOptions, listen: Listener = ignore, rehearsal: Character | None = None) -> LocalEngine:
     """The same, not warmed up: the first frames are slow."""
     chosen = _device(options)
-    look_first(options, listen)
+    look_first(options, chosen, listen)
     files = find_files(options.model, options.revision, listen)
     sound = rehearsal.sound if rehearsal and files.spec.is_prompted else None
     if isinstance(sound, str | Path):  # one that cannot be is refused before 17 GB are read

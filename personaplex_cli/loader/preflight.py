@@ -82,15 +82,16 @@ def check_talking(options: DeviceOptions) -> Iterator[Finding]:
     yield warn_if(bool(why) and plan.precision.is_quantised, "Triton kernels", found, advice, {"why_not": why})
 
 
-def look_first(options: ModelOptions, listen: Listener) -> None:
+def look_first(options: ModelOptions, chosen: tuple[torch.device, str], listen: Listener) -> None:
     """Before a model is downloaded: check that it could run here, and say what will happen.
 
-    Only for models whose sizes are known by their name. Raises DeviceError and UsageError as loading would.
+    `chosen` is the device, and why. Only for models whose sizes are known by their name. Raises DeviceError and
+    UsageError as loading would.
     """
     if options.model.lower() not in (DEFAULT_MODEL, *KNOWN_REPOS) or cached(options.model, options.revision):
         return
-    device, sentence = choose_device(options.device)
-    listen(Note(sentence))
+    device, reason = chosen
+    listen(Note(reason))
     choose_plan(options, device, spec_of_repo(options.model), listen)
     place = cache_folder(options.model).parent
     room = f"{free_bytes(place) / GIGABYTE:.0f} GB are free"
