@@ -23,7 +23,7 @@ from runningserver import (
 from personaplex_cli.events import Phase, State
 from personaplex_cli.loader import load
 from personaplex_cli.protocols import moshi
-from personaplex_cli.protocols.wire import PATH, Metadata, Ping
+from personaplex_cli.protocols.wire import PATH, Metadata, Ping, pack
 from personaplex_cli.samples import FRAME
 from personaplex_cli.server import session
 
@@ -49,6 +49,7 @@ def test_clients_that_wait_know_their_position(server_with_queue: RunningServer)
             await next_json(first, "ready")
             async with connected(server.socket(f"/pcm?{SEED}")) as third:
                 async with connected(server.socket(f"{PATH}?seed=1")) as second:
+                    await second.send_bytes(pack(Metadata({})))
                     assert (await next_json(third, "state")) == {"type": "state", "state": "queued", "position": 1}
                     assert (await next_message(second, Metadata)).values == {"queue": 2}
                     assert (await refused(server.socket(PATH)))[0] == 503
