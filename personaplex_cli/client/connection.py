@@ -165,8 +165,6 @@ class Connection:
             async with aiohttp.ClientSession(timeout=timeout) as session, await self._dial(session) as socket:
                 self._listen(State(Phase.WARMING_UP, self.name))
                 self._heard_at = time.monotonic()
-                # To clients that know metadata this project's server describes the conversation, and the model's pace.
-                await socket.send_bytes(wire.pack(wire.Metadata({"personaplex": __version__})))
                 others = [asyncio.create_task(self._speak(socket)), asyncio.create_task(self._ping(socket))]
                 try:
                     await self._take_in(socket)
@@ -185,7 +183,7 @@ class Connection:
             async with asyncio.timeout(READY_TIMEOUT):
                 return await session.ws_connect(
                     self._url,
-                    params=self.query,
+                    params={**self.query, wire.KNOWS_METADATA: "1"},
                     headers={"Authorization": f"Bearer {token}"} if token else {},
                     ssl=not self._options.insecure,
                     autoping=False,  # our own pings measure the round trip
@@ -247,6 +245,8 @@ class Connection:
 
     def _learn(self, values: dict[str, Any]) -> None:
         """What the server says about itself; this project's does, others need not."""
+        if "personaplex" in values:  # an older one needs a message to know that we understand these
+            self.say(wire.Metadata({"personaplex": __version__}))
         self.metadata = {**self.metadata, **values}
         if self._ready:
             self._described.set()

@@ -1,7 +1,7 @@
 """Moshi's protocol, on our side: binary messages as `wire` packs them, sound as one Ogg-Opus stream each way.
 
-Text messages are ignored, as the official server does. Metadata goes only to clients that have sent some themselves,
-and then all of it: Moshi's own clients know none, and complain about every message.
+Text messages are ignored, as the official server does. Metadata goes only to clients that ask for it in their
+query, or have sent some, and then all of it: Moshi's own clients know none, and complain about every message.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,6 +32,7 @@ class Moshi(Adapter):
         self._quiet_since = 0.0
 
     def open(self, query: Mapping[str, str]) -> Iterator[Out]:
+        self._knows_metadata = bool(query.get(wire.KNOWS_METADATA))
         yield Begin(Request.from_query(query))
 
     def decode(self, message: str | bytes) -> Iterator[Out]:

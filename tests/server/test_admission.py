@@ -102,11 +102,14 @@ def test_while_the_model_loads_the_port_is_open_and_says_so(demo_folder: Path, m
     monkeypatch.setattr(load, "load", lambda *arguments: (loaded.wait(), really(*arguments))[1])
     with RunningServer(demo_folder, wait_for=Phase.LISTENING) as server:
         try:
-            assert json.loads(asyncio.run(fetched(f"{server.url}/health"))[1])["state"] == "loading"
+            status, health, _ = asyncio.run(fetched(f"{server.url}/health"))
+            assert (status, json.loads(health)["state"]) == (503, "loading")
+            assert asyncio.run(fetched(f"{server.url}/livez"))[0] == 200
             status, body, headers = asyncio.run(refused(server.socket(PATH)))
             assert (status, body["error"]) == (503, "loading") and headers["Retry-After"]
         finally:
             loaded.set()
         server.wait(lambda: any(isinstance(each, State) and each.name == Phase.READY for each in server.events))
-        assert json.loads(asyncio.run(fetched(f"{server.url}/health"))[1])["state"] == "ready"
+        status, health, _ = asyncio.run(fetched(f"{server.url}/health"))
+        assert (status, json.loads(health)["state"]) == (200, "ready")
         asyncio.run(pcm(server))
