@@ -215,9 +215,9 @@ def test_conversations_without_sound_are_counted(demo_folder: Path, tmp_path: Pa
                 pass
             assert socket.close_code == 1008
 
-    with RunningServer(demo_folder, ServeOptions(record=tmp_path)) as server:
+    with RunningServer(demo_folder, ServeOptions(record=tmp_path / "talks")) as server:
         asyncio.run(restart(server))
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list((tmp_path / "talks").iterdir())) == 1
 
 
 def test_a_client_learns_what_it_lost_and_why(server: RunningServer) -> None:

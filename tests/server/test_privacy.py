@@ -69,6 +69,18 @@ def test_a_saved_voice_that_is_none_is_not_described_to_strangers(server: Runnin
     server.wait(lambda: any(str(folder) in note for note in server.notes))
 
 
+def test_a_persona_whose_voice_is_gone_does_not_say_where_it_was(server: RunningServer) -> None:
+    folder = config_folder() / "personas"
+    folder.mkdir(parents=True)
+    (folder / "gone.toml").write_text('prompt = ""\nvoice = "/home/me/secret.wav"')
+
+    async def ask() -> None:
+        async with connected(server.socket("/pcm?persona=gone")) as socket:
+            assert (await next_json(socket, "error"))["message"] == "The voice of gone cannot be used here."
+
+    asyncio.run(ask())
+
+
 def test_a_folder_that_is_none_is_left_out(server: RunningServer) -> None:
     config_folder().mkdir(parents=True)
     (config_folder() / "personas").write_text("a file where a folder belongs")
