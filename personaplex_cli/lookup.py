@@ -8,7 +8,7 @@ from personaplex_cli.audio.recording import read_voice_sample
 from personaplex_cli.character import Character, Sampling
 from personaplex_cli.errors import UsageError
 from personaplex_cli.files import read_small
-from personaplex_cli.library.catalog import Persona, Voice, find_named_voice, find_persona, find_voice
+from personaplex_cli.library.catalog import Persona, SpoiledEntry, Voice, find_named_voice, find_persona, find_voice
 from personaplex_cli.options import CharacterOptions
 
 OWN_WORDS = "own words"  # the name of a persona that the user has written
@@ -27,10 +27,17 @@ def find_character(options: CharacterOptions = CharacterOptions(), sampling: Sam
 def find_named_character(options: CharacterOptions, usual_voice: str | None, sampling: Sampling) -> Character:
     """The same for a client, which may not look around on this machine: names only, no paths, and text is text.
 
-    Without a voice `usual_voice` is taken, a name or a path, and without that the persona's.
+    Without a voice `usual_voice` is taken, a name or a path, and without that the persona's. Raises SpoiledEntry where
+    the fault is the owner's.
     """
     persona = find_persona(options.persona)
-    voice = find_named_voice(options.voice) if options.voice else find_voice(usual_voice or persona.voice)
+    if options.voice:
+        voice = find_named_voice(options.voice)
+    else:
+        try:
+            voice = find_voice(usual_voice or persona.voice)
+        except UsageError as error:  # it may name a path, which the client did not ask for
+            raise SpoiledEntry("voice of", persona.name, error) from error
     return _character(persona, options.prompt, voice, sampling)
 
 

@@ -183,7 +183,7 @@ class Connection:
             async with asyncio.timeout(READY_TIMEOUT):
                 return await session.ws_connect(
                     self._url,
-                    params=self.query,
+                    params={**self.query, wire.KNOWS_METADATA: "1"},
                     headers={"Authorization": f"Bearer {token}"} if token else {},
                     ssl=not self._options.insecure,
                     autoping=False,  # our own pings measure the round trip
@@ -245,13 +245,15 @@ class Connection:
 
     def _learn(self, values: dict[str, Any]) -> None:
         """What the server says about itself; this project's does, others need not."""
-        if "personaplex" in values:  # to clients that know metadata it sends the model's pace
+        if "personaplex" in values:  # an older one needs a message to know that we understand these
             self.say(wire.Metadata({"personaplex": __version__}))
         self.metadata = {**self.metadata, **values}
         if self._ready:
             self._described.set()
         if "queue" in values:
             self._listen(State(Phase.WARMING_UP, f"{self.name}, {values['queue']} before you"))
+        if "lost" in values:
+            self._listen(Note(f"{self.name}: {values['lost']}"))
         if type(step := values.get("step_ms")) in (int, float):  # a bool is none
             self._server_step = step
 
@@ -288,7 +290,11 @@ def explained(url: str, has_token: bool, error: Exception) -> NetworkError:
         case aiohttp.WSServerHandshakeError(status=503):
             after = error.headers.get("Retry-After", "") if error.headers else ""
             hint = f"Try again in {after} s." if after.isdecimal() else "Try again later."
-            return Disconnected(f"{name} is busy, or still loading its model.", hint)
+            why = error.headers.get("X-Personaplex-Error", "") if error.headers else ""
+            states = {"busy": "is busy: all places are taken", "loading": "is still loading its model"}
+            return Disconnected(f"{name} {states.get(why, 'is busy, or still loading its model')}.", hint)
+        case aiohttp.WSServerHandshakeError(status=421):
+            return NetworkError(f"{name} does not know this name.", "Use its IP address, or start it with --origin.")
         case aiohttp.WSServerHandshakeError(status=status) if status == 429 or status >= 500:
             return Disconnected(f"{name} has a problem (HTTP {status}).", "Try again later.")
         case aiohttp.WSServerHandshakeError(status=status):

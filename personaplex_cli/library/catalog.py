@@ -47,6 +47,15 @@ class Persona:
     path: Path
 
 
+class SpoiledEntry(UsageError):
+    """The file behind a name cannot be used: strangers may know the name, but not what the error says of files."""
+
+    def __init__(self, kind: str, name: str, error: UsageError) -> None:
+        super().__init__(str(error), error.hint)
+        self.kind = kind
+        self.name = name
+
+
 class Catalog(Generic[Entry]):
     """All that there is of one kind ("voice"): files with these suffixes, each read by `read`."""
 
@@ -56,14 +65,14 @@ class Catalog(Generic[Entry]):
         self._read = read
 
     def all(self, broken: Callable[[UsageError], object] | None = None) -> list[Entry]:
-        """All of them, by name. `broken` gets the error of each file that is left out.
+        """All of them, by name. `broken` gets the error of each file or folder that is left out.
 
-        Without it the first of them is raised, as a list would hide it. Raises UsageError for a folder, too.
+        Without it the first of them is raised, as a list would hide it.
         """
         entries = []
-        for _, path in sorted(self.files().items()):
+        for _, path in sorted(self.files(broken).items()):
             try:
-                entries.append(self._read(path))
+                entries.append(self._load(path))
             except UsageError as error:
                 if broken is None:
                     raise
@@ -75,14 +84,26 @@ class Catalog(Generic[Entry]):
 
         Raises UsageError for an unknown name and for a broken file.
         """
-        files = self.files()
+        try:
+            files = self.files()
+        except UsageError as error:
+            raise SpoiledEntry(self._kind, name, error) from error
         if _folded(name) not in files:
             names = [path.stem for path in files.values()]
             raise unknown_name(self._kind, name, names, f"See `personaplex {self._kind}s`.")
-        return self._read(files[_folded(name)])
+        return self._load(files[_folded(name)])
 
-    def files(self) -> dict[str, Path]:
-        """The file behind each folded name: the user's own folder goes first, and in a folder a TOML file does."""
+    def _load(self, path: Path) -> Entry:
+        try:
+            return self._read(path)
+        except UsageError as error:
+            raise SpoiledEntry(self._kind, path.stem, error) from error
+
+    def files(self, broken: Callable[[UsageError], object] | None = None) -> dict[str, Path]:
+        """The file behind each folded name: the user's own folder goes first, and in a folder a TOML file does.
+
+        Raises UsageError for a folder that cannot be read, or gives the error to `broken`.
+        """
         files: dict[str, Path] = {}
         kind = f"{self._kind}s"
         shipped = PACKAGE / kind  # in a wheel; in a checkout it is beside the package
@@ -92,7 +113,11 @@ class Catalog(Generic[Entry]):
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise UsageError(f"{folder} cannot be read: {error.strerror}.") from error
+                spoiled = UsageError(f"{folder} cannot be read: {error.strerror}.")
+                if broken is None:
+                    raise spoiled from error
+                broken(spoiled)
+                continue
             for path in found:
                 if path.suffix.lower() in self._suffixes and not path.name.startswith("."):
                     files.setdefault(_folded(path.stem), path)
@@ -128,6 +153,8 @@ def _folded(name: str) -> str:
 
 def _read_voice(path: Path) -> Voice:
     if path.suffix.lower() != ".toml":
+        if not path.is_file():  # a pipe would keep the reader waiting
+            raise UsageError(f"{path} is not a regular file.", "Put a sample of speech there, or remove it.")
         return Voice(name=path.stem, path=path)
     fields = _fields(path, required="file", optional=("description", "source", "licence"))
     voice = Voice(path.stem, fields["description"], fields["source"], fields["licence"], fields["file"])

@@ -43,6 +43,19 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """Seconds of sound that were lost since the last report: of the client's, and of the agent's."""
+
+    heard: float
+    said: float
+
+    def __str__(self) -> str:
+        heard = f"{self.heard:.1f} s of your sound were lost: it came faster than it is spoken." if self.heard else ""
+        said = f"{self.said:.1f} s of the answer were lost: it is taken too slowly." if self.said else ""
+        return f"{heard} {said}".strip()
+
+
+@dataclass(frozen=True)
 class Closing:
     """The server ends the session: why, in a word or two and as a close code. `error` has been sent before."""
 
@@ -53,7 +66,7 @@ class Closing:
 
 ClientEvent = Samples | Begin | StopSpeaking  # samples [n] at 24 kHz
 Out = ClientEvent | str | bytes  # or a message for the client, text or binary
-ServerEvent = Samples | Event | Queued | Pace | Closing | PersonaplexError
+ServerEvent = Samples | Event | Queued | Pace | Lost | Closing | PersonaplexError
 
 
 class Adapter(Protocol):

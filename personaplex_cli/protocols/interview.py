@@ -1,7 +1,7 @@
 """JSON messages with base64 sound at 16 kHz, as the voice servers of interview trainers speak them.
 
 In: hello, context (role, level, topic), audio (data), end_utterance, reset. Out: ready, audio_out (data), text_out
-(text), error (message).
+(text), lost (message), error (message).
 """
 
 import base64

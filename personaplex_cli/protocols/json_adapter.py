@@ -1,4 +1,7 @@
-"""What protocols of JSON messages share: each is an object with a `type`. Sound is 16-bit, at the client's rate."""
+"""What protocols of JSON messages share: each is an object with a `type`. Sound is 16-bit, at the client's rate.
+
+Messages of sound may end anywhere, also within a sample: its other byte comes with the next one.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +12,7 @@ import numpy as np
 from personaplex_cli.audio.resample import Resampler
 from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
 from personaplex_cli.events import Began
-from personaplex_cli.protocols.adapter import Adapter, Begin, Out, ServerEvent, facts
+from personaplex_cli.protocols.adapter import Adapter, Begin, Lost, Out, ServerEvent, facts
 from personaplex_cli.protocols.wire import Request, WireError
 from personaplex_cli.samples import SAMPLE_RATE, Samples, pcm16
 
@@ -42,20 +45,24 @@ class JsonAdapter(Adapter):
                     yield self._sound(pcm)
             case Began():
                 yield json_message("ready", sample_rate=self.rate, **facts(event))
+            case Lost(heard, said):
+                yield json_message("lost", heard=round(heard, 2), said=round(said, 2), message=str(event))
             case PersonaplexError():
                 code = CODES.get(type(event), "failed")  # for programs
                 yield json_message("error", code=code, message=str(event), hint=event.hint)
 
     def _set_rate(self, rate: int) -> None:
         self.rate = rate
+        self._half = b""  # the first byte of a sample
         self._inward = Resampler(rate, SAMPLE_RATE)
         self._outward = Resampler(SAMPLE_RATE, rate)
 
     def _samples(self, pcm: bytes) -> Samples:
-        """16-bit little-endian samples at the client's rate -> [n] at 24 kHz. Raises WireError for half a sample."""
-        if len(pcm) % 2:
-            raise WireError("Half a sample came.", "Send 16-bit samples, an even number of bytes in each message.")
-        return self._inward(np.frombuffer(pcm, dtype="<i2").astype(np.float32) * np.float32(1 / 32768))
+        """16-bit little-endian samples at the client's rate -> [n] at 24 kHz."""
+        pcm = self._half + pcm
+        whole = len(pcm) // 2 * 2
+        self._half = pcm[whole:]
+        return self._inward(np.frombuffer(pcm[:whole], dtype="<i2").astype(np.float32) * np.float32(1 / 32768))
 
     def _sound(self, pcm: bytes) -> str | bytes:
         """The message that carries sound."""

@@ -1,10 +1,11 @@
 """Moshi's protocol, on our side: binary messages as `wire` packs them, sound as one Ogg-Opus stream each way.
 
-Text messages are ignored, as the official server does. The pace of the model is sent to clients that send metadata
-themselves: Moshi's own clients know no metadata, and complain about every message.
+Text messages are ignored, as the official server does. Metadata goes only to clients that ask for it in their
+query, or have sent some, and then all of it: Moshi's own clients know none, and complain about every message.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Began, Hushed, Step
 from personaplex_cli.protocols import wire
-from personaplex_cli.protocols.adapter import Adapter, Begin, Out, Pace, Queued, ServerEvent, StopSpeaking, facts
+from personaplex_cli.protocols.adapter import Adapter, Begin, Lost, Out, Pace, Queued, ServerEvent, StopSpeaking, facts
 from personaplex_cli.protocols.wire import Action, Control, Message, Metadata, Request, WireError
 
 # Bytes of one message: a second of the best Opus, but minutes of the worst, which would take long to decode.
@@ -24,12 +25,14 @@ QUIET_SECONDS = 1.0  # without an event, then a ping is sent; NVIDIA's web clien
 class Moshi(Adapter):
     def __init__(self) -> None:
         self._knows_metadata = False
+        self._withheld: dict[str, Any] = {}  # metadata for a client that may know it
         self._reader = OpusReader()
         self._writer = OpusWriter()
         self._busy = True  # something has happened since the last tick
         self._quiet_since = 0.0
 
     def open(self, query: Mapping[str, str]) -> Iterator[Out]:
+        self._knows_metadata = bool(query.get(wire.KNOWS_METADATA))
         yield Begin(Request.from_query(query))
 
     def decode(self, message: str | bytes) -> Iterator[Out]:
@@ -44,11 +47,17 @@ class Moshi(Adapter):
                 yield Begin(None)
             case Metadata():
                 self._knows_metadata = True
+                if self._withheld:
+                    yield wire.pack(Metadata(self._withheld))
+                    self._withheld = {}
 
     def encode(self, event: ServerEvent) -> Iterator[Out]:
         self._busy = True
         for message in self._messages(event):
-            yield wire.pack(message)
+            if self._knows_metadata or not isinstance(message, Metadata):
+                yield wire.pack(message)
+            elif isinstance(event, Began | Queued):  # which stay true
+                self._withheld |= message.values
 
     def tick(self, now: float) -> Iterator[Out]:
         if self._busy:
@@ -64,11 +73,16 @@ class Moshi(Adapter):
                     yield wire.Sound(ogg)
             case Step(text=text) if text:
                 yield wire.Words(text)
-            case Pace() if self._knows_metadata:
+            case Pace():
                 yield Metadata(vars(event))
             case Began():
                 yield wire.Handshake()
+                self._withheld.pop("queue", None)
                 yield Metadata({"personaplex": __version__, **facts(event)})
+            case Lost() if self._knows_metadata:
+                yield Metadata({"lost": str(event)})
+            case Lost():
+                yield wire.Failure(str(event))
             case Queued(position):
                 yield Metadata({"queue": position})
             case Hushed(on):

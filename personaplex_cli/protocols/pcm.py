@@ -1,7 +1,7 @@
 """Sound without a codec: binary messages of 16-bit little-endian mono samples, JSON for the rest.
 
 In: config (sample_rate, and what a URL's query may have), hush, restart, ping. Out: ready, state, transcript, latency,
-hushed, error, pong. The rate is 24 kHz unless the client asks for another.
+hushed, lost (seconds of sound heard and said), error, pong. The rate is 24 kHz unless the client asks for another.
 """
 
 from collections.abc import Iterator, Mapping

@@ -22,6 +22,9 @@ from typing import Any, TypeVar
 from personaplex_cli.errors import NetworkError, UsageError
 
 PATH = "/api/chat"
+KNOWS_METADATA = "metadata"  # in the query of a client that wants messages 04; so does one that sends such a message
+MAX_NAME = 80  # characters of a voice's or persona's name, and of what else strangers make us show
+MAX_PROMPT = 4_000  # characters: some thousand frames of the 3,000 that the model remembers
 # Of the fields of a `Request`, where they differ.
 QUERY_NAMES = {"voice": "voice_prompt", "prompt": "text_prompt", "text_top_k": "text_topk", "audio_top_k": "audio_topk"}
 T = TypeVar("T")
@@ -79,21 +82,21 @@ Message = Handshake | Sound | Words | Control | Metadata | Failure | Ping
 
 
 def pack(message: Message) -> bytes:
-    """The bytes of a message."""
+    """The bytes of a message. Text that cannot be encoded, such as half a character, is sent as far as it can."""
     match message:
         case Handshake():
             return b"\x00"
         case Sound(ogg):
             return b"\x01" + ogg
         case Words(text):
-            return b"\x02" + text.encode()
+            return b"\x02" + text.encode(errors="replace")
         case Control(action):
             return bytes((3, action))
         case Metadata(values):
             # Browsers know no NaN: better to fail here than there.
-            return b"\x04" + json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
+            return b"\x04" + json.dumps(values, ensure_ascii=False, allow_nan=False).encode(errors="replace")
         case Failure(text):
-            return b"\x05" + text.encode()
+            return b"\x05" + text.encode(errors="replace")
         case Ping():
             return b"\x06"
 
@@ -153,8 +156,13 @@ class Request:
     def from_query(cls, query: Mapping[str, str]) -> "Request":
         """What the query of a URL asks for. An empty value counts as none, an unknown name is ignored.
 
-        Raises UsageError for a number that is none; whether names and ranges are right is not known here.
+        Raises UsageError for a number that is none, and for text that is too long or no text; whether names and ranges
+        are right is not known here.
         """
+        for name in ("voice", "voice_prompt", "persona"):
+            _check_text(name.removesuffix("_prompt"), query.get(name, ""), MAX_NAME)
+        for name in ("prompt", "text_prompt"):
+            _check_text("prompt", query.get(name, ""), MAX_PROMPT)
         seed = _number(query, "seed", int)
         return cls(
             voice=(query.get("voice") or query.get("voice_prompt") or "").removesuffix(".pt") or None,
@@ -176,8 +184,20 @@ class Request:
         return {QUERY_NAMES.get(name, name): str(value) for name, value in values.items() if value not in (None, "")}
 
 
+def _check_text(what: str, text: str, most: int) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"The {what} has characters that are none.", "Send it as UTF-8.") from error
+    if len(text) > most:
+        shown = f"{text[:MAX_NAME]!r}..." if most <= MAX_NAME else f"of {len(text)} characters"
+        raise UsageError(f"The {what} {shown} is too long.", f"It may have {most} characters.")
+
+
 def _number(query: Mapping[str, str], name: str, kind: Callable[[str], T]) -> T | None:
     try:
+        if len(query.get(name, "")) > MAX_NAME:
+            raise ValueError
         return kind(query[name]) if query.get(name) else None
     except ValueError as error:
         hint = "Give a whole number." if kind is int else "Give a number."

@@ -1,8 +1,10 @@
-"""Who gets in: the token, other web pages, TLS."""
+"""Who gets in: the token, other web pages, TLS, and the names by which this server may be called."""
 
 import hmac
 import ipaddress
+import socket
 import ssl
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -43,12 +45,64 @@ def admits(options: AccessOptions, request: web.Request) -> bool:
     return any([hmac.compare_digest(each.encode(errors="surrogateescape"), token) for each in shown])
 
 
+def knows_host(options: AccessOptions, request: web.Request) -> bool:
+    """Whether a request calls this server by a name of its own: an address, localhost, --host, that of an --origin.
+
+    Another name may have been pointed here by a page elsewhere (DNS rebinding), which would then count as our own page.
+    With a token any name will do, such as one that a web server before this one passes on: such a page does not have
+    the token, and without it there is nothing to be had.
+    """
+    if options.token is not None:
+        return True
+    if (host := request.headers.get("Host")) is None:  # no browser
+        return True
+    if (name := _host_name(f"//{host}")) is None:
+        return False
+    known = {"localhost", options.host.lower(), *map(_host_name, options.origin)}
+    if not _is_local(options.host):
+        machine = socket.gethostname().lower()  # which others in this network call it by
+        known |= {machine, f"{machine}.local"}
+    return name in known or _is_address(name)
+
+
+def base_url(request: web.Request) -> str:
+    """The URL by which a request calls this server, without its scheme."""
+    if host := request.headers.get("Host"):
+        return f"//{host}"
+    address, port = (request.transport.get_extra_info("sockname") if request.transport else None) or ("localhost", 0)
+    return f"//[{address}]:{port}" if ":" in address else f"//{address}:{port}"
+
+
+def is_listed(options: AccessOptions, request: web.Request) -> bool:
+    """Whether the page that asks is of an --origin."""
+    return _plain(request.headers.get("Origin", "")) in map(_plain, options.origin)
+
+
 def knows_origin(options: AccessOptions, request: web.Request) -> bool:
     """Whether the page that opens a WebSocket is ours or a listed one. Only browsers send an origin."""
     origin = request.headers.get("Origin")
     if origin is None or _plain(origin).partition("://")[2] == request.host.lower():
         return True
-    return _plain(origin) in map(_plain, options.origin)
+    return is_listed(options, request)
+
+
+def _host_name(url: str) -> str | None:
+    """The host in a URL or in "//HOST:PORT", in lower case, without a final dot; None if there is none."""
+    try:
+        parts = urlsplit(url)
+        has_more = parts.path or parts.query or parts.fragment or parts.username is not None
+        _ = parts.port  # raises for one that is none
+    except ValueError:
+        return None
+    return None if url.startswith("//") and has_more else (parts.hostname or "").rstrip(".") or None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _plain(origin: str) -> str:

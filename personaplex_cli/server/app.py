@@ -3,7 +3,8 @@
     /api/chat     Moshi's protocol: NVIDIA's web client, moshi.client, our own `--server`
     /pcm, /       16-bit sound and JSON, for robots, scripts and the web page
     /ws           JSON with base64 sound, for interview trainers
-    /health       what the server does (open to all)
+    /health       what the server does (open to all); 503 until the model is ready
+    /livez        200 as long as the process runs (open to all)
     /api/info     voices, personas, URLs
     /metrics      figures for Prometheus
     /             the web page, or the files of another client
@@ -35,28 +36,32 @@ from personaplex_cli.conversation import Engine
 from personaplex_cli.errors import NetworkError, PersonaplexError
 from personaplex_cli.events import Listener, Note, Phase, State
 from personaplex_cli.files import check_writable
-from personaplex_cli.library.catalog import personas, voices
+from personaplex_cli.library.catalog import Persona, Voice, personas, voices
 from personaplex_cli.lookup import find_character
 from personaplex_cli.options import AccessOptions, CharacterOptions, ModelOptions, ServeOptions
 from personaplex_cli.protocols.adapter import Adapter
 from personaplex_cli.protocols.interview import Interview
 from personaplex_cli.protocols.moshi import Moshi
 from personaplex_cli.protocols.pcm import Pcm
-from personaplex_cli.protocols.wire import PATH
-from personaplex_cli.server.access import admits, knows_origin, tls_context, warning
+from personaplex_cli.protocols.wire import MAX_NAME, PATH
+from personaplex_cli.server.access import admits, base_url, is_listed, knows_host, knows_origin, tls_context, warning
 from personaplex_cli.server.admission import Admission, ConversationQueue
+from personaplex_cli.server.connections import HEAD_SECONDS, AnswerClock, Connection, Connections, Stage
+from personaplex_cli.server.host import Host
 from personaplex_cli.server.metrics import Metrics
-from personaplex_cli.server.session import SHUTDOWN, Host, Session
+from personaplex_cli.server.session import SHUTDOWN, Session
 from personaplex_cli.worker import ModelWorker
 
 MAX_MESSAGE_BYTES = 1 << 20  # 21 seconds of raw sound
-MAX_CONNECTIONS = 256
+MAX_SESSIONS = 128  # that talk or wait; fewer than the connections of one address, so that /health is answered
+MAX_NOTED = 50  # refusals that are explained on the server's screen, each once
 PING_SECONDS = 20.0  # between two pings; a client that does not answer for half of that is gone
 CLOSING_SECONDS = 2.0  # that a client gets to close its side
 SHUTDOWN_SECONDS = 10.0  # for all sessions
 MODEL_SECONDS = 5.0  # that the model's thread gets to end
 LOADING_SECONDS = 0.5  # the same while it loads and cannot be interrupted
 RETRY_SECONDS = 5  # after which a client that is refused may try again
+SHARED = ("/health", "/livez", "/api/info")  # what the page of an --origin may read
 PAGE = Path(__file__).parent / "page"
 SOCKETS: dict[str, Callable[[], Adapter]] = {PATH: Moshi, "/pcm": Pcm, "/ws": Interview}
 
@@ -65,8 +70,6 @@ class App:
     """`run` it once, in the main thread. Raises UsageError or AudioError for options that cannot work."""
 
     def __init__(self, model: ModelOptions, serve: ServeOptions, access: AccessOptions, listen: Listener) -> None:
-        voices()  # clients would run into spoiled files
-        personas()
         if serve.record is not None:
             check_writable(serve.record / "conversation.wav")
         self._model = model
@@ -78,7 +81,8 @@ class App:
         self._admission = Admission(serve.queue)
         self._conversations = ConversationQueue()
         self._metrics = Metrics()
-        self._host = Host(serve, self._metrics, listen, self._conversations.put)
+        self._host = Host(serve, self._metrics, listen, self._conversations.put, self._note_from_thread)
+        self._noted: set[str] = set()
         self._sessions: dict[Session, asyncio.Task[Any]] = {}
         self._began = time.monotonic()
         self._count = 0
@@ -105,10 +109,22 @@ class App:
         self._stop = asyncio.Event()
         with suppress(NotImplementedError, RuntimeError):  # not on Windows, nor in a thread of a test
             self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        runner = web.AppRunner(self._app(), access_log=None, logger=_SILENT, shutdown_timeout=CLOSING_SECONDS)
+        tls = tls_context(self._access)
+        runner = web.AppRunner(
+            self._app(),
+            access_log_class=AnswerClock,
+            access_log=_SILENT,
+            logger=_SILENT,
+            keepalive_timeout=HEAD_SECONDS,
+            shutdown_timeout=CLOSING_SECONDS,
+        )
         await runner.setup()
+        web_server = runner.server
+        assert web_server is not None, "the runner is set up"
+        self._connections = Connections(web_server, tls)
         try:
-            listening = await self._open(runner)
+            listening = await self._open()
+            await asyncio.to_thread(self._list)  # to say what is left out
             worker = ModelWorker(
                 self._start,
                 iter(self._conversations),
@@ -124,18 +140,14 @@ class App:
                 await self._say_goodbye(worker)
         finally:
             await runner.cleanup()
+            self._connections.close()
         if worker.error:
             raise worker.error
 
-    async def _open(self, runner: web.AppRunner) -> asyncio.Server:
-        host, port, web_server = self._access.host, self._access.port, runner.server
-        assert web_server is not None, "the runner is set up"
-
-        def connection() -> asyncio.BaseProtocol:
-            return web_server() if len(web_server.connections) < MAX_CONNECTIONS else _TurnedAway()
-
+    async def _open(self) -> asyncio.Server:
+        host, port = self._access.host, self._access.port
         try:
-            listening = await self._loop.create_server(connection, host, port, ssl=tls_context(self._access))
+            listening = await self._loop.create_server(self._connections, host, port)
         except OSError as error:
             what = f"{host} port {port} cannot be opened ({error.strerror})."
             raise NetworkError(what, "Choose another --port or --host.") from error
@@ -182,16 +194,35 @@ class App:
     # What is asked over HTTP.
 
     def _app(self) -> web.Application:
-        app = web.Application(middlewares=[self._answer_for_errors])
+        app = web.Application(middlewares=[self._let_in, self._answer_for_errors])
         app.on_response_prepare.append(self._add_headers)  # type: ignore[arg-type]  # its types want a function
         for path, adapter in SOCKETS.items():
             app.router.add_get(path, partial(self._visit, adapter))
         app.router.add_get("/", self._get_front)
         app.router.add_get("/health", self._get_health)
+        app.router.add_get("/livez", self._get_livez)
         app.router.add_get("/api/info", self._get_info)
         app.router.add_get("/metrics", self._get_metrics)
         app.router.add_static("/", self._page)
         return app
+
+    @web.middleware
+    async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """What holds for every path, known or not."""
+        connection = Connection.of(request)
+        if connection is None or not connection.request():
+            raise ConnectionResetError("it is gone, or has sent too many requests")
+        if not knows_host(self._access, request):
+            host = request.headers["Host"][:MAX_NAME]
+            scheme = "https" if self._access.ssl_cert else "http"
+            self._note_once(f"A request for {host!r} is refused. If this server is meant: --origin {scheme}://NAME.")
+            hint = "Use its IP address, or start it with --origin and this name."
+            raise self._refusal(web.HTTPMisdirectedRequest, "host", f"This server is not called {host!r}.", hint)
+        if any(part.startswith(".") for part in re.split(r"[/\\]", request.path)):
+            raise web.HTTPNotFound
+        if request.method == "OPTIONS" and is_listed(self._access, request) and request.path in SHARED:
+            return web.Response(status=204)
+        return await handler(request)
 
     @web.middleware
     async def _answer_for_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -199,11 +230,19 @@ class App:
             return await handler(request)
         except (web.HTTPException, ConnectionError):
             raise
-        except PersonaplexError as error:
-            raise self._refusal(web.HTTPInternalServerError, "failed", str(error), error.hint) from error
-        except Exception as error:
-            self._listen(Note(f"{request.path} failed: {type(error).__name__}: {error}"))
-            raise
+        except Exception as error:  # which may name files of this machine: for its owner only
+            self._note_once(f"{request.path!r:.100} failed: {type(error).__name__}: {error}")
+            what, hint = "The server failed.", "Its screen says why."
+            raise self._refusal(web.HTTPInternalServerError, "failed", what, hint) from error
+
+    def _note_once(self, text: str) -> None:
+        """Show the owner what strangers can make happen as often as they like."""
+        if text not in self._noted and len(self._noted) < MAX_NOTED:
+            self._noted.add(text)
+            self._listen(Note(text))
+
+    def _note_from_thread(self, text: str) -> None:
+        self._call(self._note_once, text)
 
     async def _add_headers(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """For our own page, which loads nothing from elsewhere; another client may."""
@@ -211,9 +250,15 @@ class App:
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"  # it could hold the token
         response.headers.setdefault("Cache-Control", "no-cache")
+        if request.path in SHARED and self._access.origin:
+            response.headers["Vary"] = "Origin"
+            if isinstance(request, web.Request) and is_listed(self._access, request):
+                response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+                response.headers["Access-Control-Allow-Headers"] = "Authorization"
         if self._access.static is None:
             # Some browsers do not count WebSockets among 'self'.
-            sockets = f" ws://{request.host} wss://{request.host}" if _HOST.fullmatch(request.host) else ""
+            host = request.headers.get("Host", "")
+            sockets = f" ws://{host} wss://{host}" if _HOST.fullmatch(host) else ""
             response.headers["Content-Security-Policy"] = _POLICY.format(sockets=sockets)
 
     async def _get_front(self, request: web.Request) -> web.StreamResponse:
@@ -232,11 +277,15 @@ class App:
             "sessions": {"active": active, "waiting": waiting, "served": served, "refused": refused},
             "uptime": round(time.monotonic() - self._began, 1),
         }
-        return web.json_response(health)
+        return web.json_response(health, status=200 if self._ready else 503)
+
+    async def _get_livez(self, request: web.Request) -> web.Response:
+        return web.json_response({"state": "alive"})
 
     async def _get_info(self, request: web.Request) -> web.Response:
         self._check_token(request)
-        base = f"ws{'s' if request.secure else ''}://{request.host}"
+        there_are, can_speak = await asyncio.to_thread(self._list)
+        base = f"ws{'s' if request.secure else ''}:{base_url(request)}"
         info = {
             "personaplex": __version__,
             "model": self._name,
@@ -244,13 +293,21 @@ class App:
             "voice": self._default.voice,
             "personas": [
                 {"name": each.name, "description": each.description, "voice": each.voice, "prompt": each.prompt}
-                for each in personas()
+                for each in there_are
             ],
-            "voices": [{"name": each.name, "description": each.description} for each in voices()],
+            "voices": [{"name": each.name, "description": each.description} for each in can_speak],
             "sampling": {key: value for key, value in asdict(Sampling()).items() if key not in ("seed", "greedy")},
             "sockets": {"moshi": base + PATH, "pcm": f"{base}/pcm", "interview": f"{base}/ws"},
         }
         return web.json_response(info)
+
+    def _list(self) -> tuple[list[Persona], list[Voice]]:
+        """Those that can be used; the owner learns of the others. Runs in a thread: folders may be slow."""
+
+        def leave_out(error: PersonaplexError) -> None:
+            self._note_from_thread(f"Left out: {error} {error.hint}".strip())
+
+        return personas(leave_out), voices(leave_out)
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
         self._check_token(request)
@@ -268,7 +325,10 @@ class App:
     ) -> web.HTTPError:
         self._metrics.turned_away(reason)
         answer = json.dumps({"error": reason, "message": what, "hint": hint})
-        return kind(headers=headers, text=answer, content_type="application/json")
+        # Clients of WebSockets often see the headers of a refusal only.
+        return kind(
+            headers={"X-Personaplex-Error": reason, **(headers or {})}, text=answer, content_type="application/json"
+        )
 
     # Sessions.
 
@@ -276,10 +336,17 @@ class App:
         """Refuse, or let in and stay with the client to the end."""
         self._check_token(request)
         if not knows_origin(self._access, request):
-            hint = "Its origin needs an --origin."
+            origin = request.headers["Origin"][:MAX_NAME]
+            remedy = "add it by --origin, or, if it is this server's own page, let the web server in between keep Host."
+            self._note_once(f"A web page of {origin!r} may not connect. If you trust it, {remedy}")
+            hint = "Its origin needs an --origin, or the web server in between has to keep the Host header."
             raise self._refusal(web.HTTPForbidden, "origin", "This page may not connect here.", hint)
         socket = web.WebSocketResponse(
-            timeout=CLOSING_SECONDS, heartbeat=PING_SECONDS, max_msg_size=MAX_MESSAGE_BYTES, compress=False
+            timeout=CLOSING_SECONDS,
+            heartbeat=PING_SECONDS,
+            autoping=False,  # the session counts them
+            max_msg_size=MAX_MESSAGE_BYTES,
+            compress=False,
         )
         if not socket.can_prepare(request):
             hint = "Connect with a WebSocket client."
@@ -287,14 +354,19 @@ class App:
         hint, later = "Try again in a moment.", {"Retry-After": str(RETRY_SECONDS)}
         if not self._ready:
             raise self._refusal(web.HTTPServiceUnavailable, "loading", "The model is still loading.", hint, later)
-        place = self._admission.enter()
+        place = self._admission.enter() if len(self._sessions) < MAX_SESSIONS else None
         if place is None:
             raise self._refusal(web.HTTPServiceUnavailable, "busy", "All places are taken.", hint, later)
         try:
             await socket.prepare(request)
-            await self._attend(Session(socket, request.query, adapter(), place, self._host), request)
+            if connection := Connection.of(request):
+                connection.enter(Stage.TALKING)
+                session = Session(socket, request.query, adapter(), place, self._host, connection.deafen)
+                await self._attend(session, request)
         finally:
             place.leave()
+            if connection := Connection.of(request):
+                connection.enter(Stage.ASKING)
             if request.transport is not None and request.transport.get_write_buffer_size():
                 request.transport.abort()  # it does not even take a goodbye
         return socket
@@ -312,13 +384,6 @@ class App:
             self._listen(Note(f"{number}: A conversation failed: {close.error.__cause__!r}"))
         elif close.error and close.reason in ("refused", "failed"):
             self._listen(Note(f"{number}: {close.error}"))
-
-
-class _TurnedAway(asyncio.Protocol):
-    """For the connection that is one too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
 
 
 _HOST = re.compile(r"[\w.:\[\]-]+")

@@ -9,36 +9,47 @@ of its protocol, and by the code with which the WebSocket closes:
 
     1000  the client has left                 1001  the server shuts down
     1007  messages that make no sense         1009  a message beyond 1 MiB
+    1008  too many messages, or too many conversations for so little sound
     4400  no such voice, persona or number    4408  silent for too long, or talked as long as allowed
     1011  the server's own fault
 
-A client that does not read what it is sent is disconnected.
+A client that does not read what it is sent is disconnected. What a client may know of an error is the client's own
+fault; all else, such as the names of files, is for the server's owner.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from itertools import chain
 from typing import assert_never
 
 import numpy as np
 from aiohttp import WSMsgType, web
 
-from personaplex_cli.character import Character, Sampling
+from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation
-from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
-from personaplex_cli.events import Began, Ended, Event, Listener, Note, Step
-from personaplex_cli.lookup import find_named_character
-from personaplex_cli.options import CharacterOptions, ServeOptions
-from personaplex_cli.protocols.adapter import Adapter, Begin, Closing, Out, Pace, Queued, ServerEvent, StopSpeaking
+from personaplex_cli.errors import AudioError, ModelError, PersonaplexError, UsageError
+from personaplex_cli.events import Began, Ended, Event, Note, Step
+from personaplex_cli.protocols.adapter import (
+    Adapter,
+    Begin,
+    Closing,
+    Lost,
+    Out,
+    Pace,
+    Queued,
+    ServerEvent,
+    StopSpeaking,
+)
 from personaplex_cli.protocols.wire import Request, WireError
 from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples
 from personaplex_cli.server.admission import Place
 from personaplex_cli.server.client_audio import ClientAudio
-from personaplex_cli.server.metrics import Metrics
+from personaplex_cli.server.host import Host
+from personaplex_cli.server.limits import Budget
 
 OPENING_TIMEOUT = 0.5  # in which the first message may say who shall talk, where the URL does not
 TICK_SECONDS = 0.5  # between two looks at the clock when nothing happens
@@ -48,6 +59,10 @@ CLOSE_TIMEOUT = 2.0
 MAX_UNSENT_SOUNDS = 62  # frames that wait to be sent: 5 s; the oldest are lost
 MAX_UNSENT_EVENTS = 1_000  # of all kinds; only a client that asks and asks and never reads gets there
 MAX_MISTAKES = 10  # messages without sense, then the client is disconnected
+MESSAGES, MESSAGES_PER_SECOND = 2_000, 500  # of all kinds, pings included; sound in pieces of 128 samples is 375
+BEGINNINGS = 20  # conversations of one visit, and another one for each so many seconds of sound:
+SOUND_PER_BEGINNING = 10.0
+LOSS_SECONDS = 1.0  # between two reports of lost sound
 PACE_FRAMES = round(1 / FRAME_SECONDS)
 
 LEFT = Closing("left")
@@ -55,36 +70,28 @@ TOO_BIG = Closing("too big", 1009)
 STUCK = Closing("stuck", 1008)
 SHUTDOWN = Closing("shutdown", 1001, PersonaplexError("The server shuts down.", "Come back later."))
 IDLE = Closing("idle", 4408, PersonaplexError(f"No sound came for {IDLE_TIMEOUT:.0f} seconds.", "Connect again."))
-
-
-@dataclass(frozen=True)
-class Host:
-    """What all sessions of a server share."""
-
-    options: ServeOptions
-    metrics: Metrics
-    listen: Listener
-    hold: Callable[[Conversation], None]  # on the model; it ends with the event `Ended`
-
-    def character(self, request: Request) -> Character:
-        """What a client asks for. Raises UsageError for names that do not exist and numbers out of range."""
-        names = CharacterOptions(request.voice, request.persona or self.options.persona, request.prompt)
-        asked = {field.name: getattr(request, field.name, None) for field in fields(Sampling)}
-        sampling = Sampling(**{name: value for name, value in asked.items() if value is not None})
-        return find_named_character(names, self.options.voice, sampling).seeded()
+FLOOD = Closing("flood", 1008, PersonaplexError("Too many messages came.", f"Send {MESSAGES_PER_SECOND} a second."))
+RESTLESS = Closing("restless", 1008, PersonaplexError("Too many conversations were begun.", "Talk in between."))
 
 
 class Session:
     """One client's visit; `run` it once."""
 
     def __init__(
-        self, socket: web.WebSocketResponse, query: Mapping[str, str], adapter: Adapter, place: Place, host: Host
+        self,
+        socket: web.WebSocketResponse,
+        query: Mapping[str, str],
+        adapter: Adapter,
+        place: Place,
+        host: Host,
+        deafen: Callable[[], None] = lambda: None,  # makes the connection ignore what still comes
     ) -> None:
         self._socket = socket
         self._query = query
         self._adapter = adapter
         self._place = place
         self._host = host
+        self._deafen = deafen
         self._loop = loop = asyncio.get_running_loop()
         self._audio = ClientAudio(self._hand_over, adapter.fills_silence)
         self._character: Character | None = None
@@ -100,11 +107,17 @@ class Session:
         self._unsent = 0  # samples that were lost there
         self._live = False  # sound that comes is heard
         self._began_at: float | None = None
-        self._heard_at = 0.0
+        self._heard_at = 0.0  # the last whole frame
+        self._silent_at = 0.0  # since then the conversation begins again, which is not held against the client
+        self._sound = 0  # samples that came
+        self._begun = 0  # conversations
+        self._budget = Budget(MESSAGES, MESSAGES_PER_SECOND)
         self._mistakes = 0
         self._frames = 0  # answered
         self._slowest = 0.0  # milliseconds of a step
         self._paces: list[float] = []  # milliseconds of the steps since the last `Pace`
+        self._reported = Lost(0.0, 0.0)
+        self._reported_at = 0.0
 
     async def run(self) -> Closing:
         """Go through with it; returns how it ended."""
@@ -160,7 +173,8 @@ class Session:
         self._conversation = Conversation(character, self._recorder or self._audio, self._hear)
         self._host.hold(self._conversation)
         if error := await asyncio.shield(self._over):
-            raise error
+            # The file of a voice is missing, or does not fit.
+            raise self._host.private(f"The voice {character.voice}", error) if isinstance(error, ModelError) else error
 
     async def _choose(self, request: Request | None = None) -> Character:
         """Who talks now; without a request the one who did, or the default. Reading a voice may take a while."""
@@ -197,7 +211,17 @@ class Session:
     # Receive.
 
     async def _receive(self) -> None:
-        async for message in self._socket:
+        while True:
+            message = await self._socket.receive()
+            if not self._budget.spend():
+                self.close(FLOOD)
+                return
+            await asyncio.sleep(0)  # more may be there already: others come first
+            if message.type is WSMsgType.PING:
+                async with asyncio.timeout(SEND_TIMEOUT):
+                    await self._socket.pong(message.data)
+            if message.type in (WSMsgType.PING, WSMsgType.PONG):
+                continue
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                 return
             try:
@@ -215,7 +239,10 @@ class Session:
             return self.close(STUCK)
         match out:
             case np.ndarray():
-                self._heard_at = self._loop.time()
+                whole = self._sound // FRAME
+                self._sound += len(out)
+                if self._sound // FRAME > whole:  # less is no sound, and would hold the place for nothing
+                    self._heard_at = self._loop.time()
                 if self._live:
                     self._audio.hear(out)
             case Begin(request):
@@ -229,12 +256,16 @@ class Session:
                 assert_never(out)
 
     async def _begin(self, request: Request | None) -> None:
+        self._begun += 1
+        if self._begun > BEGINNINGS + self._sound / SAMPLE_RATE / SOUND_PER_BEGINNING:
+            return self.close(RESTLESS)
         if request:
             await self._choose(request)
         if self._conversation and self._character:
             # A copy: what still comes of the old conversation, even with the same character, is known by its own.
             self._character = replace(self._character)
-            self._live = False
+            if self._live:
+                self._live, self._silent_at = False, self._loop.time()
             self._audio.clear()
             self._outgoing = deque(each for each in self._outgoing if not isinstance(each, np.ndarray | Step))
             self._conversation.restart(self._character)
@@ -269,11 +300,20 @@ class Session:
 
     def _check_time(self) -> None:
         now, minutes = self._loop.time(), self._host.options.max_minutes
+        self._report_losses(now)
         if self._live and now - self._heard_at > IDLE_TIMEOUT:
             self.close(IDLE)
         if self._began_at is not None and minutes is not None and now - self._began_at > 60 * minutes:
             error = PersonaplexError(f"A conversation may last {minutes:g} minutes here.", "Connect again.")
             self.close(Closing("time is up", 4408, error))
+
+    def _report_losses(self, now: float) -> None:
+        """Let the client know, who alone can do something about it."""
+        lost = Lost(self._audio.dropped / SAMPLE_RATE, self._unsent / SAMPLE_RATE)
+        if lost != self._reported and now - self._reported_at >= LOSS_SECONDS:
+            news = Lost(lost.heard - self._reported.heard, lost.said - self._reported.said)
+            self._reported, self._reported_at = lost, now
+            self._enqueue(news)
 
     def _enqueue(self, event: ServerEvent | str | bytes) -> None:
         self._outgoing.append(event)
@@ -289,8 +329,11 @@ class Session:
         match event:
             case Began():
                 self._live = True
-                self._heard_at = self._loop.time()
-                self._began_at = self._began_at or self._heard_at
+                now = self._loop.time()
+                if self._began_at is None:
+                    self._began_at = self._heard_at = now
+                else:  # to begin again does not make up for silence
+                    self._heard_at = min(now, self._heard_at + now - self._silent_at)
             case Step(timings=timings) if timings:
                 self._count(timings.total)
             case np.ndarray():
@@ -317,6 +360,8 @@ class Session:
     async def _say_goodbye(self, close: Closing) -> None:
         if close is STUCK:
             return  # the server cuts the line
+        if close is FLOOD:
+            self._deafen()
         with suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 for event in (close.error, close) if close.error else (close,):
@@ -337,7 +382,7 @@ def _closing(error: Exception) -> Closing:
             return Closing("refused", 4400, error)
         case AudioError() | WireError():
             return Closing("nonsense", 1007, error)
-        case PersonaplexError():
+        case PersonaplexError() if type(error) is PersonaplexError:
             return Closing("failed", 1011, error)
     failure = PersonaplexError("The server failed.", "Try again.")
     failure.__cause__ = error

@@ -26,6 +26,9 @@ class TestFailures:
         [
             (answers(503, Retry_After="7"), None, "is busy", "Try again in 7 s."),
             (answers(503, Retry_After="soon"), None, "is busy", "later"),
+            (answers(503, X_Personaplex_Error="busy"), None, "is busy: all places are taken", "later"),
+            (answers(503, X_Personaplex_Error="loading"), None, "is still loading its model", "later"),
+            (answers(421), None, "does not know this name", "--origin"),
             (answers(401), None, "requires a token", "--token"),
             (answers(403), "wrong", "does not accept this token", "--token"),
             (answers(404), None, "HTTP 404", "/api/chat"),

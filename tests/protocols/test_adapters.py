@@ -1,7 +1,9 @@
 """The protocols alone: any message is an event or an error with words, never anything else."""
 
 import json
+from base64 import b64encode
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from personaplex_cli.protocols.adapter import (
     Adapter,
     Begin,
     Closing,
+    Lost,
     Out,
     Pace,
     Queued,
@@ -25,7 +28,7 @@ from personaplex_cli.protocols.interview import Interview
 from personaplex_cli.protocols.json_adapter import Unsupported
 from personaplex_cli.protocols.moshi import QUIET_SECONDS, Moshi
 from personaplex_cli.protocols.pcm import Pcm
-from personaplex_cli.protocols.wire import Metadata, Ping, Request, WireError, pack, unpack
+from personaplex_cli.protocols.wire import Handshake, Metadata, Ping, Request, WireError, pack, unpack
 from personaplex_cli.samples import FRAME
 
 ADAPTERS: list[Callable[[], Adapter]] = [Moshi, Pcm, Interview]
@@ -57,6 +60,7 @@ EVENTS: list[ServerEvent] = [
     Hushed(True),
     Queued(2),
     Pace(30.5, 41.0, 12),
+    Lost(8.0, 0.4),
     Closing("shutdown"),
     UsageError("There is no voice named 'x'.", "Take another."),
     Unsupported("No."),
@@ -107,6 +111,45 @@ def test_the_pace_is_sent_to_clients_that_know_metadata() -> None:
     (message,) = sent(list(adapter.encode(Pace(30.5, 41.0, 12))))
     assert isinstance(message, bytes)
     assert unpack(message) == Metadata({"step_ms": 30.5, "max_step_ms": 41.0, "frame": 12})
+
+
+def test_metadata_waits_until_the_client_shows_that_it_knows_some() -> None:
+    begun = Began("teacher", "NATF2", "demo", "cpu", "fp32", 3, 92, 3000)
+    adapter = Moshi()
+    opened(adapter)
+    kinds = [unpack(out) for event in (Queued(2), Queued(1), begun) for out in sent(list(adapter.encode(event)))]
+    assert kinds == [Handshake()]
+    for event in (Pace(30.5, 41.0, 12), Hushed(True)):
+        assert not list(adapter.encode(event))
+    (facts,) = sent(list(adapter.decode(pack(Metadata({})))))
+    description = unpack(facts)
+    assert isinstance(description, Metadata) and description.values.items() >= {"seed": 3, "prompt_frames": 92}.items()
+    assert "queue" not in description.values and not list(adapter.decode(pack(Metadata({}))))
+    assert len(list(adapter.encode(Hushed(True)))) == 1
+    asks = Moshi()
+    opened(asks, metadata="1")
+    assert [unpack(out) for out in sent(list(asks.encode(Queued(2))))] == [Metadata({"queue": 2})]
+
+
+def test_a_loss_is_told_in_every_protocol() -> None:
+    for kind in ADAPTERS:
+        (message,) = sent(list(kind().encode(Lost(8.0, 0.0))))
+        assert "8.0 s of your sound" in (message if isinstance(message, str) else message.decode())
+
+
+@given(st.binary(max_size=400), st.lists(st.integers(0, 400)))
+def test_messages_of_sound_may_be_cut_anywhere(pcm: bytes, cuts: list[int]) -> None:
+    edges = sorted({0, len(pcm), *(cut for cut in cuts if cut < len(pcm))})
+    pieces = [pcm[start:end] for start, end in pairwise(edges)]
+    whole = np.frombuffer(pcm[: len(pcm) // 2 * 2], "<i2").astype(np.float32) / 32768
+    adapter, interview, unresampled = Pcm(), Interview(), Interview()
+    heard = [out for piece in pieces for out in adapter.decode(piece) if isinstance(out, np.ndarray)]
+    assert np.array_equal(np.concatenate([np.empty(0, dtype=np.float32), *heard]), whole)
+    messages = [json.dumps({"type": "audio", "data": b64encode(piece).decode()}) for piece in pieces]
+    heard = [out for each in messages for out in interview.decode(each) if isinstance(out, np.ndarray)]
+    at_once = json.dumps({"type": "audio", "data": b64encode(pcm).decode()})
+    (expected,) = [out for out in unresampled.decode(at_once) if isinstance(out, np.ndarray)]
+    assert sum(map(len, heard)) == len(expected)
 
 
 def test_moshis_clients_get_a_ping_when_nothing_has_happened_for_a_second() -> None:

@@ -138,3 +138,27 @@ def test_a_wrong_number_is_called_by_its_name(query: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=next(iter(query))) as error:
         Request.from_query(query)
     assert error.value.hint
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.text("a9", min_size=70, max_size=5_000)
+
+
+@given(ANY_TEXT, st.dictionaries(ANY_TEXT, ANY_TEXT, max_size=2))
+def test_any_text_can_be_sent(text: str, values: dict[str, str]) -> None:
+    """Also half a character, as names of files and answers of models may have it."""
+    assert isinstance(unpack(pack(Words(text))), Words) and isinstance(unpack(pack(Failure(text))), Failure)
+    assert isinstance(unpack(pack(Metadata(values))), Metadata)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["voice", "voice_prompt", "persona", "prompt", "text_prompt", "seed"]), ANY_TEXT)
+)
+def test_a_request_is_text_of_a_bearable_length_or_refused(query: dict[str, str]) -> None:
+    try:
+        request = Request.from_query(query)
+    except UsageError as error:
+        assert len(str(error)) < 300
+        assert str(error).encode()
+    else:
+        assert all(len(each.encode()) <= 4 * 80 for each in (request.voice, request.persona) if each)
+        assert len((request.prompt or "").encode()) <= 4 * 4_000

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 from runningserver import (
     SEED,
     RunningServer,
@@ -124,3 +125,86 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], said: str) 
 def test_open_access_is_pointed_out(options: AccessOptions, said: list[str]) -> None:
     note = warning(options)
     assert [each for each in ("--ssl-cert", "--token") if note and each in note.text] == said
+
+
+def hosts(port: int) -> list[str]:
+    """Names of pages elsewhere, which now point here."""
+    bad = [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil",
+        "evil.localhost",
+        "xn--localhost",
+        "friend.example.evil",
+    ]
+    return [*bad, *(f"{each}:{port}" for each in bad), "localhost:x", "a@localhost", "localhost/x", "[::1", ""]
+
+
+def test_a_name_that_is_not_the_servers_own_is_refused_on_every_path(demo_folder: Path) -> None:
+    async def knock(server: RunningServer) -> None:
+        port = int(server.url.rpartition(":")[2])
+        for host in hosts(port):
+            for path in ("/", "/health", "/livez", "/api/info", "/metrics", "/app.js", "/nothing", PATH, "/pcm", "/ws"):
+                headers = {"Host": host, "Origin": f"http://{host}"}
+                assert (await raw(port, path, host)) in (421, 400), (host, path)
+                if path in (PATH, "/pcm", "/ws", "/") and host.isprintable() and host:
+                    assert (await refused(server.socket(path), headers=headers))[0] in (421, 400)
+        for host in (
+            "127.0.0.1",
+            f"127.0.0.1:{port}",
+            "[::1]:1",
+            "10.1.2.3",
+            "LocalHost",
+            "localhost.",
+            "friend.example:9",
+        ):
+            assert await raw(port, "/api/info", host) == 200, host
+        assert await raw(port, "/health", None) == 200  # no browser, such as the check of a load balancer
+
+    async def raw(port: int, path: str, host: str | None) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        named = "" if host is None else f"Host: {host}\r\n"
+        writer.write(f"GET {path} HTTP/1.1\r\n{named}Connection: close\r\n\r\n".encode())
+        status = int((await reader.readline()).split()[1])
+        writer.close()
+        await writer.wait_closed()
+        return status
+
+    with RunningServer(demo_folder, access=AccessOptions(port=0, origin=("https://friend.example",))) as server:
+        asyncio.run(knock(server))
+    assert len([note for note in server.notes if "--origin" in note]) < 60
+
+
+def test_with_a_token_a_web_server_in_between_may_pass_its_own_name_on(demo_folder: Path) -> None:
+    async def knock(server: RunningServer) -> None:
+        host = {"Host": "talk.example", "Origin": "https://talk.example"}
+        assert (await fetched(f"{server.url}/", headers=host))[0] == 200
+        assert (await fetched(f"{server.url}/api/info", headers=host))[0] == 401
+        async with connected(server.socket("/pcm?token=secret"), headers=host) as socket:
+            await next_json(socket, "ready")
+
+    with RunningServer(demo_folder, access=AccessOptions(port=0, token="secret")) as server:
+        asyncio.run(knock(server))
+
+
+def test_the_owner_reads_once_which_page_was_refused_and_what_to_do(server: RunningServer) -> None:
+    for _ in range(3):
+        asyncio.run(refused(server.socket(PATH), headers={"Origin": "https://talk.example"}))
+    (note,) = [each for each in server.notes if "https://talk.example" in each]
+    assert "--origin" in note and "Host" in note
+
+
+def test_a_listed_page_may_read_what_there_is_to_choose(demo_folder: Path) -> None:
+    async def look(server: RunningServer) -> None:
+        for path in ("/api/info", "/health", "/livez"):
+            for origin, allowed in (("https://friend.example", True), ("https://evil.example", False)):
+                _, _, headers = await fetched(server.url + path, headers={"Origin": origin})
+                assert (headers.get("Access-Control-Allow-Origin") == origin) is allowed
+                assert headers["Vary"] == "Origin"
+        async with ClientSession() as asking:
+            ask = {"Origin": "https://friend.example", "Access-Control-Request-Headers": "authorization"}
+            async with asking.options(f"{server.url}/api/info", headers=ask) as answer:
+                assert answer.status == 204 and answer.headers["Access-Control-Allow-Headers"] == "Authorization"
+
+    with RunningServer(demo_folder, access=AccessOptions(port=0, origin=("https://friend.example",))) as server:
+        asyncio.run(look(server))

@@ -23,7 +23,7 @@ from runningserver import (
 from personaplex_cli.events import Phase, State
 from personaplex_cli.loader import load
 from personaplex_cli.protocols import moshi
-from personaplex_cli.protocols.wire import PATH, Metadata, Ping
+from personaplex_cli.protocols.wire import PATH, Metadata, Ping, pack
 from personaplex_cli.samples import FRAME
 from personaplex_cli.server import session
 
@@ -49,6 +49,7 @@ def test_clients_that_wait_know_their_position(server_with_queue: RunningServer)
             await next_json(first, "ready")
             async with connected(server.socket(f"/pcm?{SEED}")) as third:
                 async with connected(server.socket(f"{PATH}?seed=1")) as second:
+                    await second.send_bytes(pack(Metadata({})))
                     assert (await next_json(third, "state")) == {"type": "state", "state": "queued", "position": 1}
                     assert (await next_message(second, Metadata)).values == {"queue": 2}
                     assert (await refused(server.socket(PATH)))[0] == 503
@@ -101,11 +102,14 @@ def test_while_the_model_loads_the_port_is_open_and_says_so(demo_folder: Path, m
     monkeypatch.setattr(load, "load", lambda *arguments: (loaded.wait(), really(*arguments))[1])
     with RunningServer(demo_folder, wait_for=Phase.LISTENING) as server:
         try:
-            assert json.loads(asyncio.run(fetched(f"{server.url}/health"))[1])["state"] == "loading"
+            status, health, _ = asyncio.run(fetched(f"{server.url}/health"))
+            assert (status, json.loads(health)["state"]) == (503, "loading")
+            assert asyncio.run(fetched(f"{server.url}/livez"))[0] == 200
             status, body, headers = asyncio.run(refused(server.socket(PATH)))
             assert (status, body["error"]) == (503, "loading") and headers["Retry-After"]
         finally:
             loaded.set()
         server.wait(lambda: any(isinstance(each, State) and each.name == Phase.READY for each in server.events))
-        assert json.loads(asyncio.run(fetched(f"{server.url}/health"))[1])["state"] == "ready"
+        status, health, _ = asyncio.run(fetched(f"{server.url}/health"))
+        assert (status, json.loads(health)["state"]) == (200, "ready")
         asyncio.run(pcm(server))

@@ -61,6 +61,7 @@ def test_a_client_learns_whom_it_talks_with(server: RunningServer) -> None:
 
     async def talk() -> None:
         async with connected(server.socket(f"{PATH}?{query}")) as socket:
+            await socket.send_bytes(pack(Metadata({})))
             await next_message(socket, Handshake)
             facts = (await next_message(socket, Metadata)).values
         assert facts.items() >= {"voice": "NATM1", "persona": "chef", "seed": 7, "context": 3000}.items()

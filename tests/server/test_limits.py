@@ -4,7 +4,8 @@ import asyncio
 import gc
 import json
 import threading
-from contextlib import AsyncExitStack, suppress
+import time
+from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -142,20 +143,89 @@ def test_a_thousand_come_and_go_and_nothing_stays(server: RunningServer) -> None
     assert objects < before[2] + 800  # less than one for each
 
 
-def test_connections_are_bounded(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "MAX_CONNECTIONS", 3)
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (PATH, b"\x03\x02"),
+        (PATH, b"\x04{}"),
+        (PATH, b"\x77"),
+        (PATH, "x"),
+        (PATH, None),
+        ("/pcm", b""),
+        ("/pcm", '{"type": "ping"}'),
+        ("/ws", '{"type": "hello"}'),
+    ],
+)
+def test_messages_without_end_are_not_listened_to(
+    server: RunningServer, path: str, message: bytes | str | None
+) -> None:
+    async def flood() -> None:
+        async with connected(server.socket(f"{path}?{SEED}")) as socket:
+            with suppress(ConnectionError):
+                for _ in range(2 * session.MESSAGES):
+                    if message is None:
+                        await socket.ping()
+                    else:
+                        await (socket.send_str(message) if isinstance(message, str) else socket.send_bytes(message))
+            began = time.monotonic()
+            assert (await fetched(f"{server.url}/livez"))[0] == 200 and time.monotonic() - began < 2
+            async for _ in socket:
+                pass
+            assert socket.close_code == 1008
 
-    async def crowd() -> None:
-        port = int(server.url.rpartition(":")[2])
-        async with asyncio.timeout(20), AsyncExitStack() as open_ones:
-            for _ in range(50):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                open_ones.push_async_callback(writer.wait_closed)
-                open_ones.callback(writer.close)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(0.02):
-                        assert await reader.read() == b""
-                        return
-            raise AssertionError("there is no limit")
+    asyncio.run(flood())
+    asyncio.run(pcm(server))
 
-    asyncio.run(crowd())
+
+@pytest.mark.parametrize("message", [b"", bytes(2), '{"type": "restart"}', '{"type": "hush"}', '{"type": "ping"}'])
+def test_what_is_no_sound_does_not_keep_the_place(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, message: bytes | str
+) -> None:
+    monkeypatch.setattr(session, "IDLE_TIMEOUT", 0.6)
+    monkeypatch.setattr(session, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(session, "BEGINNINGS", 1_000)
+
+    async def pretend() -> None:
+        async with connected(server.socket(f"/pcm?{SEED}")) as socket:
+            await next_json(socket, "ready")
+            reading = asyncio.create_task(read(socket))
+            with suppress(ConnectionError):
+                while not reading.done():
+                    await (socket.send_str(message) if isinstance(message, str) else socket.send_bytes(message))
+                    await asyncio.sleep(0.1)
+            await reading
+            assert socket.close_code == 4408
+
+    async def read(socket: Any) -> None:
+        async for _ in socket:
+            pass
+
+    asyncio.run(pretend())
+
+
+def test_conversations_without_sound_are_counted(demo_folder: Path, tmp_path: Path) -> None:
+    async def restart(server: RunningServer) -> None:
+        async with connected(server.socket(f"/pcm?{SEED}")) as socket:
+            await next_json(socket, "ready")
+            with suppress(ConnectionError):
+                for _ in range(100):
+                    await socket.send_json({"type": "restart"})
+                    await socket.send_bytes(pcm16(speech(1)))
+            async for _ in socket:
+                pass
+            assert socket.close_code == 1008
+
+    with RunningServer(demo_folder, ServeOptions(record=tmp_path / "talks")) as server:
+        asyncio.run(restart(server))
+    assert len(list((tmp_path / "talks").iterdir())) == 1
+
+
+def test_a_client_learns_what_it_lost_and_why(server: RunningServer) -> None:
+    async def hurry() -> None:
+        async with connected(server.socket(f"/pcm?{SEED}")) as socket:
+            await next_json(socket, "ready")
+            await socket.send_bytes(pcm16(speech(125)))
+            lost = await next_json(socket, "lost")
+            assert lost["heard"] == 8.0 and "faster than it is spoken" in lost["message"]
+
+    asyncio.run(hurry())

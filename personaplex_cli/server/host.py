@@ -1,0 +1,45 @@
+"""What all sessions of a server share, and what a client may have of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from personaplex_cli.character import Character, Sampling
+from personaplex_cli.conversation import Conversation
+from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
+from personaplex_cli.events import Listener
+from personaplex_cli.library.catalog import SpoiledEntry
+from personaplex_cli.lookup import find_named_character
+from personaplex_cli.options import CharacterOptions, ServeOptions
+from personaplex_cli.protocols.wire import Request
+from personaplex_cli.server.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class Host:
+    """What all sessions of a server share."""
+
+    options: ServeOptions
+    metrics: Metrics
+    listen: Listener
+    hold: Callable[[Conversation], None]  # on the model; it ends with the event `Ended`
+    note_once: Callable[[str], None] = lambda text: None  # for the owner's eyes
+
+    def character(self, request: Request) -> Character:
+        """What a client asks for. Raises UsageError for names that do not exist and numbers out of range.
+
+        What is wrong with the owner's own files is shown to the owner; the client learns which name cannot be used.
+        """
+        names = CharacterOptions(request.voice, request.persona or self.options.persona, request.prompt)
+        asked = {field.name: getattr(request, field.name, None) for field in fields(Sampling)}
+        sampling = Sampling(**{name: value for name, value in asked.items() if value is not None})
+        try:
+            return find_named_character(names, self.options.voice, sampling).seeded()
+        except SpoiledEntry as error:
+            raise self.private(f"The {error.kind} {error.name}", error) from None
+        except AudioError as error:
+            raise self.private(f"The voice {names.voice or 'of this persona'}", error) from None
+
+    def private(self, what: str, error: PersonaplexError) -> UsageError:
+        """Show the owner why something cannot be used, which may name files; the error for the client does not."""
+        self.note_once(f"{what} cannot be used: {error}")
+        return UsageError(f"{what} cannot be used here.", "Take another one.")
