@@ -49,7 +49,7 @@ from personaplex_cli.server.admission import Admission, ConversationQueue
 from personaplex_cli.server.connections import HEAD_SECONDS, AnswerClock, Connection, Connections, Stage
 from personaplex_cli.server.host import Host
 from personaplex_cli.server.metrics import Metrics
-from personaplex_cli.server.session import SHUTDOWN, Session
+from personaplex_cli.server.session import SHUTDOWN, Session, closing_after
 from personaplex_cli.worker import ModelWorker
 
 MAX_MESSAGE_BYTES = 1 << 20  # 21 seconds of raw sound
@@ -160,8 +160,9 @@ class App:
         return listening
 
     async def _say_goodbye(self, worker: ModelWorker) -> None:
+        closing = closing_after(worker.error) if worker.error else SHUTDOWN
         for session in self._sessions:
-            session.close(SHUTDOWN)
+            session.close(closing)
         if self._sessions:
             await asyncio.wait(self._sessions.values(), timeout=SHUTDOWN_SECONDS)
         self._conversations.close()
@@ -352,6 +353,8 @@ class App:
             hint = "Connect with a WebSocket client."
             raise self._refusal(web.HTTPUpgradeRequired, "http", "This is the address of a WebSocket.", hint)
         hint, later = "Try again in a moment.", {"Retry-After": str(RETRY_SECONDS)}
+        if self._stop.is_set():
+            raise self._refusal(web.HTTPServiceUnavailable, "shutdown", "The server shuts down.", hint, later)
         if not self._ready:
             raise self._refusal(web.HTTPServiceUnavailable, "loading", "The model is still loading.", hint, later)
         place = self._admission.enter() if len(self._sessions) < MAX_SESSIONS else None

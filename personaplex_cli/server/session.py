@@ -142,7 +142,7 @@ class Session:
             await part()
             self.close(LEFT)
         except Exception as error:
-            self.close(_closing(error))
+            self.close(closing_after(error))
 
     def close(self, close: Closing) -> None:
         """End it; the first reason counts."""
@@ -371,7 +371,7 @@ class Session:
                 await self._socket.close(code=close.code, message=close.reason.encode())
 
 
-def _closing(error: Exception) -> Closing:
+def closing_after(error: BaseException) -> Closing:
     """How a session closes after an error in one of its parts."""
     match error:
         case ConnectionError():

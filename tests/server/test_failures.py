@@ -58,6 +58,7 @@ def test_a_model_that_does_not_recover_ends_the_server(demo_folder: Path, monkey
             await socket.send_bytes(pcm16(speech(1)))
             async for _ in socket:
                 pass
+            assert socket.close_code == 1011  # not "the server shuts down": it did not mean to
 
     with pytest.raises(ZeroDivisionError), RunningServer(demo_folder) as server:
         asyncio.run(fail(server))
