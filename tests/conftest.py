@@ -5,10 +5,15 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import personaplex_cli.engine  # noqa: F401  it tells moshi how to be imported, which tests may do first
 
 HERE = Path(__file__).parent
+
+# No law depends on the machine's speed.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # A shell starts what it runs in the background deaf to Ctrl-C, and so would be every program that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
