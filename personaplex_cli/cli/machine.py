@@ -15,7 +15,7 @@ from rich.console import Console
 from personaplex_cli.character import Sampling
 from personaplex_cli.cli.binding import settable
 from personaplex_cli.cli.completion import completer
-from personaplex_cli.cli.terminal import complain, say, show_list, write_json
+from personaplex_cli.cli.terminal import complain, say, show_list, show_text, write_json
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Note
 from personaplex_cli.library import catalog
@@ -189,4 +189,5 @@ def show_persona(
 ) -> None:
     """Show one persona: its voice and its whole prompt."""
     persona = catalog.find_persona(name)
-    print(f"{persona.name}: {persona.description}\nvoice: {persona.voice}\nfile: {persona.path}\n\n{persona.prompt}")
+    head = f"{persona.name}: {persona.description}\nvoice: {persona.voice}\nfile: {persona.path}"
+    show_text(f"{head}\n\n{persona.prompt}")

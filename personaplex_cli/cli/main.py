@@ -15,7 +15,7 @@ from personaplex_cli import __version__
 from personaplex_cli.cli.binding import bound, settable
 from personaplex_cli.cli.machine import bench, devices, doctor, download, login, personas_app, voices
 from personaplex_cli.cli.talk import chat, run, serve
-from personaplex_cli.cli.terminal import INTERRUPTED, complain, say
+from personaplex_cli.cli.terminal import INTERRUPTED, complain, end_as_by_ctrl_c, say
 from personaplex_cli.errors import PersonaplexError, UsageError
 from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file
 
@@ -71,6 +71,7 @@ def root(
 
 
 def main() -> None:
+    end_as_by_ctrl_c()
     sys.exit(program(sys.argv[1:]))
 
 

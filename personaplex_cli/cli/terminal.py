@@ -2,9 +2,10 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from rich.console import Console
@@ -13,23 +14,32 @@ from rich.text import Text
 from personaplex_cli.events import Note
 from personaplex_cli.screen.screens import ProgressScreen
 from personaplex_cli.screen.tables import show_table
+from personaplex_cli.screen.theme import theme_for
 
 INTERRUPTED = 130
 
 
 def complain(what: str, hint: str = "", debug: bool = False) -> None:
     console = Console(stderr=True)
-    if debug:
-        console.print_exception()
-    console.print(Text(what, "bold red"), soft_wrap=True)
-    if hint:
-        console.print(Text(hint), soft_wrap=True)
+    readable = theme_for(console, "none").readable  # a server, a hub or a file may have chosen some of the words
+    with suppress(OSError):  # the window was closed
+        if debug:
+            console.print_exception()
+        console.print(Text(readable(what), "bold red"), soft_wrap=True)
+        if hint:
+            console.print(Text(readable(hint)), soft_wrap=True)
 
 
 def say(text: str) -> None:
     """A sentence beside what a command prints."""
     with ProgressScreen(Console(stderr=True)) as screen:
         screen.show(Note(text))
+
+
+def show_text(text: str) -> None:
+    """A text that somebody wrote, on stdout."""
+    readable = theme_for(Console(), "none").readable
+    print("\n".join(map(readable, text.splitlines())))
 
 
 def write_json(value: Any, indent: int | None = 1) -> None:
@@ -42,6 +52,17 @@ def show_list(titles: Sequence[str], rows: Sequence[Sequence[str]], as_json: boo
         write_json([dict(zip(titles, row, strict=True)) for row in rows])
     else:
         show_table(Console(), titles, rows)
+
+
+def end_as_by_ctrl_c() -> None:
+    """Have SIGTERM, and SIGHUP of a window that is closed, take the way of Ctrl-C, which cleans up.
+
+    What the parent ignores (nohup) stays ignored.
+    """
+    for name in ("SIGTERM", "SIGHUP"):  # not all on Windows
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 class ProgramStack(ExitStack):

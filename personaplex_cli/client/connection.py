@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -27,6 +27,7 @@ from personaplex_cli.errors import AudioError, NetworkError
 from personaplex_cli.events import Glitch, Listener, Network, Note, Phase, State
 from personaplex_cli.options import RemoteOptions
 from personaplex_cli.protocols import wire
+from personaplex_cli.protocols.budget import Budget
 from personaplex_cli.samples import Samples
 
 # All in seconds. Those without a source are choices, not measurements.
@@ -39,6 +40,12 @@ METADATA_TIMEOUT = 0.25  # after the handshake, for a server to describe the con
 CLOSE_TIMEOUT = 0.5  # for the server's closing message
 TLS_CLOSE_SECONDS = 0.25  # which aiohttp recommends to wait after closing TLS, as it does not wait itself
 MAX_ARRIVALS = 1_000  # not taken yet; what comes then is lost
+# What a server may cost its client. A model says some 20 characters a second, and most servers have nothing to note.
+MAX_MESSAGE_BYTES = 1 << 20
+CHARACTERS, CHARACTERS_PER_SECOND = 10_000, 1_000
+NOTES, NOTES_PER_SECOND, MAX_NOTE = 10, 1.0, 500
+DESCRIPTION = {"personaplex", "model", "precision", "seed", "prompt_frames", "context"}  # what is kept of metadata
+MAX_NUMBER = 1 << 63
 # Close codes after which calling again makes no sense: the server meant it, or this client did something wrong. With
 # 1001 and from 1011 on it is the server that is in trouble (RFC 6455, section 7.4); from 4000 on they are its own.
 FATAL_CLOSE_CODES = {1000, 1002, 1003, *range(1007, 1011), *range(4000, 5000)}
@@ -51,6 +58,8 @@ class Arrival(NamedTuple):
     pcm: Samples = NOTHING
     text: str = ""
 
+
+T = TypeVar("T")
 
 READY = Arrival(0.0)  # the handshake: what came before it belongs to the conversation before
 
@@ -69,6 +78,9 @@ class Connection:
         self.metadata: dict[str, Any] = {}
         self.query = query
         self.unsent = 0
+        self._characters = Budget(CHARACTERS, CHARACTERS_PER_SECOND)
+        self._notes = Budget(NOTES, NOTES_PER_SECOND)
+        self._place: int | None = None  # in the server's queue
         self._url = url
         self._options = options
         self._listen = listen
@@ -161,8 +173,13 @@ class Connection:
     async def _talk(self) -> None:
         self._listen(State(Phase.CONNECTING, self.name))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
+        trace = aiohttp.TraceConfig()
+        trace.on_request_redirect.append(self._refuse_redirect)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session, await self._dial(session) as socket:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, trace_configs=[trace]) as session,
+                await self._dial(session) as socket,
+            ):
                 self._listen(State(Phase.WARMING_UP, self.name))
                 self._heard_at = time.monotonic()
                 others = [asyncio.create_task(self._speak(socket)), asyncio.create_task(self._ping(socket))]
@@ -188,9 +205,15 @@ class Connection:
                     ssl=not self._options.insecure,
                     autoping=False,  # our own pings measure the round trip
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
+                    max_msg_size=MAX_MESSAGE_BYTES,
                 )
         except (aiohttp.ClientError, OSError, ValueError) as error:  # a timeout is an OSError
             raise explained(self._url, bool(token), error) from error
+
+    async def _refuse_redirect(self, *details: Any) -> NoReturn:
+        """The voice and the prompt are in the query: they go where the user said, and nowhere else."""
+        what = f"{self.name} sends its clients on to another address."
+        raise NetworkError(what, "Ask who runs it which address to give; only that one is talked to.")
 
     async def _take_in(self, socket: ClientWebSocketResponse) -> None:
         """Take what comes until it is over, which is always an error: hanging up here cancels this task."""
@@ -229,15 +252,15 @@ class Connection:
                 self._arrived.put(READY)
             case wire.Sound(ogg):
                 self._arrive(pcm=self._reader.read(ogg))
-            case wire.Words(text):
+            case wire.Words(text) if self._characters.spend(len(text)):
                 self._arrive(text=text)
             case wire.Metadata(values):
                 self._learn(values)
             case wire.Failure(text) if self._ready:
-                self._last_words = text
-                self._listen(Note(f"{self.name}: {text}"))
+                self._last_words = text[:MAX_NOTE]
+                self._note(text)
             case wire.Failure(text):
-                raise NetworkError(f"{self.name} refuses: {text}", "Change the request, or try later.")
+                raise NetworkError(f"{self.name} refuses: {text[:MAX_NOTE]}", "Change the request, or try later.")
 
     def _arrive(self, pcm: Samples = NOTHING, text: str = "") -> None:
         if self._arrived.qsize() < MAX_ARRIVALS:
@@ -245,17 +268,22 @@ class Connection:
 
     def _learn(self, values: dict[str, Any]) -> None:
         """What the server says about itself; this project's does, others need not."""
-        if "personaplex" in values:  # an older one needs a message to know that we understand these
-            self.say(wire.Metadata({"personaplex": __version__}))
-        self.metadata = {**self.metadata, **values}
+        if "personaplex" in values and "personaplex" not in self.metadata:
+            self.say(wire.Metadata({"personaplex": __version__}))  # an older one needs it, to know that we understand
+        self.metadata = {**self.metadata, **{name: values[name] for name in DESCRIPTION & values.keys()}}
         if self._ready:
             self._described.set()
-        if "queue" in values:
-            self._listen(State(Phase.WARMING_UP, f"{self.name}, {values['queue']} before you"))
-        if "lost" in values:
-            self._listen(Note(f"{self.name}: {values['lost']}"))
-        if type(step := values.get("step_ms")) in (int, float):  # a bool is none
-            self._server_step = step
+        if (place := known(values, "queue", int)) not in (None, self._place) and self._notes.spend():
+            self._place = place
+            self._listen(State(Phase.WARMING_UP, f"{self.name}, {place} before you"))
+        if lost := known(values, "lost", str):
+            self._note(lost)
+        for kind in (int, float):
+            self._server_step = known(values, "step_ms", kind) or self._server_step
+
+    def _note(self, text: str) -> None:
+        if self._notes.spend():
+            self._listen(Note(f"{self.name}: {text[:MAX_NOTE]}"))
 
     async def _speak(self, socket: ClientWebSocketResponse) -> None:
         """Send what is said, unless the network has stalled: then it waits, and the oldest frames are dropped."""
@@ -278,6 +306,16 @@ class Connection:
             self._pinged_at = time.monotonic()
             await socket.ping(str(self._pinged_at).encode())
             await asyncio.sleep(PING_INTERVAL)
+
+
+def known(metadata: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
+    """What a server says about itself, None if it is missing, of another kind or absurd; true is no number."""
+    value = metadata.get(name)
+    if type(value) is not kind:
+        return None
+    if isinstance(value, int | float) and not 0 <= value < MAX_NUMBER:  # nor infinite, nor NaN
+        return None
+    return None if isinstance(value, str) and len(value) > MAX_NOTE else value
 
 
 def explained(url: str, has_token: bool, error: Exception) -> NetworkError:

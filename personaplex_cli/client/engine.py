@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.character import Character
 from personaplex_cli.client.address import is_readable_on_the_way, server_url
-from personaplex_cli.client.connection import Arrival, Connection
+from personaplex_cli.client.connection import Arrival, Connection, known
 from personaplex_cli.conversation import NO_ONE, Disconnected, Reply
 from personaplex_cli.errors import NetworkError, UsageError
 from personaplex_cli.events import Began, Listener, Note, Phase, State, ignore
@@ -33,7 +32,6 @@ FRESH_SECONDS = FRAME_SECONDS - REPLY_TIMEOUT
 MAX_UNSENT_FRAMES = 4  # waiting to be sent, live; older sound would only add delay
 MAX_FRAMES_AHEAD = 8  # of a recording, ahead of the answer to it; servers drop what comes too fast for them
 ANSWER_TIMEOUT = 10.0  # seconds, for the answer to a recording
-T = TypeVar("T")
 
 
 def connect(options: RemoteOptions, listen: Listener = ignore, paced: bool = False) -> "RemoteEngine":
@@ -191,8 +189,8 @@ class RemoteEngine:
 
     def _began(self, character: Character, connection: Connection) -> Began:
         metadata = connection.metadata
-        model, precision = _known(metadata, "model", str) or "", _known(metadata, "precision", str) or ""
-        seed = _known(metadata, "seed", int)
+        model, precision = known(metadata, "model", str) or "", known(metadata, "precision", str) or ""
+        seed = known(metadata, "seed", int)
         settings = {
             "server": connection.name,
             "model": model,
@@ -209,8 +207,8 @@ class RemoteEngine:
             device=connection.name,
             precision=precision,
             seed=seed,
-            prompt_frames=_known(metadata, "prompt_frames", int) or 0,
-            context=_known(metadata, "context", int) or 0,
+            prompt_frames=known(metadata, "prompt_frames", int) or 0,
+            context=known(metadata, "context", int) or 0,
             settings=settings,
         )
 
@@ -238,9 +236,3 @@ class RemoteEngine:
             if time.monotonic() - arrival.at < FRESH_SECONDS and len(arrival.pcm):
                 until = 0.0  # take what is there, wait no longer
         return arrivals
-
-
-def _known(metadata: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
-    """What a server says about itself, None if it is missing or of another kind; true and false are no numbers."""
-    value = metadata.get(name)
-    return value if type(value) is kind else None

@@ -11,6 +11,8 @@ from personaplex_cli.screen.theme import Theme, theme_for
 
 
 def show_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    readable = theme_for(console, "none").readable  # names and descriptions are anybody's
+    rows = [[readable(cell) for cell in row] for row in rows]
     if not console.is_terminal:
         console.file.writelines("\t".join(row) + "\n" for row in rows)  # not through rich, which would wrap it
         return

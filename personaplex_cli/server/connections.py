@@ -24,7 +24,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_protocol import RequestHandler
 
-from personaplex_cli.server.limits import Budget
+from personaplex_cli.protocols.budget import Budget
 
 MAX_CONNECTIONS = 256
 MAX_PER_ADDRESS = 192  # also all that come through one web server before this one

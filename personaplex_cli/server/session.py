@@ -43,13 +43,13 @@ from personaplex_cli.protocols.adapter import (
     ServerEvent,
     StopSpeaking,
 )
+from personaplex_cli.protocols.budget import Budget
 from personaplex_cli.protocols.wire import Request, WireError
 from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples
 from personaplex_cli.server.admission import Place
 from personaplex_cli.server.client_audio import ClientAudio
 from personaplex_cli.server.host import Host
-from personaplex_cli.server.limits import Budget
 
 OPENING_TIMEOUT = 0.5  # in which the first message may say who shall talk, where the URL does not
 TICK_SECONDS = 0.5  # between two looks at the clock when nothing happens

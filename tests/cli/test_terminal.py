@@ -1,10 +1,15 @@
 """The way out of a program whose thread may be busy."""
 
 import os
+import sys
+from collections.abc import Callable
+from io import StringIO
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from personaplex_cli.cli.terminal import INTERRUPTED, ProgramStack
+from personaplex_cli.cli.terminal import INTERRUPTED, ProgramStack, complain, say, show_list, show_text
 
 
 class Exit(BaseException):
@@ -56,3 +61,24 @@ def test_a_thread_that_goes_on_ends_with_the_process(capsys: pytest.CaptureFixtu
 def test_what_never_started_need_not_end() -> None:
     with pytest.raises(KeyError), ProgramStack():
         raise KeyError
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        complain,
+        lambda text: complain("It failed.", text),
+        say,
+        show_text,
+        lambda text: show_list(["name"], [[text]], False),
+    ],
+)
+@given(text=st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp", "L"])))
+def test_no_words_drive_the_terminal(show: Callable[[str], None], text: str) -> None:
+    """Whoever wrote them: a server, the hub, a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        shown = StringIO()
+        patch.setattr(sys, "stdout", shown)
+        patch.setattr(sys, "stderr", shown)
+        show(text)
+    assert all(line.isprintable() for line in shown.getvalue().split("\n"))

@@ -8,7 +8,6 @@ from unittest import mock
 
 import pytest
 
-from personaplex_cli.cli import talk
 from personaplex_cli.cli.main import program
 from personaplex_cli.client import engine
 from personaplex_cli.events import Event, Note
@@ -26,7 +25,7 @@ class Called(Exception):
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    Path("q.wav").write_bytes((Path(talk.__file__).parents[2] / "examples/question.wav").read_bytes())
+    Path("q.wav").write_bytes((Path(__file__).parents[2] / "examples/question.wav").read_bytes())
     with mock.patch.dict(os.environ):
         yield
 

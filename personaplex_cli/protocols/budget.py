@@ -1,4 +1,4 @@
-"""How often a client may do something that costs the server more than the client."""
+"""How often the other end of a wire may do something that costs this end more than the other."""
 
 import time
 
@@ -12,12 +12,12 @@ class Budget:
         self._left = burst
         self._at = time.monotonic()
 
-    def spend(self) -> bool:
-        """Take one; False if none is left."""
+    def spend(self, amount: int = 1) -> bool:
+        """Take as much; False, and nothing is taken, if less is left."""
         now = time.monotonic()
         self._left = min(self._burst, self._left + (now - self._at) * self._per_second)
         self._at = now
-        if self._left < 1:
+        if self._left < amount:
             return False
-        self._left -= 1
+        self._left -= amount
         return True

@@ -1,0 +1,50 @@
+"""A program that is told to end, by whatever signal, ends as by Ctrl-C: what it made is tidied up."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from personaplex_cli.cli.terminal import INTERRUPTED
+
+PROGRAM = [sys.executable, "-m", "personaplex_cli"]
+ENDLESS_WAV = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\x01\0\x01\0\xc0]\0\0\x80\xbb\0\0\x02\0\x10\0data\xff\xff\xff\xff"
+
+
+def _ended(process: "subprocess.Popen[bytes]", number: signal.Signals) -> int:
+    """Send the signal until it is heard: Python misses one that comes in the instant before a read begins to wait."""
+    while True:
+        process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_was_read_does_not_stay(number: signal.Signals, tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    command = [*PROGRAM, "run", "-", "-o", str(tmp_path / "answer.wav"), "--model", "demo"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdin and process.stderr
+        process.stdin.write(ENDLESS_WAV + bytes(1 << 20))  # more than a pipe holds: so it is being read
+        assert _ended(process, number) == INTERRUPTED
+        said = process.stderr.read().decode()
+    assert "Stopped" in said and "Traceback" not in said
+    assert not list(temporary.iterdir())
+    assert not (tmp_path / "answer.wav").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_what_the_parent_ignores_stays_ignored() -> None:
+    code = (
+        "import signal; from personaplex_cli.cli.terminal import end_as_by_ctrl_c;"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN); end_as_by_ctrl_c();"
+        "assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN; signal.raise_signal(signal.SIGHUP)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
