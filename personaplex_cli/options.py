@@ -4,6 +4,7 @@ Knows no command line: any program or test may build these by hand.
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,11 @@ class AccessOptions:
     static: Path | None = chosen(None, "Folder of another web client.", "our own page")
 
     def __post_init__(self) -> None:
+        for origin in self.origin:
+            if not re.fullmatch(r"https?://[^/\s]+/?", origin, re.IGNORECASE):  # what a browser sends, and no more
+                raise UsageError(
+                    f"{origin!r} is no origin of a web page.", "Give it as https://HOST or https://HOST:PORT."
+                )
         if self.token == "":
             raise UsageError("The token is empty.", "Give a long one that is hard to guess, or none.")
         if (self.ssl_cert is None) != (self.ssl_key is None):

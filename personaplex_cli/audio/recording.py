@@ -181,7 +181,8 @@ def _content(path: Path | str, name: str) -> bytes:
         except OSError as error:
             raise AudioError(f"{name} cannot be read ({error.strerror}).", "Check the path and its rights.") from error
     if not content:
-        raise AudioError(f"{name} is empty.", "Record it again.")
+        hint = "Did the program before it in the pipe fail?" if str(path) == STDIN else "Record it again."
+        raise AudioError(f"{name[:1].upper() + name[1:] if str(path) == STDIN else name} is empty.", hint)
     if len(content) >= limit:
         raise AudioError(f"{name} is larger than this machine's memory can hold.", "Cut it into parts.")
     return content

@@ -91,7 +91,7 @@ def verdict(findings: Sequence[Finding], model: str) -> tuple[str, str]:
     if wrong:
         amount = "one thing is" if wrong == 1 else f"{wrong} things are"
         first = f"{urgent[0].found.rstrip('.')}. {urgent[0].advice}".strip()
-        return WRONG, f"Not ready {what}: {amount} wrong. First, {first}"
+        return WRONG, f"Not ready {what}: {amount} wrong. First: {first}"
     if urgent:
         return WARNING, f"Ready {what}; worth a look: {', '.join(dict.fromkeys(each.name for each in urgent))}."
     return OK, f"Ready {what}: run `personaplex chat`."

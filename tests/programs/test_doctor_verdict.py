@@ -44,7 +44,7 @@ def test_the_verdict_says_what_is_first() -> None:
     assert doctor.verdict([fine], "demo") == (OK, "Ready for a talk with demo: run `personaplex chat`.")
     assert doctor.verdict([fine, odd, odd], "demo") == (WARNING, "Ready for a talk with demo; worth a look: b.")
     kind, sentence = doctor.verdict([fine, odd, *wrong], "demo")
-    assert kind == WRONG and sentence == "Not ready for a talk with demo: 2 things are wrong. First, z. Do z."
+    assert kind == WRONG and sentence == "Not ready for a talk with demo: 2 things are wrong. First: z. Do z."
 
 
 def test_the_verdict_is_the_last_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
