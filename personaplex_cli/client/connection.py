@@ -268,8 +268,8 @@ class Connection:
 
     def _learn(self, values: dict[str, Any]) -> None:
         """What the server says about itself; this project's does, others need not."""
-        if "personaplex" in values and "personaplex" not in self.metadata:
-            self.say(wire.Metadata({"personaplex": __version__}))  # an older one needs it, to know that we understand
+        if "personaplex" in values:  # an older one needs a message to know that we understand these
+            self.say(wire.Metadata({"personaplex": __version__}))
         self.metadata = {**self.metadata, **{name: values[name] for name in DESCRIPTION & values.keys()}}
         if self._ready:
             self._described.set()
