@@ -50,6 +50,11 @@ class ModelFilesOptions:
         folder = Path(os.path.expanduser(self.model))  # unlike Path.expanduser, silent about unknown users
         return folder.resolve().name if folder.is_dir() else self.model
 
+    @property
+    def note(self) -> str:
+        """What those who talk with the model should know of it."""
+        return "A tiny demo model, made to try the program: do not expect sense." if self.model == DEMO else ""
+
 
 @dataclass(frozen=True)
 class DeviceOptions(ModelFilesOptions):

@@ -290,6 +290,8 @@ class App:
         info = {
             "personaplex": __version__,
             "model": self._name,
+            "note": self._model.note,
+            "max_minutes": self._host.options.max_minutes,
             "persona": self._default.persona,
             "voice": self._default.voice,
             "personas": [

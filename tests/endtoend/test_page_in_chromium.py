@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import wave
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ QUESTION = Path(__file__).parents[2] / "examples/question.wav"
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT = 120_000  # milliseconds; nothing takes so long unless something is wrong
 A_TIME = re.compile(r"^<?\d+(\.\d)? ms$")
-REFUSED = re.compile("WebSocket connection|status of 401|ERR_CONNECTION")  # which browsers report, too
+REFUSED = re.compile("WebSocket connection|status of (401|503)|ERR_CONNECTION")  # which browsers report, too
 LOUD = re.compile("[1-9]")
 DEVICES = [
     "--use-fake-device-for-media-stream",
@@ -132,14 +133,21 @@ def test_a_conversation(url: str, visit: Callable[..., Any]) -> None:
     page.get_by_role("button", name="Start talking").click()
     shows(page, "Live")
     expect(page.locator("#who")).to_have_text("Astronaut")
-    expect(page.locator("#how")).to_have_text("voice NATM1 · seed 7")
-    # All that is to be seen of it: words with their times, both levels, delays, what is left of the memory.
-    expect(page.locator("#words p").first).to_have_text(re.compile(r"^0:\d\d\S"))
+    expect(page.locator("#how")).to_have_text("voice NATM1")
+    # All that is to be seen of it: what both say, both levels, the microphone, the delay, what is left of the memory.
+    expect(page.locator("#words .agent").first).to_have_text(re.compile(r"^0:\d\dAstronaut\S"))
+    expect(page.locator("#words .you").first).to_have_text(re.compile(r"^0:\d\dYou\d+\.\d s$"))
     for meter in ("#you-meter", "#agent-meter"):
         expect(page.locator(meter)).to_have_attribute("aria-valuenow", LOUD)
-    for figure in ("#step", "#network", "#cushion"):
-        expect(page.locator(figure)).to_have_text(A_TIME)
-    expect(page.locator("#memory-left")).to_have_text(re.compile(r"persona fades in 3:\d\d"))
+    expect(page.locator("#talk")).to_have_class(re.compile("you-speak"))
+    expect(page.locator("#microphone")).to_have_text(re.compile("Fake.* Audio Input"))
+    expect(page.locator("#delay")).to_have_text(re.compile(r"^\s*answers in \d+ ms (good|so-so|bad)\s*$"))
+    expect(page.locator("#memory-left")).to_have_text(re.compile(r"remembers 3:\d\d"))
+    expect(page.locator("#stages")).to_be_hidden()
+    page.keyboard.press("d")
+    for stage in ("frame", "network", "server", "buffer"):
+        expect(page.locator(f"#stage-{stage}")).to_have_text(A_TIME)
+    expect(page.locator("#figure-seed")).to_have_text("7")
 
     page.get_by_role("button", name="Mute").click()
     expect(page.get_by_role("button", name="Mute", pressed=True)).to_be_visible()
@@ -151,16 +159,26 @@ def test_a_conversation(url: str, visit: Callable[..., Any]) -> None:
     expect(page.locator("#hushed")).to_be_hidden()  # the microphone speaks
 
     page.get_by_role("button", name="Restart").click()
-    expect(page.get_by_role("heading", name="a new conversation")).to_be_visible()
-    expect(page.locator("#words h3 ~ p").first).to_have_text(re.compile(r"^0:\d\d\S"))
+    expect(page.get_by_role("heading", name="restarted")).to_be_visible()
+    expect(page.locator("#words h3 ~ .agent").first).to_have_text(re.compile(r"^0:\d\d\S"))
 
     page.get_by_role("button", name="Hang up").click()
     shows(page, "Ended")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save text").click()
     saved = Path(download.value.path()).read_text(encoding="utf-8")
-    assert saved.count("Astronaut, voice NATM1, seed 7") == 2
-    assert re.search(r"^0:\d\d  \S", saved, re.M)
+    assert saved.count("Astronaut, voice NATM1, seed 7, 20") == 2
+    assert re.search(r"restarted, from 0:\d\d of the sound$", saved, re.M)
+    assert re.search(r"^0:\d\d  Astronaut  \S", saved, re.M)
+    assert re.search(r"^0:\d\d  You        \(\d+\.\d s\)$", saved, re.M)
+    assert saved.startswith("Your own words are not transcribed")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save sound").click()
+    assert re.fullmatch(r"personaplex-\d{4}-\d\d-\d\d-\d\d-\d\d\.wav", download.value.suggested_filename)
+    with wave.open(str(download.value.path())) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (2, 2, 24000)
+        both = memoryview(file.readframes(file.getnframes())).cast("h")
+    assert max(both[0::2]) > 0 and max(both[1::2]) > 0  # you, the agent
     page.get_by_role("button", name="Talk again").click()
     shows(page, "Live")
 
@@ -185,7 +203,13 @@ def test_with_the_keyboard_alone(url: str, visit: Callable[..., Any]) -> None:
     page.keyboard.press("s")
     expect(page.locator("#hushed")).to_be_visible()
     page.keyboard.press("r")
-    expect(page.get_by_role("heading", name="a new conversation")).to_be_visible()
+    expect(page.get_by_role("heading", name="restarted")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Help")).to_be_visible()
+    page.keyboard.press("q")  # means nothing there
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Help")).to_be_hidden()
+    shows(page, "Live")
     page.keyboard.press("q")
     shows(page, "Ended")
     expect(page.locator("#reconnect")).to_be_focused()
@@ -240,41 +264,73 @@ def test_a_stall_is_counted_and_the_talk_goes_on(serve: Callable[..., Served], v
     server = serve()
     page = visit(server.url)
     page.get_by_role("button", name="Start talking").click()
-    expect(page.locator("#step")).to_have_text(A_TIME)
-    before = int(page.locator("#underruns").inner_text())
+    expect(page.locator("#stage-server")).to_have_text(A_TIME)
+    before = page.locator("#figure-underruns").text_content()
     server.process.send_signal(signal.SIGSTOP)
-    expect(page.locator("#underruns")).not_to_have_text(str(before))
+    expect(page.locator("#figure-underruns")).not_to_have_text(before)
     server.process.send_signal(signal.SIGCONT)
     words = page.locator("#words").inner_text()
     expect(page.locator("#words")).not_to_have_text(words, use_inner_text=True)
     shows(page, "Live")
 
 
-def test_a_server_that_goes_away(serve: Callable[..., Served], visit: Callable[..., Any]) -> None:
+def test_a_server_that_goes_away_and_comes_back(serve: Callable[..., Served], visit: Callable[..., Any]) -> None:
     server = serve()
     page = visit(server.url)
     page.get_by_role("button", name="Start talking").click()
     expect(page.locator("#words p").first).to_be_visible()
+    server.process.kill()
     server.end()
+    shows(page, "Trying again in")
+    expect(page.get_by_role("alert")).to_contain_text("This page tries again by itself.")
+    expect(page.locator("#clock")).to_have_text(re.compile(r"^[1-8] s$"))
+    expect(page.get_by_role("button", name="Try now")).to_be_focused()
+    server = serve("--port", server.url.rpartition(":")[2])
+    shows(page, "Live")
+    expect(page.get_by_role("heading", name="reconnected")).to_be_visible()
+    expect(page.get_by_role("alert")).to_be_hidden()
+    server.end()  # politely
+    shows(page, "Trying again in")
+    page.get_by_role("button", name="Stop trying").click()
     shows(page, "Disconnected")
-    expect(page.get_by_role("alert")).to_contain_text("The server shuts down.")
     expect(page.locator("#words p").first).to_be_visible()
     page.get_by_role("button", name="Reconnect").click()
     expect(page.get_by_role("alert")).to_contain_text("The server does not respond.")
+    expect(page.get_by_role("button", name="Save text")).to_be_visible()
+
+
+def test_a_start_that_fails_leads_back_to_the_form(serve: Callable[..., Served], visit: Callable[..., Any]) -> None:
+    server = serve()
+    page = visit(server.url)
+    page.get_by_text("Chef").click()
+    server.end()
+    page.get_by_role("button", name="Start talking").click()
+    expect(page.get_by_role("alert")).to_contain_text("The server does not respond.")
+    expect(page.get_by_role("button", name="Start talking")).to_be_focused()
+    expect(page.get_by_role("radio", name="Chef")).to_be_checked()
+    expect(page.locator("#talk")).to_be_hidden()
 
 
 def test_a_server_that_is_busy(serve: Callable[..., Served], visit: Callable[..., Any]) -> None:
-    url = serve("--queue", "1").url
-    first, second, third = (visit(url) for _ in range(3))
+    url = serve("--queue", "1", "--max-minutes", "10").url
+    first, second, third, fourth = (visit(url) for _ in range(4))
     first.get_by_role("button", name="Start talking").click()
     shows(first, "Live")
     second.get_by_role("button", name="Start talking").click()
     shows(second, "Next in line")
-    third.get_by_role("button", name="Start talking").click()
-    shows(third, "Not connected")
-    expect(third.get_by_role("alert")).to_contain_text("The server is busy.")
+    expect(second.get_by_role("alert")).to_contain_text("A conversation lasts 10 minutes at most here.")
+    for page in (third, fourth):
+        page.get_by_role("button", name="Start talking").click()
+        shows(page, "Trying again in")
+        busy = "The server is busy. One person talks, 1 waits. A conversation lasts 10 minutes at most here."
+        expect(page.get_by_role("alert")).to_contain_text(busy)
+    fourth.get_by_role("button", name="Stop trying").click()
+    expect(fourth.get_by_role("button", name="Start talking")).to_be_focused()
     first.get_by_role("button", name="Hang up").click()
     shows(second, "Live")
+    shows(third, "Next in line")
+    third.get_by_role("button", name="Hang up").click()
+    expect(third.get_by_role("button", name="Start talking")).to_be_visible()
 
 
 def test_a_token(serve: Callable[..., Served], visit: Callable[..., Any]) -> None:
@@ -302,11 +358,77 @@ def test_no_microphone(url: str, visit: Callable[..., Any]) -> None:
         refuse = f"navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('no', '{name}') }}"
         page = visit(url, refuse)
         page.get_by_role("button", name="Start talking").click()
-        shows(page, "Not connected")
         expect(page.get_by_role("alert")).to_contain_text(words)
+        expect(page.get_by_role("button", name="Start talking")).to_be_focused()
     page = visit(url, "Object.defineProperty(window, 'isSecureContext', { value: false })")
     expect(page.get_by_role("alert")).to_contain_text("only on pages from localhost or https")
     expect(page.get_by_role("button", name="Start talking")).to_be_disabled()
+
+
+def test_what_the_microphone_does(url: str, visit: Callable[..., Any]) -> None:
+    """It is too loud, then it delivers nothing; as Web Audio plays it."""
+    instead = """
+        navigator.mediaDevices.getUserMedia = async () => {
+          const context = new AudioContext();
+          const tone = new OscillatorNode(context);
+          window.volume = new GainNode(context, { gain: 1 });
+          const microphone = context.createMediaStreamDestination();
+          tone.connect(volume).connect(microphone);
+          tone.start();
+          return microphone.stream;
+        };
+    """
+    page = visit(url, instead)
+    page.get_by_role("button", name="Start talking").click()
+    expect(page.locator("#clipping")).to_be_visible()
+    page.evaluate("volume.gain.value = 0")
+    expect(page.locator("#clipping")).to_be_hidden()
+    expect(page.locator("#microphone")).to_contain_text("is it switched off?")
+    page.evaluate("volume.gain.value = 0.1")
+    expect(page.locator("#microphone")).not_to_contain_text("is it switched off?")
+
+
+def test_the_start_is_in_view_and_the_demo_says_what_it_is(
+    serve: Callable[..., Served], visit: Callable[..., Any]
+) -> None:
+    url = serve("--model", "demo").url
+    for width, height in ((1280, 800), (390, 844)):
+        page = visit(url, viewport={"width": width, "height": height})
+        expect(page.locator("#note")).to_contain_text("demo")
+        box = page.get_by_role("button", name="Start talking").bounding_box()
+        assert box["y"] > 0 and box["y"] + box["height"] <= height
+        page.get_by_text("Custom", exact=True).click()  # more to fill in
+        expect(page.get_by_role("button", name="Start talking")).to_be_in_viewport(ratio=1)
+        page.get_by_text("Teacher").click()
+        page.get_by_role("button", name="Start talking").click()
+        expect(page.locator("#delay")).to_be_in_viewport(ratio=1)
+        expect(page.get_by_role("button", name="Hang up")).to_be_in_viewport(ratio=1)
+        page.get_by_role("button", name="Hang up").click()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_it(url: str, visit: Callable[..., Any], scheme: str) -> None:
+    """As far as axe-core sees: names, roles, contrast."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    page = visit(url, color_scheme=scheme, reduced_motion="reduce")
+
+    def check() -> None:
+        found = axe.run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+    expect(page.locator("#setup")).to_be_visible()
+    check()
+    page.get_by_role("button", name="Start talking").click()
+    expect(page.locator("#delay")).to_be_visible()
+    page.get_by_role("button", name="Mute").click()
+    page.keyboard.press("d")
+    check()
+    page.keyboard.press("?")
+    check()
+    page.keyboard.press("?")
+    page.keyboard.press("q")
+    shows(page, "Ended")
+    check()
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])

@@ -4,8 +4,11 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
+import { FRAME as FRAME_MS, judge, STAGES } from "./delay.js";
 import { JitterBuffer, shorten } from "./jitter_buffer.js";
-import { clock, Transcript } from "./transcript.js";
+import { Recording } from "./recording.js";
+import { Speech } from "./speech.js";
+import { clock, isoMinute, Transcript } from "./transcript.js";
 
 const shared = (name) => JSON.parse(readFileSync(new URL(name, import.meta.url), "utf-8"));
 const RATE = 24000;
@@ -204,26 +207,91 @@ test("the cushion does as the one in Python, but for the shape of fades: test_ji
 for (const { name, pieces, turns } of shared("turns.json")) {
   test(`the rule of turns: ${name}`, () => {
     const transcript = new Transcript();
-    transcript.begin("Teacher");
+    transcript.begin("Teacher", "");
     for (const [frame, piece] of pieces) transcript.add(Number((frame * 0.08).toFixed(2)), piece);
     const said = transcript.talks[0].turns.filter(({ text }) => text).map(({ time, text }) => [time, text]);
     assert.deepEqual(said, turns);
   });
 }
 
-test("the saved text has a title for each conversation and a line for each turn", () => {
+test("the saved text has a title for each conversation and a line for each turn of both", () => {
   const transcript = new Transcript();
-  transcript.begin("Teacher");
+  transcript.begin("Teacher", "Teacher, voice NATF2");
   transcript.add(0.08, " ");
   assert.ok(transcript.empty);
-  for (const [time, piece] of [[0.16, " Hel"], [0.24, "lo"], [12, " Then"]]) transcript.add(time, piece);
+  transcript.add(0.16, " Hel");
+  const yours = transcript.addYours(0.2);
   assert.ok(!transcript.empty);
-  transcript.begin("Chef");
+  transcript.add(0.24, "lo"); // you talk at the same time: the agent's turn goes on
+  yours.seconds = 1.23;
+  transcript.add(12, " Then");
+  transcript.begin("Chef", "Chef, restarted");
   transcript.add(65, " Salt!");
-  const text = "Teacher\n\n0:00  Hello\n0:12  Then\n\nChef\n\n1:05  Salt!\n";
+  const text = `Your own words are not transcribed: a line marks when you spoke, and for how long.
+
+Teacher, voice NATF2
+
+0:00  Teacher  Hello
+0:00  You      (1.2 s)
+0:12  Teacher  Then
+
+Chef, restarted
+
+1:05  Chef  Salt!
+`;
   assert.equal(transcript.toString(), text);
-  transcript.begin("Astronaut");
+  transcript.begin("Astronaut", "Astronaut");
+  transcript.addYours(3); // a turn that lasts no time is none
   assert.equal(transcript.toString(), text);
+});
+
+test("a date looks the same everywhere", () => {
+  assert.equal(isoMinute(new Date(2026, 0, 2, 3, 4, 5)), "2026-01-02 03:04");
+});
+
+test("the delay is the sum of its stages; a bad one has a worst stage and a remedy", () => {
+  const stages = { microphone: 10, frame: FRAME_MS, network: 5, server: 30, buffer: 40, speaker: 20 };
+  assert.deepEqual(judge(stages), { total: 185, verdict: "good" });
+  assert.deepEqual(judge({ ...stages, microphone: undefined }), { total: 175, verdict: "good" });
+  assert.equal(judge({ ...stages, network: 150 }).verdict, "so-so");
+  for (const stage of STAGES.filter((each) => each !== "frame")) {
+    const { total, verdict, worst, remedy } = judge({ ...stages, [stage]: 400 });
+    assert.deepEqual([verdict, worst], ["bad", stage]);
+    assert.ok(total > 400 && remedy.length > 20);
+  }
+});
+
+test("speech is what lasts; a click is none, and a short pause does not end it", () => {
+  const speech = new Speech();
+  const say = (level, blocks) => Array.from({ length: blocks }, () => speech.add(level)).at(-1);
+  assert.equal(say(0.1, 5), false); // a click
+  assert.equal(say(0, 50), false);
+  assert.equal(say(0.1, 12), true);
+  assert.equal(say(0, 30), true); // 0.6 s
+  assert.equal(say(0.1, 10), true);
+  assert.equal(Math.round(100 * speech.seconds), 104);
+  assert.equal(say(0, 34), true);
+  assert.equal(Math.round(100 * speech.seconds), 104); // the pause is no part of it
+  assert.equal(say(0, 1), false);
+  assert.equal(speech.seconds, 0);
+});
+
+test("a talk is saved as a wav: you on the left, the agent on the right", async () => {
+  const recording = new Recording();
+  const block = (level, length = 480) => new Int16Array(length).fill(level);
+  for (let index = 0; index < 1000; index++) recording.add(RATE, block(index), block(-index)); // 20 s: two parts
+  assert.equal(recording.seconds, 20);
+  recording.add(2 * RATE, block(7, 960), block(-7, 960)); // another microphone, at another rate
+  const bytes = await recording.file().arrayBuffer();
+  const view = new DataView(bytes);
+  const text = (at, length) => String.fromCharCode(...new Uint8Array(bytes, at, length));
+  assert.deepEqual([text(0, 4), text(8, 8), text(36, 4)], ["RIFF", "WAVEfmt ", "data"]);
+  assert.deepEqual([view.getUint16(22, true), view.getUint32(24, true), view.getUint16(34, true)], [2, RATE, 16]);
+  assert.deepEqual([view.getUint32(4, true), view.getUint32(40, true)], [bytes.byteLength - 8, bytes.byteLength - 44]);
+  const samples = new Int16Array(bytes, 44);
+  assert.equal(samples.length, 2 * 480 * 1001);
+  for (const block of [0, 499, 999]) assert.deepEqual([...samples.subarray(960 * block, 960 * block + 2)], [block, -block || 0]);
+  assert.deepEqual([...samples.subarray(-2)], [7, -7]);
 });
 
 test("a clock counts minutes and whole seconds, and never below nothing", () => {

@@ -1,5 +1,6 @@
 /** The page: one thing at a time is shown. What the server offers, what was chosen, the conversation. */
 
+import { listen } from "./keys.js";
 import { at, notice } from "./page.js";
 import { hasToken, information, keepToken, takeTokenFromAddress, TokenNeeded } from "./server.js";
 import { Setup } from "./setup.js";
@@ -10,9 +11,14 @@ const VIEWS = ["unreachable", "locked", "setup", "talk"];
 
 function show(view) {
   for (const each of VIEWS) at(each).hidden = each !== view;
+  document.body.dataset.view = view;
 }
 
-const talk = new Talk(() => show("setup"));
+const back = () => {
+  show("setup");
+  at("start").focus({ preventScroll: true });
+};
+const talk = new Talk(back, () => lock());
 const setup = new Setup((wish) => {
   show("talk");
   talk.start(wish);
@@ -22,6 +28,8 @@ async function open() {
   try {
     const offer = await information();
     at("about").textContent = `${offer.model.split("/").at(-1)} · ${offer.personaplex}`;
+    at("note").textContent = offer.note;
+    at("note").hidden = !offer.note;
     setup.offer(offer);
     notice();
     show("setup");
@@ -48,5 +56,6 @@ at("locked").addEventListener("submit", (event) => {
   open();
 });
 at("again").addEventListener("click", open);
+listen();
 takeTokenFromAddress();
 open();

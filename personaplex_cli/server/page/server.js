@@ -1,11 +1,6 @@
 /** What the server says outside a conversation, and the token that it may ask for. */
 
 const TOKEN = "personaplex-token";
-const REASONS = {
-  loading: ["The model is still loading.", "Try again in a moment."],
-  busy: ["The server is busy.", "Try again in a while."],
-  ready: ["The server refused the connection.", "Try again. If this goes on, look at what the server prints."],
-};
 
 export class TokenNeeded extends Error {}
 
@@ -29,7 +24,7 @@ export function takeTokenFromAddress() {
   history.replaceState(null, "", address);
 }
 
-/** Version, voices and personas. Throws TokenNeeded, or TypeError if there is no answer. */
+/** Version, model, voices and personas. Throws TokenNeeded, or TypeError if there is no answer. */
 export async function information() {
   const headers = hasToken() ? { Authorization: `Bearer ${sessionStorage.getItem(TOKEN)}` } : {};
   const answer = await fetch(new URL("api/info", document.baseURI), { headers, cache: "no-store" });
@@ -46,14 +41,30 @@ export function conversationUrl() {
   return url;
 }
 
-/** Why a conversation did not begin, which browsers do not say: what happened, and what to do. */
+/** Why a conversation did not begin, which browsers do not say: its `kind`, `what` happened, and a `hint`. */
 export async function reason() {
   try {
-    await information();
+    const { max_minutes: minutes } = await information();
     const health = await fetch(new URL("health", document.baseURI), { cache: "no-store" });
-    return REASONS[(await health.json()).state] ?? REASONS.ready;
+    const { state, sessions } = await health.json();
+    if (state === "loading") return { kind: state, what: "The model is still loading.", hint: "" };
+    if (state === "busy") return { kind: state, what: "The server is busy.", hint: `${talking(sessions)} ${limit(minutes)}` };
+    const hint = "Try again. If this goes on, look at what the server prints.";
+    return { kind: "refused", what: "The server refused the connection.", hint };
   } catch (error) {
-    if (error instanceof TokenNeeded) return ["The server requires a token.", "Reload this page."];
-    return ["The server does not respond.", "Check that it is running and that you are online."];
+    if (error instanceof TokenNeeded) return { kind: "token", what: "The server requires a token.", hint: "" };
+    const hint = "Check that it is running and that you are online.";
+    return { kind: "gone", what: "The server does not respond.", hint };
   }
+}
+
+/** How long a conversation may last on this server, as a sentence; nothing if it does not say. */
+export function limit(minutes) {
+  if (!minutes) return "";
+  const [count, unit] = minutes < 1 ? [Math.round(60 * minutes), "second"] : [Math.round(10 * minutes) / 10, "minute"];
+  return `A conversation lasts ${count} ${unit}${count === 1 ? "" : "s"} at most here.`;
+}
+
+function talking({ active, waiting }) {
+  return `${active === 1 ? "One person talks" : `${active} people talk`}, ${waiting || "nobody"} ${waiting > 1 ? "wait" : "waits"}.`;
 }

@@ -26,12 +26,14 @@ export class Setup {
   }
 
   /** Offer the server's personas and voices. */
-  offer({ personas, voices, persona, voice }) {
+  offer({ personas, voices, persona, voice, max_minutes: minutes }) {
     this.usual = { persona, voice };
+    this.minutes = minutes;
     this.personas = new Map(personas.map((persona) => [persona.name, persona]));
+    for (const old of document.querySelectorAll(".offered")) old.remove();
     at("personas").prepend(...personas.map(choice));
     at("voice").append(
-      ...voices.map(({ name, description }) => new Option([name, description].filter(Boolean).join(" · "), name)),
+      ...voices.map(({ name, description }) => make("option", { className: "offered", value: name }, [name, description].filter(Boolean).join(" · "))),
     );
     this.form.elements.persona.value = persona;
     this.adapt();
@@ -51,20 +53,24 @@ export class Setup {
     return this.usual.voice ?? (persona ?? this.personas.get(this.usual.persona)).voice;
   }
 
-  /** @returns {Wish} `config` as the server wants it (without the rate), a title, and whether on loudspeakers */
+  /**
+   * @returns {Wish} `config` as the server wants it (without the rate), a title, the agent's name, whether on
+   *   loudspeakers, and how many minutes the server allows, if it says so
+   */
   wish() {
     const persona = this.form.elements.persona.value;
     const config = persona ? { persona } : { prompt: at("prompt").value.trim() };
     if (at("voice").value) config.voice = at("voice").value;
     if (at("seed").value) config.seed = at("seed").valueAsNumber;
-    return { config, title: persona ? title(persona) : "Custom", loudspeakers: at("loudspeakers").checked };
+    const [called, name] = persona ? [title(persona), title(persona)] : ["Custom", "Agent"];
+    return { config, title: called, name, loudspeakers: at("loudspeakers").checked, minutes: this.minutes };
   }
 }
 
 function choice({ name, description }) {
   return make(
     "label",
-    { className: "choice" },
+    { className: "choice offered" },
     make("input", { type: "radio", name: "persona", value: name }),
     make("strong", {}, title(name)),
     make("span", { className: "hint" }, description ?? ""),

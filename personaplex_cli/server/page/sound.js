@@ -26,7 +26,8 @@ export class Sound {
    * Asks for the microphone and opens the speaker. Throws Trouble.
    * @param {boolean} loudspeakers the browser takes the agent's voice out of the microphone; with headphones any
    *   processing only hurts
-   * @param {function({pcm: ArrayBuffer, heard: number, said: number, underruns: number, cushion: number})} onBlock
+   * @param {function({you: Int16Array, agent: Int16Array, heard: number, said: number, peak: number,
+   *   underruns: number, waiting: number})} onBlock see worklet.js
    * @param {function()} onLost the microphone is gone
    */
   static async open(loudspeakers, onBlock, onLost) {
@@ -58,6 +59,16 @@ export class Sound {
     this.context = context;
     this.node = node;
     this.rate = context.sampleRate; // hertz, of both directions
+    const [track] = stream.getAudioTracks();
+    this.name = track.label; // of the microphone
+    this.capture = track.getSettings().latency; // seconds, where the browser tells
+  }
+
+  /** Milliseconds that sound spends in the cards, as far as the browser tells. */
+  get delays() {
+    const { baseLatency = 0, outputLatency = 0 } = this.context;
+    const speaker = baseLatency + outputLatency;
+    return { microphone: inMilliseconds(this.capture), speaker: inMilliseconds(speaker || undefined) };
   }
 
   /** Play 16-bit samples after those that wait. The buffer is given away. */
@@ -75,6 +86,10 @@ export class Sound {
     this.stream.getTracks().forEach((track) => track.stop());
     this.context.close();
   }
+}
+
+function inMilliseconds(seconds) {
+  return seconds === undefined ? undefined : 1000 * seconds;
 }
 
 /** Fails when the speaker has had its time: without one, some browsers wait forever. */

@@ -1,46 +1,62 @@
 /** The conversation on the page: joins microphone, session, speaker and words, and shows how it goes. */
 
+import { Gauges } from "./gauges.js";
 import { Levels } from "./levels.js";
-import { at, notice } from "./page.js";
-import { conversationUrl, reason } from "./server.js";
+import { at, notice, save } from "./page.js";
+import { Recording } from "./recording.js";
+import { conversationUrl, limit, reason } from "./server.js";
 import { Session } from "./session.js";
+import { Sides } from "./sides.js";
 import { Sound, Trouble } from "./sound.js";
-import { clock } from "./transcript.js";
+import { clock, isoMinute } from "./transcript.js";
 import { Words } from "./words.js";
 
 const FRAME = 0.08; // seconds
-const FADING = 30; // seconds before the persona is lost that the page begins to warn
 const WARNING = 5000; // milliseconds that a passing problem is shown
+const PAUSES = [2, 4, 8]; // seconds before one tries to reconnect; the last one again and again
+const BUSY_PAUSE = 5; // seconds before one asks a server again that has no place
+const BY_ITSELF = "This page tries again by itself.";
 const SHOWN = {
   microphone: "Asking for the microphone",
   connecting: "Connecting",
   queued: "In line",
   priming: "Getting ready",
   live: "Live",
+  waiting: "Trying again in",
   ended: "Ended",
   disconnected: "Disconnected",
 };
 const OVER = ["ended", "disconnected"];
 
 export class Talk {
-  /** @param {function()} onChange the user wants to choose again */
-  constructor(onChange) {
+  /**
+   * @param {function()} onBack to the form: the user wants it, or nothing came of it
+   * @param {function()} onToken the server asks for a token now
+   */
+  constructor(onBack, onToken) {
+    this.onBack = onBack;
+    this.onToken = onToken;
     this.words = new Words();
+    this.sides = new Sides();
+    this.gauges = new Gauges();
+    this.recording = new Recording();
     this.levels = new Levels(at("history"), { you: at("you-meter"), agent: at("agent-meter") });
     this.mute(false);
     at("mute").addEventListener("click", () => this.mute(!this.muted));
     at("hush").addEventListener("click", () => this.session.send("hush"));
-    at("restart").addEventListener("click", () => this.session.send("restart"));
-    at("hang-up").addEventListener("click", () => this.end("ended"));
-    at("reconnect").addEventListener("click", () => this.start(this.wish));
-    at("keep").addEventListener("click", () => this.words.save());
-    at("change").addEventListener("click", () => {
-      this.words.clear();
-      notice();
-      onChange();
+    at("restart").addEventListener("click", () => {
+      this.why = "restarted";
+      this.session.send("restart");
     });
-    document.addEventListener("keydown", press);
-    setInterval(() => this.showTime(), 250);
+    at("hang-up").addEventListener("click", () => this.end("ended"));
+    at("stop-trying").addEventListener("click", () => this.end("disconnected"));
+    at("try-now").addEventListener("click", () => this.retry());
+    at("reconnect").addEventListener("click", () => this.start(this.wish));
+    at("keep").addEventListener("click", () => this.saveAs("txt", new Blob([this.words.transcript], { type: "text/plain" })));
+    at("keep-sound").addEventListener("click", () => this.saveAs("wav", this.recording.file()));
+    at("change").addEventListener("click", () => this.back());
+    addEventListener("online", () => this.retry());
+    setInterval(() => this.tick(), 250);
   }
 
   /** Talk: asks for the microphone, connects, and goes on until one side ends it. */
@@ -48,12 +64,17 @@ export class Talk {
     const attempt = (this.attempt = Symbol("attempt"));
     this.wish = wish;
     this.error = null;
+    this.answered = false; // by the server, since then
+    this.failures = 0; // to connect, in a row
     this.frames = 0;
     this.room = null; // frames of context, and how many the prompt takes, once known
+    this.why = "a new conversation";
+    this.gauges.clear();
     notice();
     at("who").textContent = wish.title;
+    at("agent-name").textContent = wish.name;
     at("how").textContent = wish.config.voice ? `voice ${wish.config.voice}` : "";
-    for (const figure of ["step", "network", "cushion"]) at(figure).textContent = "–";
+    at("microphone").textContent = "";
     this.show("microphone");
     at("who").focus({ preventScroll: true });
     scrollTo(0, 0);
@@ -63,57 +84,96 @@ export class Talk {
       if (this.attempt !== attempt) return sound.close();
       this.sound = sound;
     } catch (error) {
-      if (this.attempt === attempt) this.fail(error);
+      if (this.attempt === attempt) this.fail(error.message, error instanceof Trouble ? error.hint : "Try another browser.");
       return;
     }
-    this.show("connecting");
+    this.sides.begin(this.sound.name);
     this.levels.start();
-    this.session = new Session(conversationUrl(), { ...wish.config, sample_rate: this.sound.rate }, this.hearing());
+    this.connect();
     const wakeLock = await navigator.wakeLock?.request("screen").catch(() => null); // a phone that sleeps hears nothing
     if (this.attempt === attempt) this.wakeLock = wakeLock;
     else wakeLock?.release();
   }
 
+  connect() {
+    this.show("connecting");
+    const config = { ...this.wish.config, sample_rate: this.sound.rate };
+    this.session = new Session(conversationUrl(), config, this.hearing());
+  }
+
+  /** Connect at once, if one waits for that. */
+  retry() {
+    if (this.state === "waiting") this.connect();
+  }
+
   /** What to do with each kind of message. */
   hearing() {
     return {
-      state: ({ state, position }) => this.enter(state, position),
+      state: (news) => this.enter(news),
       ready: (talk) => this.begin(talk),
       sound: (pcm) => this.play(pcm),
       transcript: ({ text, time }) => this.words.add(time, text),
       hushed: ({ on }) => this.showHushed(on),
-      latency: ({ step_ms }) => this.showStep(step_ms),
-      network: (milliseconds) => (at("network").textContent = inMilliseconds(milliseconds)),
+      latency: (news) => this.showPace(news),
+      network: (milliseconds) => this.gauges.stage("network", milliseconds),
       slow: () => this.warn("The network is slow.", "Some of your words are lost."),
       error: (error) => this.complain(error),
-      closed: (event) => this.hungUp(event),
+      closed: () => this.closed(),
     };
   }
 
-  enter(state, position) {
-    if (state === "ended") return this.end(this.error ? "disconnected" : "ended");
-    if (state === "priming") this.sound.clear();
-    this.show(state, position > 1 ? `${position} before you` : position === 1 ? "Next in line" : "");
+  enter({ state, position, reason: why }) {
+    this.answered = true;
+    if (state === "ended") {
+      if (why === "shutdown") return this.lost("The server shuts down.");
+      return this.end(this.error ? "disconnected" : "ended");
+    }
+    if (state === "queued") {
+      notice("Others are talking.", `Your turn comes by itself. ${limit(this.wish.minutes)}`, true);
+    } else {
+      this.sound.clear();
+      notice();
+    }
+    this.show(state, position > 1 ? `Number ${position} in line` : position === 1 ? "Next in line" : "");
   }
 
-  begin({ voice, seed, prompt_frames, context }) {
+  begin({ voice, seed, prompt_frames: prompt, context }) {
+    const { title, name } = this.wish;
+    const sound = this.recording.seconds;
+    const from = sound ? `, ${this.why}, from ${clock(sound)} of the sound` : "";
+    this.words.begin(name, `${title}, voice ${voice}, seed ${seed}, ${isoMinute()}${from}`, this.why);
     this.frames = 0;
-    this.room = { context, prompt: prompt_frames };
+    this.room = { context, prompt };
     this.showHushed(false);
-    at("how").textContent = `voice ${voice} · seed ${seed}`;
-    this.words.begin(`${this.wish.title}, voice ${voice}, seed ${seed}, ${new Date().toLocaleString()}`);
+    this.sides.quiet();
+    at("how").textContent = `voice ${voice}`;
+    this.gauges.figure("seed", seed);
+    this.gauges.figure("sound", `${this.sound.rate} Hz`);
   }
 
   /** What the microphone heard and the speaker said in the last moment. */
-  block({ pcm, heard, said, underruns, cushion }) {
+  block(block) {
     const live = this.state === "live";
-    if (live) this.session.say(this.muted ? new ArrayBuffer(pcm.byteLength) : pcm);
-    this.levels.add(this.muted ? 0 : heard, said);
-    if (live) at("cushion").textContent = inMilliseconds(1000 * cushion);
-    at("underruns").textContent = underruns;
+    if (this.muted) block = { ...block, you: new Int16Array(block.you.length), heard: 0, peak: 0 };
+    if (live) {
+      this.session.say(block.you);
+      this.recording.add(this.sound.rate, block.you, block.agent);
+      this.gauges.buffer(1000 * block.waiting);
+      this.gauges.figure("underruns", block.underruns);
+    }
+    this.levels.add(block.heard, block.said);
+    this.sides.add(block, this.muted);
+    if (live) this.note(this.sides.spoken);
+  }
+
+  /** Write down when you speak, and for how long. */
+  note(spoken) {
+    if (spoken) this.words.addYours(this.frames * FRAME, spoken.seconds, spoken.level);
+    else if (!this.sides.you.speaking) this.words.endYours();
   }
 
   play(pcm) {
+    this.failures = 0;
     this.frames += pcm.byteLength / Int16Array.BYTES_PER_ELEMENT / this.sound.rate / FRAME;
     this.sound.play(pcm);
   }
@@ -130,6 +190,13 @@ export class Talk {
     at("hushed").hidden = !hushed;
   }
 
+  showPace({ step_ms: step, max_step_ms: longest }) {
+    for (const [stage, milliseconds] of Object.entries(this.sound.delays)) this.gauges.stage(stage, milliseconds);
+    this.gauges.stage("server", step);
+    this.gauges.figure("longest step", `${Math.round(longest)} ms`);
+    this.gauges.showDelay();
+  }
+
   complain({ message, hint }) {
     this.error = message;
     notice(message, hint);
@@ -142,18 +209,43 @@ export class Talk {
     this.warned = setTimeout(() => this.error || notice(), WARNING);
   }
 
-  /** The server closed the connection, or the network did. */
-  async hungUp({ reason: word }) {
-    const answered = this.state !== "connecting";
-    this.end("disconnected");
-    if (this.error) return;
-    const why = word || answered ? ["The connection was lost.", word] : await reason();
-    if (this.state === "disconnected") notice(...why);
+  /** The connection was closed without a goodbye, or never opened. */
+  async closed() {
+    const attempt = this.attempt;
+    if (this.error) return this.end("disconnected");
+    if (this.state !== "connecting") return this.lost("The connection was lost.");
+    const { kind, what, hint } = await reason();
+    if (this.attempt !== attempt || this.state !== "connecting") return;
+    if (kind === "busy" || kind === "loading") return this.wait(what, hint, BUSY_PAUSE);
+    if (kind !== "token" && (this.answered || this.failures)) return this.lost(what, hint);
+    this.fail(what, hint);
+    if (kind === "token") this.onToken();
   }
 
-  fail(error) {
+  /** The server is gone: try to reconnect, later and later. */
+  lost(what, hint = "") {
+    this.why = "reconnected";
+    this.wait(what, hint, PAUSES[Math.min(this.failures++, PAUSES.length - 1)]);
+  }
+
+  /** Try again by itself after so many seconds. */
+  wait(what, hint, seconds) {
+    this.session.close();
+    this.error = null;
+    this.retryAt = performance.now() + 1000 * seconds;
+    this.words.settle();
+    this.sides.quiet();
+    this.showHushed(false);
+    notice(what, `${hint} ${BY_ITSELF}`, true);
+    const first = at("trying").hidden;
+    this.show("waiting");
+    if (first) at("try-now").focus({ preventScroll: true });
+  }
+
+  /** Nothing came of it. */
+  fail(message, hint) {
     this.end("disconnected");
-    notice(error.message, error instanceof Trouble ? error.hint : "Try another browser.");
+    notice(message, hint);
   }
 
   end(state) {
@@ -164,58 +256,60 @@ export class Talk {
     this.sound?.close();
     this.wakeLock?.release();
     this.session = this.sound = this.wakeLock = null;
+    if (!this.error) notice();
     this.levels.stop();
+    this.sides.quiet();
+    this.words.settle();
     this.mute(false);
     this.showHushed(false);
-    const never = state === "disconnected" && !this.room;
-    this.show(state, never ? "Not connected" : "");
-    at("reconnect").textContent = never ? "Try again" : state === "ended" ? "Talk again" : "Reconnect";
-    at("keep").disabled = this.words.transcript.empty;
+    this.show(state);
+    if (!this.recording.samples) return this.back(false); // nobody has talked
+    at("kept").textContent = this.recording.full
+      ? "Only the first two hours of the sound are kept; they are only in this tab until you save them."
+      : "The talk is only in this tab until you save it.";
+    at("reconnect").textContent = state === "ended" ? "Talk again" : "Reconnect";
     at("reconnect").focus({ preventScroll: true });
   }
 
+  /** To the form, and forget the talk. */
+  back(silently = true) {
+    if (silently) notice();
+    this.words.clear();
+    this.recording = new Recording();
+    this.onBack();
+  }
+
+  saveAs(ending, blob) {
+    save(blob, `personaplex-${isoMinute().replaceAll(/[ :]/g, "-")}.${ending}`);
+  }
+
   show(state, text = "") {
-    this.state = state;
     const over = OVER.includes(state);
+    const trying = state === "waiting" || (state === "connecting" && at("trying").hidden === false);
+    this.state = state;
     at("talk").dataset.state = state;
     at("talk").classList.toggle("busy", !over && state !== "live");
     at("state").textContent = text || SHOWN[state] || state;
-    at("controls").hidden = over;
+    at("controls").hidden = over || trying;
+    at("trying").hidden = !trying;
     at("after").hidden = !over;
     for (const control of ["hush", "restart"]) at(control).disabled = state !== "live";
-    this.showTime();
+    this.tick();
   }
 
-  showTime() {
+  /** Show the time, and try again when it is time for that. */
+  tick() {
     const { context, prompt } = this.room ?? {};
-    at("clock").textContent = this.frames ? clock(this.frames * FRAME) : "";
+    const left = Math.ceil((this.retryAt - performance.now()) / 1000);
+    const over = OVER.includes(this.state);
+    if (this.state === "waiting") {
+      if (left <= 0) return this.retry();
+      at("clock").textContent = `${left} s`;
+    } else {
+      const seconds = over ? this.recording.seconds : this.state === "live" ? this.frames * FRAME : 0;
+      at("clock").textContent = seconds ? clock(seconds) : "";
+    }
     at("memory").hidden = !context;
-    if (!context) return;
-    const used = Math.min(1, (prompt + this.frames) / context);
-    const left = (context - prompt - this.frames) * FRAME;
-    at("memory").classList.toggle("warning", left < FADING);
-    at("memory-left").textContent = left > 0 ? `persona fades in ${clock(left)}` : "the persona has faded: restart";
-    at("memory-bar").ariaValueNow = String(Math.round(100 * used));
-    at("memory-bar").firstElementChild.style.transform = `scaleX(${used})`;
+    if (context) this.gauges.showMemory(prompt + this.frames, context);
   }
-
-  showStep(milliseconds) {
-    at("step").textContent = inMilliseconds(milliseconds);
-    at("step").parentElement.classList.toggle("over", milliseconds > 1000 * FRAME);
-  }
-}
-
-/** A key stands for the button that is marked with it, if that can be pressed now. */
-function press(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  if (event.target.matches?.("input, select, textarea")) return;
-  const button = [...document.querySelectorAll("[aria-keyshortcuts]")].find(
-    (each) => each.getAttribute("aria-keyshortcuts") === event.key.toLowerCase() && each.checkVisibility(),
-  );
-  button?.click();
-}
-
-function inMilliseconds(milliseconds) {
-  if (milliseconds < 1) return "<1 ms"; // some browsers' clocks are no finer
-  return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
 }

@@ -1,8 +1,9 @@
 /**
- * What the agent said: pieces of text with times become turns, by the rule of transcript.py. Knows no page.
+ * What both said: pieces of the agent's text with times become turns, by the rule of transcript.py; of yours there is
+ * only when, and how long. Knows no page.
  *
- * A turn ends after a pause, even in the middle of a word; when a long one comes to the end of a sentence; and before
- * it gets too long.
+ * The agent's turn ends after a pause, even in the middle of a word; when a long one comes to the end of a sentence;
+ * and before it gets too long.
  */
 
 const FRAME = 0.08; // seconds; a piece belongs to one frame
@@ -10,41 +11,58 @@ const PAUSE = 19; // frames without text that end a turn: 1.5 seconds
 const LENGTH = 400; // characters; after so many, the next end of a sentence ends the turn
 const LIMIT = 2000; // characters; no turn is longer
 const SENTENCE_END = /[.!?…]$/;
+const YOU = "You";
+const PREFACE = "Your own words are not transcribed: a line marks when you spoke, and for how long.";
 
 export class Transcript {
   constructor() {
-    this.talks = []; // {title, turns: [{time, text}]}, one for each time the conversation began
+    this.talks = []; // {name, title, turns}, one for each time a conversation began
   }
 
-  /** A conversation begins, with nothing said; `title` says with whom. */
-  begin(title) {
-    this.talks.push({ title, turns: [] });
+  /** A conversation begins, with nothing said; `title` says with whom, when, and why. */
+  begin(name, title) {
+    this.talks.push({ name, title, turns: [] });
   }
 
   /** Add a piece; a piece that begins with a space begins a new word. Returns the turn it became part of. */
   add(time, piece) {
-    const { turns } = this.talks.at(-1);
+    const { name, turns } = this.talks.at(-1);
     const frame = Math.round(time / FRAME);
-    let turn = turns.at(-1);
-    if (!turn || isOver(turn, frame, piece)) turns.push((turn = { time, pieces: "" }));
+    let turn = turns.findLast((each) => each.agent);
+    if (!turn || isOver(turn, frame, piece)) turns.push((turn = { agent: true, name, time, pieces: "" }));
     turn.pieces = [...(turn.pieces + piece)].slice(0, LIMIT).join("");
     turn.text = turn.pieces.trim().replaceAll(/\s+/g, " ");
     turn.newest = frame;
     return turn;
   }
 
+  /** You begin to speak. Returns the turn, whose `seconds` may grow. */
+  addYours(time) {
+    const turn = { agent: false, name: YOU, time, seconds: 0 };
+    this.talks.at(-1).turns.push(turn);
+    return turn;
+  }
+
   get empty() {
-    return this.talks.every(({ turns }) => turns.every(({ text }) => !text));
+    return this.talks.every(({ turns }) => !turns.some(tells));
   }
 
   /** All of it as plain text: a title for each conversation, a line for each turn. */
   toString() {
-    return this.talks
-      .map(({ title, turns }) => ({ title, turns: turns.filter(({ text }) => text) }))
-      .filter(({ turns }) => turns.length)
-      .map(({ title, turns }) => [title, "", ...turns.map(({ time, text }) => `${clock(time)}  ${text}`), ""].join("\n"))
-      .join("\n");
+    const talks = this.talks.map(({ name, title, turns }) => {
+      const width = Math.max(name.length, YOU.length);
+      return [title, "", ...turns.filter(tells).map((turn) => line(turn, width))];
+    });
+    return [[PREFACE], ...talks.filter((lines) => lines.length > 2)].map((lines) => `${lines.join("\n")}\n`).join("\n");
   }
+}
+
+function tells({ text, seconds }) {
+  return Boolean(text || seconds);
+}
+
+function line({ name, time, text, seconds }, width) {
+  return `${clock(time)}  ${name.padEnd(width)}  ${text ?? `(${seconds.toFixed(1)} s)`}`;
 }
 
 /** Whether the turn ended before this piece. */
@@ -58,4 +76,11 @@ function isOver({ pieces, newest }, frame, piece) {
 export function clock(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
+
+/** Date and time of day here, the same everywhere: 2026-11-24 16:02. */
+export function isoMinute(date = new Date()) {
+  const two = (number) => String(number).padStart(2, "0");
+  const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join("-");
+  return `${day} ${two(date.getHours())}:${two(date.getMinutes())}`;
 }

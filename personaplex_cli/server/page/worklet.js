@@ -1,8 +1,8 @@
 /**
- * On the audio thread: blocks of the microphone go out, what the agent says comes in and is played through a cushion.
+ * On the audio thread: blocks of the microphone go out, what the agent says comes in and is played through a buffer.
  *
- * In: an ArrayBuffer of 16-bit samples, or "clear" to forget what waits. Out, every 20 ms: the microphone's 16-bit
- * samples, both levels (root mean square, 0 to 1), and how the cushion does.
+ * In: an ArrayBuffer of 16-bit samples, or "clear" to forget what waits. Out, every 20 ms: both sides' 16-bit samples,
+ * their levels (root mean square, 0 to 1), the microphone's peak, and how the buffer does.
  */
 
 import { JitterBuffer } from "./jitter_buffer.js";
@@ -13,41 +13,51 @@ const FULL_SCALE = 32767;
 class Talk extends AudioWorkletProcessor {
   constructor() {
     super();
-    this.cushion = new JitterBuffer(sampleRate);
+    this.buffer = new JitterBuffer(sampleRate);
     this.begin();
     this.port.onmessage = ({ data }) => {
-      if (data === "clear") this.cushion.clear();
-      else this.cushion.put(Float32Array.from(new Int16Array(data), (sample) => sample / FULL_SCALE));
+      if (data === "clear") this.buffer.clear();
+      else this.buffer.put(Float32Array.from(new Int16Array(data), (sample) => sample / FULL_SCALE));
     };
   }
 
   process([microphone], [[speaker]]) {
-    this.cushion.take(speaker);
+    this.buffer.take(speaker);
     for (let index = 0; index < speaker.length; index++) this.add(microphone[0]?.[index] ?? 0, speaker[index]);
     return true;
   }
 
   begin() {
-    this.block = new Int16Array(Math.round(BLOCK * sampleRate));
+    const length = Math.round(BLOCK * sampleRate);
+    this.you = new Int16Array(length);
+    this.agent = new Int16Array(length);
     this.filled = 0;
     this.heard = 0;
     this.said = 0;
+    this.peak = 0;
   }
 
   add(heard, said) {
-    this.block[this.filled++] = Math.round(Math.max(-1, Math.min(1, heard)) * FULL_SCALE);
+    this.you[this.filled] = whole(heard);
+    this.agent[this.filled++] = whole(said);
     this.heard += heard * heard;
     this.said += said * said;
-    if (this.filled === this.block.length) this.report();
+    this.peak = Math.max(this.peak, Math.abs(heard));
+    if (this.filled === this.you.length) this.report();
   }
 
   report() {
-    const { underruns, depth } = this.cushion;
+    const { you, agent, peak } = this;
+    const { underruns, depth } = this.buffer;
     const [heard, said] = [this.heard, this.said].map((sum) => Math.sqrt(sum / this.filled));
-    const pcm = this.block.buffer;
-    this.port.postMessage({ pcm, heard, said, underruns, cushion: depth / sampleRate }, [pcm]);
+    const block = { you, agent, heard, said, peak, underruns, waiting: depth / sampleRate };
+    this.port.postMessage(block, [you.buffer, agent.buffer]);
     this.begin();
   }
+}
+
+function whole(sample) {
+  return Math.round(Math.max(-1, Math.min(1, sample)) * FULL_SCALE);
 }
 
 registerProcessor("talk", Talk);
