@@ -1,6 +1,6 @@
 """Draws docs/serve-page.png: the web page in a real browser, talking with a real server and the demo model.
 
-python docs/page_picture.py [TARGET] [--size 1280x800] [--scheme light|dark] [--seconds 20] [--view talk|setup]
+python docs/page_picture.py [TARGET] [--size 920x720] [--scheme light|dark] [--seconds 20] [--view talk|setup]
 
 Needs Playwright and Chromium (`pip install playwright && playwright install chromium`); CHROMIUM names another program.
 The microphone hears examples/question.wav and then as much silence, again and again. The agent answers by chance, so no
@@ -80,7 +80,7 @@ def draw(target: Path, size: tuple[int, int], scheme: str, seconds: float, view:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("target", nargs="?", type=Path, default=HERE / "serve-page.png")
-    parser.add_argument("--size", default="1000x720")
+    parser.add_argument("--size", default="920x720")
     parser.add_argument("--scheme", default="dark", choices=("light", "dark"))
     parser.add_argument("--seconds", default=20.0, type=float)
     parser.add_argument("--view", default="talk", choices=("talk", "setup"))

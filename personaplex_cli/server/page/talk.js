@@ -290,6 +290,7 @@ export class Talk {
     at("talk").dataset.state = state;
     at("talk").classList.toggle("busy", !over && state !== "live");
     at("state").textContent = text || SHOWN[state] || state;
+    document.title = over ? "personaplex" : `${at("state").textContent} · personaplex`; // for who waits elsewhere
     at("controls").hidden = over || trying;
     at("trying").hidden = !trying;
     at("after").hidden = !over;

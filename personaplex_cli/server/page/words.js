@@ -56,8 +56,8 @@ export class Words {
   addYours(time, seconds, level) {
     if (!this.yours) this.yours = { turn: this.transcript.addYours(Math.max(0, time - seconds)), levels: [] };
     const { turn, levels } = this.yours;
+    if (seconds > turn.seconds) levels.push(level); // else it is the pause at the end
     turn.seconds = seconds;
-    levels.push(level);
     this.place(turn).replaceChildren(drawing(levels), `${seconds.toFixed(1)} s`);
     this.keepUp();
   }
