@@ -58,6 +58,7 @@ def test_info_names_what_can_be_asked_for(server: RunningServer) -> None:
     assert "chef" in [each["name"] for each in info["personas"]]
     assert info["sockets"]["moshi"] == server.socket(PATH)
     assert info["sampling"]["text_top_k"] == 25
+    assert (info["max_minutes"], info["note"]) == (None, "")  # no limit, nothing that one should know of the model
 
 
 def test_another_client_can_be_served(demo_folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ const REMEDIES = {
   speaker: "Wireless headphones are slow: use some with a cable.",
 };
 
-/** How many milliseconds in all, whether that is `good`, `so-so` or `bad`; if it is bad, the worst stage and a remedy. */
+/** How many milliseconds in all, whether that is `good`, `so-so` or `bad`; if bad, the worst stage and a remedy. */
 export function judge(stages) {
   const known = STAGES.filter((stage) => stages[stage] !== undefined);
   const total = known.reduce((sum, stage) => sum + stages[stage], 0);

@@ -12,7 +12,8 @@ export class Gauges {
   constructor() {
     this.stages = STAGES.map((stage) => {
       const [milliseconds, bar] = [make("span", { id: `stage-${stage}` }), make("i")];
-      const line = make("li", { hidden: true }, make("span", {}, stage), milliseconds, make("div", { className: "track" }, bar));
+      const track = make("div", { className: "track" }, bar);
+      const line = make("li", { hidden: true }, make("span", {}, stage), milliseconds, track);
       return { stage, milliseconds, bar, line };
     });
     at("stages").append(...this.stages.map(({ line }) => line));

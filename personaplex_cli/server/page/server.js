@@ -48,7 +48,9 @@ export async function reason() {
     const health = await fetch(new URL("health", document.baseURI), { cache: "no-store" });
     const { state, sessions } = await health.json();
     if (state === "loading") return { kind: state, what: "The model is still loading.", hint: "" };
-    if (state === "busy") return { kind: state, what: "The server is busy.", hint: `${talking(sessions)} ${limit(minutes)}` };
+    if (state === "busy") {
+      return { kind: state, what: "The server is busy.", hint: `${talking(sessions)} ${limit(minutes)}`.trim() };
+    }
     const hint = "Try again. If this goes on, look at what the server prints.";
     return { kind: "refused", what: "The server refused the connection.", hint };
   } catch (error) {
@@ -66,5 +68,6 @@ export function limit(minutes) {
 }
 
 function talking({ active, waiting }) {
-  return `${active === 1 ? "One person talks" : `${active} people talk`}, ${waiting || "nobody"} ${waiting > 1 ? "wait" : "waits"}.`;
+  const talk = active === 1 ? "One person talks" : `${active} people talk`;
+  return `${talk}, ${waiting || "nobody"} ${waiting > 1 ? "wait" : "waits"}.`;
 }

@@ -32,9 +32,7 @@ export class Setup {
     this.personas = new Map(personas.map((persona) => [persona.name, persona]));
     for (const old of document.querySelectorAll(".offered")) old.remove();
     at("personas").prepend(...personas.map(choice));
-    at("voice").append(
-      ...voices.map(({ name, description }) => make("option", { className: "offered", value: name }, [name, description].filter(Boolean).join(" · "))),
-    );
+    at("voice").append(...voices.map(option));
     this.form.elements.persona.value = persona;
     this.adapt();
   }
@@ -65,6 +63,11 @@ export class Setup {
     const [called, name] = persona ? [title(persona), title(persona)] : ["Custom", "Agent"];
     return { config, title: called, name, loudspeakers: at("loudspeakers").checked, minutes: this.minutes };
   }
+}
+
+function option({ name, description }) {
+  const words = [name, description].filter(Boolean).join(" · ");
+  return make("option", { className: "offered", value: name }, words);
 }
 
 function choice({ name, description }) {

@@ -14,6 +14,7 @@ export class Sides {
   constructor() {
     this.you = new Speech();
     this.agent = new Speech();
+    this.begin("");
   }
 
   /** A microphone is open. */

@@ -52,8 +52,8 @@ export class Talk {
     at("stop-trying").addEventListener("click", () => this.end("disconnected"));
     at("try-now").addEventListener("click", () => this.retry());
     at("reconnect").addEventListener("click", () => this.start(this.wish));
-    at("keep").addEventListener("click", () => this.saveAs("txt", new Blob([this.words.transcript], { type: "text/plain" })));
-    at("keep-sound").addEventListener("click", () => this.saveAs("wav", this.recording.file()));
+    at("keep").addEventListener("click", () => saveAs("txt", this.words.file()));
+    at("keep-sound").addEventListener("click", () => saveAs("wav", this.recording.file()));
     at("change").addEventListener("click", () => this.back());
     addEventListener("online", () => this.retry());
     setInterval(() => this.tick(), 250);
@@ -84,7 +84,8 @@ export class Talk {
       if (this.attempt !== attempt) return sound.close();
       this.sound = sound;
     } catch (error) {
-      if (this.attempt === attempt) this.fail(error.message, error instanceof Trouble ? error.hint : "Try another browser.");
+      const hint = error instanceof Trouble ? error.hint : "Try another browser.";
+      if (this.attempt === attempt) this.fail(error.message, hint);
       return;
     }
     this.sides.begin(this.sound.name);
@@ -279,10 +280,6 @@ export class Talk {
     this.onBack();
   }
 
-  saveAs(ending, blob) {
-    save(blob, `personaplex-${isoMinute().replaceAll(/[ :]/g, "-")}.${ending}`);
-  }
-
   show(state, text = "") {
     const over = OVER.includes(state);
     const trying = state === "waiting" || (state === "connecting" && at("trying").hidden === false);
@@ -313,4 +310,8 @@ export class Talk {
     at("memory").hidden = !context;
     if (context) this.gauges.showMemory(prompt + this.frames, context);
   }
+}
+
+function saveAs(ending, blob) {
+  save(blob, `personaplex-${isoMinute().replaceAll(/[ :]/g, "-")}.${ending}`);
 }

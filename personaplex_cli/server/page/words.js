@@ -67,6 +67,11 @@ export class Words {
     this.yours = null;
   }
 
+  /** All of it as a file of text. */
+  file() {
+    return new Blob([this.transcript.toString()], { type: "text/plain" });
+  }
+
   /** The newest word is like all others now. */
   settle() {
     clearTimeout(this.settling);
@@ -78,7 +83,8 @@ export class Words {
     if (!this.places.has(turn)) {
       const said = make("span");
       const name = make("strong", {}, turn.name);
-      this.list.append(make("p", { className: turn.agent ? "agent" : "you" }, make("time", {}, clock(turn.time)), name, said));
+      const time = make("time", {}, clock(turn.time));
+      this.list.append(make("p", { className: turn.agent ? "agent" : "you" }, time, name, said));
       this.places.set(turn, said);
     }
     return this.places.get(turn);
