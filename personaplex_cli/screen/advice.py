@@ -6,7 +6,7 @@ take more than 400 ms (ITU-T G.114).
 
 from collections.abc import Sequence
 
-GOOD, FAIR = 250, 400  # milliseconds: up to here the delay is not noticed, and up to here it does not disturb
+GOOD, FAIR = 300, 400  # milliseconds: up to here the delay is not noticed, and up to here it does not disturb
 USUAL = {"card in": 20, "frame": 80, "queue": 10, "encode": 8, "LM": 50, "decode": 10, "cushion": 60, "card out": 30}
 USUAL |= {"network": 40, "server": 60}  # milliseconds that a stage takes where all is well
 REMEDIES = {
