@@ -20,7 +20,7 @@ from personaplex_cli.character import Character
 from personaplex_cli.errors import NetworkError
 from personaplex_cli.events import Began, Ended, Event, Hushed, Listener, Step, Timings, ignore
 from personaplex_cli.hush import Hush
-from personaplex_cli.samples import Samples, level
+from personaplex_cli.samples import Samples, clips, level
 
 IDLE_SECONDS = 0.02  # between two looks at what is there, where nothing rings: a quarter of a frame
 NO_ONE: Mapping[int, int] = MappingProxyType({})  # is made silent
@@ -263,8 +263,9 @@ class _Rounds:
             except Exception as error:
                 yield self.ended(slot, error)
             else:
-                levels = level(heard[slot]), level(reply.pcm)
-                yield seat.conversation, Step(seat.index, reply.text, *levels, reply.timings)
+                frame = heard[slot]
+                levels = level(frame), level(reply.pcm)
+                yield seat.conversation, Step(seat.index, reply.text, *levels, reply.timings, clips(frame))
                 seat.index += 1
                 yield from _hushed(seat)
 

@@ -18,9 +18,18 @@ class Note:
     text: str
 
 
+@dataclass(frozen=True)
+class Notice:
+    """A sentence that holds until the same one comes with `on` False, such as: the microphone is silent."""
+
+    text: str
+    on: bool = True
+
+
 class Phase(StrEnum):
     """What a program can be doing. A model here is loaded, warmed up and given its prompt (priming)."""
 
+    STARTING = "starting"
     DOWNLOADING = "downloading"
     LOADING = "loading"
     CONNECTING = "connecting"
@@ -68,7 +77,8 @@ class Timings:
 class Step:
     """One frame of conversation: the agent's text piece (may be empty), both levels in dBFS, the engine's timings.
 
-    The timings are None for an engine elsewhere: what is known of its time comes as Network.
+    The timings are None for an engine elsewhere: what is known of its time comes as Network. `clipped` says that the
+    microphone was too loud.
     """
 
     index: int
@@ -76,6 +86,7 @@ class Step:
     heard: float
     said: float
     timings: Timings | None
+    clipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,21 @@ class Ended:
     """A conversation is over; `error` is what ended it, None if the user did."""
 
     error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The sound card is open: its microphone and speaker, by name, with their rates."""
+
+    microphone: str
+    speaker: str
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The conversation is being recorded to this folder; to none any more if it is empty."""
+
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -173,7 +199,22 @@ class Hushed:
 
 
 Event = (
-    Note | State | Downloading | Began | Step | Latency | Network | Glitch | Started | Finished | Muted | Hushed | Ended
+    Note
+    | Notice
+    | State
+    | Downloading
+    | Began
+    | Step
+    | Devices
+    | Recording
+    | Latency
+    | Network
+    | Glitch
+    | Started
+    | Finished
+    | Muted
+    | Hushed
+    | Ended
 )
 Listener = Callable[[Event], None]
 

@@ -24,7 +24,7 @@ from personaplex_cli.audio.queue import SampleQueue
 from personaplex_cli.audio.recording import mark_sides
 from personaplex_cli.conversation import Audio
 from personaplex_cli.errors import AudioError
-from personaplex_cli.events import Began, Event, Listener, Note, Step
+from personaplex_cli.events import Began, Event, Listener, Note, Recording, Step
 from personaplex_cli.files import atomic_file
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, pcm16
 from personaplex_cli.transcript import Transcript, as_bytes, one_line
@@ -83,6 +83,7 @@ class Recorder:
                 if self.folder is None:
                     self.folder = _new_folder(self._parent)
                     self._writer.start()
+                    self._listen(Recording(str(self.folder)))
             case Step(text=text) if self.folder:  # what was heard and played last is complete now
                 said = self._said.take(FRAME)
                 self._waiting.put((self._heard, np.pad(said, (0, FRAME - len(said))), text))
@@ -115,6 +116,7 @@ class Recorder:
             with (self.folder / "conversation.wav").open("r+b") as whole:
                 mark_sides(whole)
         except Exception as error:  # whatever it is: the talk goes on
+            self._listen(Recording(""))
             self._listen(Note(f"The recording of this conversation has stopped: {error}"))
             for _ in iter(self._waiting.get, None):  # take what still comes, so that it does not pile up
                 pass

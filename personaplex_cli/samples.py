@@ -21,6 +21,7 @@ SOUND_SUFFIXES = (
     # through ffmpeg:
     *(".m4a", ".mp4", ".mov", ".3gp", ".webm", ".mkv", ".wma", ".amr", ".w64", ".au", ".wv"),
 )
+FULL_SCALE, CLIPPED_SAMPLES = 0.99, 3  # a frame with so many samples at full scale is clipped
 SILENT_FRAME: Samples = np.zeros(FRAME, dtype=np.float32)
 
 
@@ -39,6 +40,11 @@ def level(samples: Samples) -> float:
     """Loudness of some samples in dBFS (root mean square): 0 for a full-scale square wave, -100 for silence."""
     power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
     return max(-100.0, 10.0 * math.log10(power)) if power > 0 else -100.0
+
+
+def clips(samples: Samples) -> bool:
+    """Whether they reach full scale several times: a microphone that is too loud, not a single click."""
+    return np.count_nonzero(np.abs(samples) >= FULL_SCALE) >= CLIPPED_SAMPLES
 
 
 def pcm16(*channels: Samples) -> bytes:

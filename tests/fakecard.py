@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from personaplex_cli.audio.soundcard import DEFAULT_DEVICES, WATCHDOG_SECONDS, SoundCard
-from personaplex_cli.events import Event, Glitch, Note, Phase, State
+from personaplex_cli.events import Event, Glitch, Note, Notice, Phase, State
 from personaplex_cli.options import SoundCardOptions
 from personaplex_cli.samples import SAMPLE_RATE, Samples
 
@@ -230,7 +230,7 @@ def glitches(events: list[Event], kind: str) -> int:
 
 
 def notes(events: list[Event]) -> str:
-    return "\n".join(event.text for event in events if isinstance(event, Note))
+    return "\n".join(event.text for event in events if isinstance(event, Note | Notice))
 
 
 def states(events: list[Event]) -> list[Phase]:

@@ -16,7 +16,7 @@ import pytest
 
 from personaplex_cli.audio.recording import read_recording
 from personaplex_cli.errors import AudioError
-from personaplex_cli.events import Began, Event, Note, Step, Timings, ignore
+from personaplex_cli.events import Began, Event, Note, Recording, Step, Timings, ignore
 from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 
@@ -138,7 +138,7 @@ def test_text_that_cannot_be_encoded_ends_nothing(tmp_path: Path) -> None:
         for index, _ in enumerate(kept.frames(wake)):
             kept.play(np.zeros(FRAME, dtype=np.float32))
             kept.hear(Step(index, " \ud800", 0, 0, None))
-    assert kept.folder and said == []
+    assert kept.folder and said == [Recording(str(kept.folder))]
     assert json.loads((kept.folder / "transcript.json").read_text())["text"].split() == ["\ud800"] * 14
     assert (kept.folder / "transcript.md").read_text().startswith("# bad\\ud800 # forged, ")
 

@@ -20,7 +20,6 @@ LIMIT = 8 * FRAME  # samples; the model never hears anything older
 PAIRING = SAMPLE_RATE // 25  # samples: 40 ms
 NO_SOUND_SECONDS = 4.0  # a choice, not a measurement
 
-NO_SOUND = "The microphone delivers nothing but silence: it may be off, or blocked in the system's privacy settings."
 BLEED = "The microphone picks up the agent, which may answer itself: use headphones, or start with --echo-cancel."
 
 
@@ -48,7 +47,7 @@ class Capture:
         self._played_at_24k = Resampler(speaker_rate, SAMPLE_RATE)
         self._unpaired = SampleQueue(PAIRING)
         self._heard, self._played = SampleQueue(LIMIT), SampleQueue(LIMIT)  # always of equal length
-        self._silent = 0  # samples of perfect silence at the microphone's rate
+        self._zeros = 0  # samples of perfect silence at the microphone's rate
 
     def __len__(self) -> int:
         """How many samples at 24 kHz wait to be taken."""
@@ -59,12 +58,17 @@ class Capture:
         """How many samples at 24 kHz were not taken in time."""
         return self._heard.dropped
 
+    @property
+    def silent(self) -> bool:
+        """Nothing but zeros for a while: systems that block access often deliver that, no real microphone does."""
+        return self._zeros >= NO_SOUND_SECONDS * self._rate
+
     def put(self, heard: Samples | None, played: Samples | None) -> None:
         """Sound of the microphone [n, channels] and what was played in the meantime [m]; None from the other side."""
         if played is not None:
             self._unpaired.put(self._played_at_24k(played))
         if heard is not None:
-            self._notice_silence(heard)
+            self._zeros = 0 if heard.any() else self._zeros + len(heard)
             sound = self._heard_at_24k(self._one_channel(heard))
             reference = self._unpaired.take(len(sound)) if len(sound) else sound
             self._heard.put(sound)
@@ -78,9 +82,3 @@ class Capture:
         if self._bleed.hears_itself(heard, played):
             self._warn(BLEED)
         return heard
-
-    def _notice_silence(self, heard: Samples) -> None:
-        """Where access is blocked, systems often deliver perfect silence, which no real microphone does."""
-        self._silent = 0 if heard.any() else self._silent + len(heard)
-        if self._silent >= NO_SOUND_SECONDS * self._rate:
-            self._warn(NO_SOUND)

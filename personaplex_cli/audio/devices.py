@@ -69,9 +69,6 @@ class OpenCard:
     microphone: Side
     speaker: Side
 
-    def __str__(self) -> str:
-        return f"Microphone: {self.microphone}. Speaker: {self.speaker}."
-
     def start(self) -> None:
         """Let the callback be called. Raises AudioError."""
         try:

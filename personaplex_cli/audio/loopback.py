@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from personaplex_cli.audio.soundcard import SoundCard, waited
-from personaplex_cli.events import Event, Glitch, Note
+from personaplex_cli.events import Devices, Event, Glitch
 from personaplex_cli.options import SoundCardOptions
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, frame_at, frames_for, level
 
@@ -142,7 +142,11 @@ def measure_loopback(options: SoundCardOptions) -> LoopbackResult:
         loopback_result(np.concatenate(heard)),
         reported=round(float(np.median(reported)), 1),
         glitches={event.kind: event.total for event in events if isinstance(event, Glitch)},
-        card=next(event.text for event in events if isinstance(event, Note)),
+        card=next(
+            f"Microphone: {event.microphone}. Speaker: {event.speaker}."
+            for event in events
+            if isinstance(event, Devices)
+        ),
     )
 
 

@@ -22,7 +22,7 @@ from personaplex_cli.audio.jitter_buffer import JitterBuffer
 from personaplex_cli.audio.resample import Resampler
 from personaplex_cli.conversation import Audio, Wakeup
 from personaplex_cli.errors import AudioError, PersonaplexError
-from personaplex_cli.events import Glitch, Latency, Listener, Note, Phase, State, ignore
+from personaplex_cli.events import Devices, Glitch, Latency, Listener, Note, Notice, Phase, State, ignore
 from personaplex_cli.options import SoundCardOptions
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, frame_at, frames_for, level
 
@@ -32,6 +32,7 @@ MAX_BLOCKS = 500  # waiting, from the callback: 10 s in which `frames()` was not
 SETTLING_SECONDS = 0.5  # the first blocks of a stream are often flagged
 TROUBLE = 3.0  # flagged blocks until the card gets larger buffers; one is forgiven in FORGIVING_SECONDS
 FORGIVING_SECONDS = 2.0
+NO_SOUND = "The microphone delivers nothing but silence: it may be off, or blocked in the system's privacy settings."
 DEFAULT_DEVICES = SoundCardOptions()
 TONE_HERTZ, TONE_SECONDS, TONE_PEAK = 440.0, 1.0, 0.1
 
@@ -65,6 +66,7 @@ class SoundCard:
         self._opening = threading.Lock()  # held while streams open and close; the callback does not know it
         self._card: OpenCard | None = None
         self._opened = self._closed = False
+        self._silent = False  # the microphone, as it was reported last
         self._hung = False  # PortAudio did not return from closing a dead device
         self._quiet = ExitStack()
         self._failure: Exception | None = None
@@ -129,7 +131,7 @@ class SoundCard:
             self._begin()
             self._opened = True
             card.start()
-        self._note(str(card))
+        self._listen(Devices(str(card.microphone), str(card.speaker)))
 
     def _begin(self) -> None:
         """Nothing heard, nothing to play: how a conversation begins, and goes on with a card that was reopened."""
@@ -213,6 +215,9 @@ class SoundCard:
     def _take_in(self, block: Block) -> None:
         self._waiting_since = None
         self._capture.put(block.heard, block.played)
+        if self._capture.silent != self._silent:
+            self._silent = not self._silent
+            self._listen(Notice(NO_SOUND, self._silent))
         heard = 0.0 if block.heard is None else len(block.heard) / self._microphone_rate  # seconds
         played = 0.0 if block.played is None else len(block.played) / self._speaker_rate
         self._health.beat(heard, played, bool(block.flags))

@@ -18,7 +18,7 @@ from personaplex_cli.character import Character, Sampling
 from personaplex_cli.cli.terminal import ProgramStack, write_json
 from personaplex_cli.conversation import Engine
 from personaplex_cli.errors import UsageError, unknown_name
-from personaplex_cli.events import Listener, Note, as_json
+from personaplex_cli.events import Listener, Note, Phase, State, as_json
 from personaplex_cli.options import (
     AccessOptions,
     CharacterOptions,
@@ -30,7 +30,7 @@ from personaplex_cli.options import (
     RemoteOptions,
     ServeOptions,
 )
-from personaplex_cli.screen.screens import JsonLines, PlainLines, ProgressScreen, Screens
+from personaplex_cli.screen.screens import JsonLines, PlainLines, ProgressScreen, Screen, Screens
 from personaplex_cli.screen.theme import THEMES
 
 
@@ -98,11 +98,12 @@ def chat(
     who = _who(character, sampling, remote)
     start = _starter(context, remote, model, who, paced=False)
     with ProgramStack() as stack:
-        screens = [JsonLines(sys.stdout) if options.json else screen_for(Console(), options.theme, options.verbose)]
+        keys = stack.enter_context(Keys())
+        shown = JsonLines(sys.stdout) if options.json else screen_for(Console(), keys, options.theme, options.verbose)
+        screens: list[Screen] = [shown]
         if options.log_file:
             screens.append(PlainLines(Console(file=stack.enter_context(_log(options.log_file)))))
         screen = stack.enter_context(Screens(screens))
-        keys = stack.enter_context(Keys())
         talk = Chat(partial(start, screen.show), who, card, options.record, screen.show)
         stack.ends(talk.end)
         talk.run(screen, keys)
@@ -151,6 +152,7 @@ def _starter(
         return connect_there
 
     def load_here(listen: Listener) -> Engine:
+        listen(State(Phase.STARTING, "PyTorch"))
         from personaplex_cli.loader.load import load
 
         return load(model, listen, who)

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from personaplex_cli.engine.prompting import lay_out
 from personaplex_cli.engine.slot import SPACE
 from personaplex_cli.errors import ModelError
-from personaplex_cli.events import Listener, Note
+from personaplex_cli.events import Listener, Notice
 from personaplex_cli.files import atomic_folder
 from personaplex_cli.library.spec import CODEBOOKS, MOSHI, PERSONAPLEX, SPEC_FILE, ModelSpec, spec_of_folder, spec_with
 from personaplex_cli.library.weights import ModelFiles, unpack_voices
@@ -74,7 +74,7 @@ def demo_files(listen: Listener) -> ModelFiles:
 
     Where the cache is full or cannot be written they are made in a temporary folder. Raises ModelError if that fails.
     """
-    listen(Note("This is the demo model: its answer is noise."))
+    listen(Notice("This is the demo model: its answer is noise."))
     name = f"demo-{RECIPE}"
     folder = user_cache_path("personaplex") / name
     try:

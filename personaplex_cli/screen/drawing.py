@@ -1,9 +1,10 @@
 """The panel: who speaks, what is said, what is heard, how quickly. Draws a PanelState and changes nothing.
 
-Every line has a name on the left and its content on the right. What does not fit in height is left out, the least
-important part first.
+The ink belongs to the conversation; how it is made is seen when asked for, or when something is wrong. What does not
+fit in height is left out, the least important part first.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -13,37 +14,42 @@ from rich.text import Text
 from personaplex_cli.events import Phase
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
 from personaplex_cli.screen import lines
+from personaplex_cli.screen.advice import FAIR, advice, grade, total
+from personaplex_cli.screen.lines import YOU
 from personaplex_cli.screen.state import PanelState, clock, counted, download_speed, downloaded
 from personaplex_cli.screen.theme import Theme
 
-PHASES = (Phase.DOWNLOADING, Phase.LOADING, Phase.WARMING_UP, Phase.PRIMING, Phase.LIVE)
+PHASES = (Phase.STARTING, Phase.DOWNLOADING, Phase.LOADING, Phase.WARMING_UP, Phase.PRIMING, Phase.LIVE)
 PHASES_ELSEWHERE = (Phase.CONNECTING, Phase.WARMING_UP, Phase.LIVE)
-DETAILS_HEIGHT = 19  # lines; on a lower panel the stages stay on one line
-NARROW = 72  # cells; below it bars and words are shorter
+WIDEST = 110  # cells; beyond that the eye has to travel, and a terminal that is made narrower folds what does not fit
+WIDE, NARROW = 96, 64  # cells: from here on there is room for all, below here bars and names of devices are left out
+TALL = 18  # rows of the terminal: from here on lanes are two rows high
+SPEAKING = -50.0  # dBFS: the agent is heard
 FADING = 30  # seconds before the persona is lost that the panel begins to warn
 
 KEYS = (
     ("m", "mute", "the agent hears silence instead of you"),
     ("s", "stop talking", "the agent is silent until you speak again"),
     ("r", "restart", "the conversation begins again"),
-    ("d", "details", "every stage of the delay on its own line"),
+    ("d", "details", "every stage of the delay, steps, losses"),
     ("?", "help", "this list, shown or hidden"),
     ("q", "quit", "the conversation ends; Ctrl-C does it too"),
 )
 LEGEND = (
+    ("answers in", "from microphone to speaker, all included"),
+    ("remembers", "then the model forgets who it is"),
     ("lanes", "one cell is 80 ms; now is on the right"),
-    ("delay", "microphone to speaker, frame included"),
-    ("step", "time that 80 ms of sound take the model"),
 )
 
 
 @dataclass(frozen=True)
 class View:
-    """What the user chose to see."""
+    """What the user chose to see; `keys`: there is a keyboard to choose with."""
 
     details: bool = False
     help: bool = False
     verbose: bool = False
+    keys: bool = True
 
 
 # The rank of lines that are shown together or not at all, and the lines; the lowest rank stays longest.
@@ -53,75 +59,112 @@ GAP: Part = (99, [Text()])
 
 def draw(state: PanelState, width: int, height: int, theme: Theme, now: float, view: View) -> list[Text]:
     """The panel on a terminal of this size: fewer lines than `height`, none wider than `width`."""
-    pen = Pen(state, width, theme, now, view)
+    pen = Pen(state, min(width, WIDEST), height, theme, now, view)
     # Some of the history stays in view, unless the user asked for more of the panel.
-    room = height - (1 if view.details or view.help else max(1, height // 5))
-    middle = pen.conversation(room) if state.who or state.frames else pen.beginning()
-    parts = [part for part in (*pen.head(), GAP, *middle, GAP, (3, [pen.keys()])) if part[1]]
-    while len(parts) > 1 and sum(len(drawn) for _, drawn in parts) > room:
+    room = max(1, height - (1 if view.details or view.help else max(1, height // 5)))
+    middle = pen.conversation() if state.who or state.frames else pen.beginning()
+    parts = [part for part in middle if part[1]]
+    while parts and sum(len(drawn) for _, drawn in parts) > room - 2:
         parts.remove(max(parts, key=itemgetter(0)))
-    panel = [line for _, drawn in parts for line in drawn][:room]
-    for line in panel:
-        line.truncate(width, overflow="crop")
-    return panel
+    inside = [pen.boxed(line) for _, drawn in parts for line in drawn]
+    return [pen.head(), *inside, pen.foot()][:room]
+
+
+def name_cells(state: PanelState, theme: Theme) -> int:
+    """Cells that the longer of the two speakers' names takes."""
+    return max(len(YOU), min(lines.NAME, cell_len(theme.readable(state.agent))))
 
 
 class Pen:
     """Draws each part of one state at one width."""
 
-    def __init__(self, state: PanelState, width: int, theme: Theme, now: float, view: View) -> None:
+    def __init__(self, state: PanelState, width: int, height: int, theme: Theme, now: float, view: View) -> None:
         self.state = state
         self.width = width
-        self.room = width - lines.INDENT - 1  # cells between the names and the right margin
+        self.height = height
         self.theme = theme
         self.now = now
         self.view = view
+        self.names = name_cells(state, theme)
+        self.room = max(1, width - self.names - 8)  # cells between the names and the right margin
         self.dot = f" {theme.glyphs.dot} "
 
-    def beginning(self) -> list[Part]:
-        """What is seen until the conversation begins."""
-        shown = [(2, self.phases()), (1, self.download()), (4, self.log(4))]
-        return [*shown, GAP, (5, self.help())] if self.view.help else shown
+    # The frame.
 
-    def conversation(self, height: int) -> list[Part]:
-        """What is seen from then on."""
-        stages = lines.waterfall if self.view.details and height >= DETAILS_HEIGHT else lines.chain
-        figures = [
-            (4, stages(self.state.delays, self.room, self.theme) if self.state.delays else []),
-            (5, [self.steps()]),
-            (7, [self.sound()]),
-            (6, self.context()),
-            (8, self.log(2)),
-        ]
-        shown = [(4, self.help())] if self.view.help else figures
-        return [(1, self.speech(max(1, min(4, height // 6)))), GAP, *self.lanes(), GAP, *shown]
+    def boxed(self, line: Text) -> Text:
+        """A line between the sides of the panel."""
+        line.truncate(self.width - 4, overflow="crop", pad=True)
+        side = (self.theme.glyphs.side, self.theme.faint)
+        return Text.assemble(side, " ", line, " ", side)
 
-    def head(self) -> list[Part]:
-        """A rule with the state on the left and who speaks on the right; below it what of that did not fit."""
-        line, who, theme = self.status(), self.state.who, self.theme
-        facts = (who.persona, who.voice, who.model, who.device, who.precision) if who else ()
-        names = [theme.readable(fact) for fact in facts if fact]
-        space = self.width - line.cell_len - 4
-        count = max(n for n in range(len(names) + 1) if n == 0 or cell_len(self.dot.join(names[:n])) <= space)
-        shown, rest = (self.dot.join(part) for part in (names[:count], names[count:]))
-        shown = f" {shown} " if shown else ""
-        line.append(theme.glyphs.line * max(1, self.width - line.cell_len - cell_len(shown) - 2), theme.quiet)
-        line.append(shown).append(theme.glyphs.line, theme.quiet)
-        return [(0, [line]), (9, [lines.named("", (rest, theme.quiet), theme)] if rest else [])]
+    def rule(self, left: Text, right: Text, corners: str) -> Text:
+        """The upper or lower edge, with something at both ends."""
+        glyphs, faint = self.theme.glyphs, self.theme.faint
+        middle = glyphs.line * (self.width - 4 - left.cell_len - right.cell_len)
+        edge = Text.assemble((corners[0] + glyphs.line, faint), left, (middle, faint), right)
+        edge.truncate(self.width - 2, overflow="crop")
+        return edge.append(glyphs.line + corners[1], faint)
 
-    def status(self) -> Text:
+    def head(self) -> Text:
+        """The state on the left, who speaks on the right."""
         state, theme, glyphs = self.state, self.theme, self.theme.glyphs
         marks: dict[Phase | None, str] = {Phase.LIVE: glyphs.live, Phase.ENDED: glyphs.ended}
         marks |= {Phase.RECONNECTING: glyphs.lost, Phase.DISCONNECTED: glyphs.lost}
-        name = state.phase.capitalize() if state.phase else "Starting"
         live = state.phase == Phase.LIVE
         seconds = state.seconds if live else self.now - state.since if state.phase else 0.0
-        return Text.assemble(
-            (f"{glyphs.line} ", theme.quiet),
-            (f"{marks.get(state.phase, glyphs.working)} {name}", theme.good if live else theme.strong),
+        style = theme.good if live else theme.strong
+        left = Text.assemble(
+            (f" {marks.get(state.phase, glyphs.working)} {(state.phase or Phase.STARTING).capitalize()}", style),
             f" {clock(seconds)} ",
             (f"{theme.readable(state.detail)} " if state.detail else "", theme.quiet),
         )
+        return self.rule(left, self.who(self.width - left.cell_len - 6), glyphs.corners[:2])
+
+    def who(self, space: int) -> Text:
+        """Who speaks and on what; as much of it as there is room for."""
+        who = self.state.who
+        facts = (who.persona, who.voice, who.device, who.precision) if who else ()
+        names = [self.theme.readable(fact) for fact in facts if fact]
+        while cell_len(self.dot.join(names)) + 2 > space and names:
+            names.pop()
+        line = Text(" " if names else "")
+        for number, name in enumerate(names):
+            line.append(self.dot if number else "", self.theme.faint)
+            line.append(name, self.theme.quiet if number > 1 else "")  # the machine matters less than who speaks
+        return line.append(" " if names else "")
+
+    def foot(self) -> Text:
+        """The keys, and the folder to which the conversation is recorded."""
+        theme, recording = self.theme, Text()
+        if self.state.recording:
+            recording.append(" rec ", theme.quiet).append(f"{theme.glyphs.live} ", theme.warning)
+        keys = self.keys(self.width - 6 - recording.cell_len)
+        folder = theme.readable(self.state.recording)
+        if recording and cell_len(folder) + 1 <= self.width - 8 - recording.cell_len - keys.cell_len:
+            recording.append(f"{folder} ", theme.quiet)
+        return self.rule(keys, recording, theme.glyphs.corners[2:])
+
+    def keys(self, space: int) -> Text:
+        """The keys that do something now, by their names; shorter or fewer where there is no room."""
+        state, theme = self.state, self.theme
+        names = {key: name for key, name, _ in KEYS if state.who or key in "?q"} if self.view.keys else {}
+        if state.who and names:
+            names["m"] = "unmute" if state.muted else names["m"]
+            names["s"] = "let talk" if state.hushed else "stop" if self.width < NARROW else names["s"]
+        names = names or {"Ctrl-C": "quit"}
+        for key in "drsm":
+            if sum(len(key) + len(name) + 3 for key, name in names.items()) + 1 > space:
+                names.pop(key, None)
+        shown = [Text.assemble((key, theme.strong), (f" {name}", theme.quiet)) for key, name in names.items()]
+        return Text.assemble(" ", Text("  ").join(shown), " ")
+
+    # Before the conversation.
+
+    def beginning(self) -> list[Part]:
+        """What is seen until the conversation begins."""
+        notes = self.notes(4)
+        shown = [(99, [Text()]), (2, self.phases()), (1, self.download()), (98, [Text()] if notes else []), (4, notes)]
+        return [*shown, GAP, (5, self.help())] if self.view.help else [*shown, GAP]
 
     def phases(self) -> list[Text]:
         """The way to live: what is done and how long it took, what goes on, what is still to come."""
@@ -132,9 +175,9 @@ class Pen:
         ahead = phases[phases.index(state.phase) + 1 :]
         words = [(f"{glyphs.done} {name} {seconds:.0f} s", theme.quiet) for name, seconds in state.passed.items()]
         words += [(f"{glyphs.working} {state.phase}", theme.strong), *((name, theme.quiet) for name in ahead)]
-        while sum(len(word) + 2 for word, _ in words) - 2 > self.room:
+        while sum(len(word) + 3 for word, _ in words) - 3 > self.width - 6:
             del words[0]  # the oldest is missed least
-        return [lines.named("", Text("  ").join(Text(word, style) for word, style in words), theme)]
+        return [Text.assemble(" ", Text("   ").join(Text(word, style) for word, style in words))]
 
     def download(self) -> list[Text]:
         state = self.state
@@ -144,103 +187,192 @@ class Pen:
         figures = f"  {downloaded(newest)}"
         if speed := download_speed(state.arrivals):
             figures += f"{self.dot}{speed / 1e6:.0f} MB/s{self.dot}{clock((newest.total - newest.done) / speed)} left"
-        return [self.gauge("", newest.done / max(1, newest.total), self.theme.good, figures)]
+        bar = lines.bar(
+            newest.done / max(1, newest.total), max(4, self.width - 6 - len(figures)), self.theme.good, self.theme
+        )
+        return [Text.assemble(" ", bar, figures)]
+
+    # The conversation.
+
+    def conversation(self) -> list[Part]:
+        """What is seen from its beginning on."""
+        speech = self.speech(max(2, min(4, self.height // 8)))
+        if self.view.help:
+            return [(1, speech), GAP, *self.lanes(tall=False), GAP, (3, self.help())]
+        if self.view.details:
+            below = [
+                (3, self.waterfall()),
+                (5, self.steps()),
+                (6, self.sound()),
+                (7, self.context()),
+                (8, self.about()),
+            ]
+            return [(1, speech), *self.lanes(tall=False), GAP, *below, (4, self.notes(3))]
+        trouble = self.steps() + self.sound() if self.state.troubled else []
+        figures = [(3, self.figures()), (6, trouble), (5, self.remarks())]
+        return [GAP, (1, speech), (97, [Text()]), *self.lanes(tall=self.height >= TALL), (98, [Text()]), *figures]
+
+    def named(self, name: str, content: Text, style: str = "", margin: str = " ") -> Text:
+        """A name, and what belongs to it."""
+        style = style or self.theme.quiet
+        return Text.assemble((f" {lines.speaker(name, self.names, self.theme)} ", style), (margin, style), " ", content)
 
     def speech(self, height: int) -> list[Text]:
         """The newest lines of what the agent is saying; always `height` of them, so that nothing below moves."""
-        state, theme, turns = self.state, self.theme, self.state.turns
-        if turns.text:
-            text = lines.wrap(theme.readable(turns.text), min(lines.TEXT_WIDTH, self.room) - 1)
-            text[-1] += theme.glyphs.cursor
-            newest = lines.paragraph(clock(turns.start), text, theme)[-height:]
-        else:
+        state, theme = self.state, self.theme
+        if not state.turns.text:
             words = "silent until you speak" if state.hushed else "listening" if state.phase == Phase.LIVE else ""
-            newest = [lines.named("agent", (words, theme.quiet), theme)]
-        return newest + [Text()] * (height - len(newest))
+            quiet = [self.named(state.agent, Text(words, theme.quiet), theme.agent)]
+            return quiet + [Text()] * (height - 1)
+        wrapped = self.lit(min(lines.TEXT_WIDTH, self.room) - 1)[-height:]
+        wrapped[-1].append(theme.glyphs.cursor, theme.agent)
+        style, margin = f"bold {theme.agent}".rstrip(), theme.glyphs.margin
+        named = [self.named("" if at else state.agent, line, style, margin) for at, line in enumerate(wrapped)]
+        return named + [Text()] * (height - len(named))
 
-    def lanes(self) -> list[Part]:
-        """Two levels and two timelines, a cell per frame, so that interruptions are seen; below them the seconds."""
-        state, theme, drawn = self.state, self.theme, list[Text]()
-        meter_cells = 10 if self.width >= NARROW else 6
-        lane_cells = self.room - meter_cells - 2
-        for name, levels, style, instead in (
-            ("you", state.heard, theme.you, "muted" if state.muted else ""),
-            ("agent", state.said, theme.agent, "hushed" if state.hushed else ""),
+    def lit(self, cells: int) -> list[Text]:
+        """The turn that goes on, wrapped; its newest words in the agent's colour."""
+        words = self.theme.readable(self.state.turns.text)
+        new = len("".join(self.theme.readable(self.state.fresh).split()))
+        drawn = [Text(line) for line in lines.wrap(words, max(1, cells))]
+        for line in reversed(drawn):  # spaces are lost in wrapping: letters are counted
+            at = len(line)
+            while at and new:
+                at -= 1
+                new -= not line.plain[at].isspace()
+            line.stylize(f"bold {self.theme.agent}".rstrip(), at)
+        return drawn
+
+    def lanes(self, tall: bool) -> list[Part]:
+        """Two timelines, a cell per frame, so that interruptions are seen, and how loud it is now."""
+        state, theme = self.state, self.theme
+        beside = 22 if self.width >= WIDE else 15 if self.width >= NARROW else 7
+        cells = max(1, self.room - beside - 2)
+        agent_speaks = bool(state.said) and max(list(state.said)[-3:]) > SPEAKING
+        drawn = list[Text]()
+        for name, levels, style, lit, device in (
+            (YOU, state.heard, theme.you, state.user.on, state.microphone),
+            (state.agent, state.said, theme.agent, agent_speaks, state.speaker),
         ):
-            # The loudest of a quarter second: a meter that jumps 12 times a second cannot be read.
-            newest = list(levels)[-3:] if state.phase == Phase.LIVE else []
-            meter = lines.bar(lines.loudness(max(newest, default=lines.FLOOR)), meter_cells, style, theme)
-            if instead:
-                meter = Text().append(instead.ljust(meter_cells), theme.warning)
-            lane = lines.lane(levels, lane_cells, theme.glyphs)
-            drawn.append(lines.named(name, meter.append("  ").append(lane, style), theme))
-        seconds = lines.ruler(lane_cells, theme.glyphs).rjust(self.room)
-        return [(2, drawn), (10, [lines.named("", (seconds, theme.quiet), theme)])]
+            device = theme.readable(device).rpartition(" (")[0] or device  # without its rate
+            rows = lines.rows_of_lane(list(levels)[-cells:], 2 if tall else 1, theme.glyphs)
+            name_style = f"bold {style}".rstrip() if lit else style
+            right = [Text(lines.shortened(device, beside, theme.glyphs), theme.quiet)] if tall else []
+            right.append(self.loudness(name == YOU, levels, style, beside))
+            for at, (row, more) in enumerate(zip(rows, right, strict=True)):
+                lane = lines.faded(row, cells, style, theme).append("  ").append_text(more)
+                drawn.append(self.named(name if at == len(rows) - 1 else "", lane, name_style))
+        ruler = self.named("", Text(lines.ruler(cells, theme.glyphs), theme.faint))
+        return [(2, drawn), (10, [ruler])]
 
-    def steps(self) -> Text:
-        """The last minute of step times; p50, p95 and misses of the whole conversation.
+    def loudness(self, of_user: bool, levels: Sequence[float], style: str, cells: int) -> Text:
+        """How loud it is now, or why there is nothing."""
+        state, theme = self.state, self.theme
+        if state.muted if of_user else state.hushed:
+            return Text("muted" if of_user else "hushed", theme.warning)
+        # The loudest of a quarter second: a meter that jumps 12 times a second cannot be read.
+        newest = max(list(levels)[-3:], default=lines.FLOOR) if state.phase == Phase.LIVE else lines.FLOOR
+        figure = (f"{newest:.0f} dB" if newest > lines.FLOOR else "").rjust(7)
+        if of_user and state.clipped:
+            figure = "clips".rjust(7)
+        level = lines.meter(lines.loudness(newest), cells - 7, style, theme) if cells > 7 else Text()
+        return level.append(figure, theme.warning if of_user and state.clipped else theme.quiet)
 
-        Of a server that does not report its steps only the time to it and back is known.
-        """
-        steps, stages, theme = self.state.steps, self.state.stages, self.theme
-        if not steps.count and "network" in stages:
-            return lines.named("network", (f"{stages['network']:.0f} ms to the server and back", ""), theme)
+    def figures(self) -> list[Text]:
+        """How quickly it answers, and how long it remembers who it is."""
+        state, theme = self.state, self.theme
+        line, bars = Text(" "), self.width >= NARROW
+        cells = 16 if self.width >= WIDE else 10
+        if state.delays:
+            whole = total(state.delays)
+            style = {"good": theme.good, "fair": theme.fair, "slow": theme.warning}[grade(whole)]
+            line.append("answers in ", theme.quiet).append(f"{whole:.0f} ms ", style)
+            line.append_text(lines.bar(whole / (1.5 * FAIR), cells, style, theme) if bars else Text())
+            line.append(f" {grade(whole)}" if bars else "", theme.quiet)
+        elif "network" in state.stages:
+            line.append(f"{state.stages['network']:.0f} ms to the server and back", theme.quiet)
+        left, share = self.memory()
+        if left is not None:
+            gap = ("     " if bars else " ") if line.plain.strip() else ""
+            style = theme.warning if left < FADING else theme.strong
+            line.append(f"{gap}remembers ", theme.quiet).append(f"{clock(left)} ", style)
+            line.append_text(lines.bar(share, cells, style, theme) if bars else Text())
+        return [line]
+
+    def memory(self) -> tuple[float | None, float]:
+        """Seconds until the persona, the oldest that the model remembers, is pushed out, and their share of all."""
+        whole = self.state.who.context if self.state.who else 0
+        left = max(0, whole - self.state.used)
+        return (left * FRAME_SECONDS, left / whole) if whole else (None, 0.0)
+
+    def remarks(self) -> list[Text]:
+        """What is to be known or done now; a line at least, so that nothing moves when there is none."""
+        theme, state = self.theme, self.state
+        told, style = (advice(state.delays) if state.delays else ""), theme.fair
+        left, _ = self.memory()
+        if not told and left is not None and left < FADING:
+            told = f"Soon {state.agent} is forgotten." if left else f"{state.agent} is forgotten."
+            told += " Press r to begin again."
+        if not told or self.view.verbose:
+            return (self.notes(4 if self.view.verbose else 2)) or [Text()]
+        return [Text(f" {line}", style) for line in lines.wrap(theme.readable(told), self.width - 6)[:2]]
+
+    # The engineering.
+
+    def waterfall(self) -> list[Text]:
+        if not self.state.delays:
+            return []
+        head = f" answers in {total(self.state.delays):.0f} ms, {FRAME_MS:.0f} of them for a frame to fill"
+        rows = lines.waterfall(self.state.delays, self.width - 17, self.theme)
+        return [Text(head), *(self.fact(name, row) for name, row in rows)]
+
+    def fact(self, name: str, content: Text) -> Text:
+        return Text.assemble((f" {name}".ljust(11), self.theme.quiet), content)
+
+    def steps(self) -> list[Text]:
+        """The last minute of step times; p50, p95 and misses of the whole conversation."""
+        steps, theme = self.state.steps, self.theme
+        if not steps.count:
+            return []
         budget = f" of {FRAME_MS:.0f} ms" if self.width >= NARROW else ""
         figures = f"  p50 {steps.percentile(50)}{self.dot}p95 {steps.percentile(95)}{budget}{self.dot}"
-        missed = (f"{steps.misses} missed", theme.warning if steps.misses else "")
-        cells = max(4, self.room - len(figures) - len(missed[0]))
-        minute = lines.sparkline(steps.last_minute(cells), FRAME_MS, theme.glyphs).rjust(cells)
-        return lines.named("step", Text.assemble((minute, theme.agent), figures, missed), theme)
+        missed = (f"{steps.misses} late", theme.warning if steps.misses else "")
+        cells = max(4, self.width - 17 - len(figures) - len(missed[0]))
+        minute = lines.sparkline(steps.last_minute(cells), FRAME_MS, theme.glyphs)
+        return [self.fact("step", Text.assemble((minute, theme.agent), figures, missed))]
 
-    def sound(self) -> Text:
+    def sound(self) -> list[Text]:
         """What was lost or filled in; rare kinds only when there were any."""
-        state, theme, line = self.state, self.theme, Text()
-        for kind, total in {"underrun": 0, "dropped": 0, **state.glitches}.items():
-            words = counted(total, kind) if kind in ("underrun", "overflow") else f"{total} {theme.readable(kind)}"
-            line.append(words, theme.warning if total else "").append(self.dot)
-        queue = f"queue {state.stages['queue']:.0f} ms" if "queue" in state.stages else "queue unknown"
-        return lines.named("sound", line.append(queue), theme)
+        state, theme, facts = self.state, self.theme, list[Text]()
+        for kind, number in {"underrun": 0, "dropped": 0, **state.glitches}.items():
+            words = counted(number, kind) if kind in ("underrun", "overflow") else f"{number} {theme.readable(kind)}"
+            facts.append(Text(words, theme.warning if number else ""))
+        if "queue" in state.stages:
+            facts.append(Text(f"queue {state.stages['queue']:.0f} ms"))
+        return [self.fact("sound", Text(self.dot).join(facts))]
 
     def context(self) -> list[Text]:
-        """How much of the model's memory is taken, and when the persona, its oldest part, is pushed out."""
-        used, total = self.state.used, self.state.who.context if self.state.who else 0
-        if not total:
+        left, _ = self.memory()
+        if left is None or not self.state.who:
             return []
-        left = (total - used) * FRAME_SECONDS
-        words = f"persona fades in {clock(left)}" if left > 0 else "the persona has faded: r restarts"
-        figures = f"  {used} of {total} frames{self.dot}{words}"
-        figures = figures if len(figures) + 6 <= self.room else f"  {words}"
-        warning = self.theme.warning if left < FADING else ""
-        return [self.gauge("context", used / total, warning or self.theme.quiet, figures, warning)]
+        used = f"{self.state.used} of {self.state.who.context} frames{self.dot}remembers {clock(left)}"
+        return [self.fact("context", Text(used))]
 
-    def gauge(self, name: str, share: float, style: str, figures: str, figures_style: str = "") -> Text:
-        """A bar with figures after it, together as long as the line."""
-        bar = lines.bar(share, max(4, self.room - len(figures)), style, self.theme)
-        return lines.named(name, bar.append(figures, figures_style), self.theme)
+    def about(self) -> list[Text]:
+        who = self.state.who
+        seed = "" if who is None or who.seed is None else f"seed {who.seed}"
+        facts = (who.model, who.device, who.precision, seed) if who else ()
+        return [self.fact("model", Text(self.dot.join(self.theme.readable(fact) for fact in facts if fact)))]
 
-    def log(self, count: int) -> list[Text]:
+    def notes(self, count: int) -> list[Text]:
         """The newest notes, `count` lines of them; a verbose view has 8 and does not cut the long ones."""
-        theme, verbose, notes = self.theme, self.view.verbose, list[str]()
+        theme, verbose, shown = self.theme, self.view.verbose, list[str]()
         count = 8 if verbose else count
-        for text in list(self.state.log)[-count:]:
-            first, *rest = lines.wrap(theme.readable(text), self.room - len(theme.glyphs.more))
-            notes += [first, *rest] if verbose or not rest else [first + theme.glyphs.more]
-        return lines.paragraph("notes", notes[-count:], theme, theme.quiet)
-
-    def keys(self) -> Text:
-        """The keys that do something now, by their names; shorter or fewer where there is no room."""
-        state, theme = self.state, self.theme
-        names = {key: name for key, name, _ in KEYS if state.who or key in "?q"}
-        if state.who:
-            names["m"] = "unmute" if state.muted else names["m"]
-            names["s"] = "let talk" if state.hushed else "stop" if self.width < NARROW else names["s"]
-        for key in "drsm":
-            if sum(len(name) + 4 for name in names.values()) > self.width:
-                names.pop(key, None)
-        line = Text(" ")
-        for key, name in names.items():
-            line.append(key, theme.strong).append(f" {name}  ", theme.quiet)
-        return line
+        texts = [text for _, text in self.state.log] if verbose or self.view.details else self.state.notes(self.now)
+        for text in texts[-count:]:
+            first, *rest = lines.wrap(theme.readable(text), self.width - 6 - len(theme.glyphs.more))
+            shown += [first, *rest] if verbose or not rest else [first + theme.glyphs.more]
+        return [Text(f" {line}", theme.quiet) for line in shown[-count:]]
 
     def help(self) -> list[Text]:
         rows = [(f" {key}  {name}", self.theme.strong, meaning) for key, name, meaning in KEYS]

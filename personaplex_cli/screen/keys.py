@@ -1,4 +1,4 @@
-"""Single keys from the terminal, without Enter; Ctrl-C stays a signal.
+"""What comes from the terminal: single keys, without Enter, and its answers to questions. Ctrl-C stays a signal.
 
 There is no thread: waiting for a key is also how the program waits for its next drawing.
 """
@@ -22,8 +22,13 @@ else:
     import tty
 
 WAITING = 64  # keys; the rest of a pasted text is dropped
-# Arrows, function keys and pasted brackets: an escape and what belongs to it.
-SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O.|.)?", re.DOTALL)
+# Arrows, function keys, pasted brackets and the terminal's answers: an escape and what belongs to it.
+ANSWER = r"\][^\x07\x1b]*(?:\x07|\x1b\\)"
+SEQUENCE = re.compile(rf"\x1b({ANSWER}|\[[0-?]*[ -/]*[@-~]|O.|[^\]\[])?", re.DOTALL)
+UNFINISHED = re.compile(r"\x1b(\][^\x07\x1b]*\x1b?|\[[0-?]*[ -/]*)$", re.DOTALL)  # the rest comes with the next bytes
+LONGEST = 256  # characters of a sequence; what is longer is none
+BACKGROUND = "\x1b]11;?\x1b\\"  # asks for the colour of the background: OSC 11, from xterm
+RGB = re.compile(r"\]11;rgba?:([0-9a-fA-F]{2})[0-9a-fA-F]*/([0-9a-fA-F]{2})[0-9a-fA-F]*/([0-9a-fA-F]{2})")
 WINDOWS_TICK = 0.01  # seconds between looks at the keyboard, where it cannot be waited for
 
 
@@ -34,6 +39,9 @@ class Keys:
         self._stream = sys.stdin if stream is None else stream
         self._keys: deque[str] = deque(maxlen=WAITING)
         self._file: int | None = None
+        self.in_background = False  # another program has the terminal
+        self._unfinished = ""  # the beginning of a sequence
+        self._answers: deque[str] = deque(maxlen=WAITING)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
         self._changed = ExitStack()  # what to undo
 
@@ -47,6 +55,25 @@ class Keys:
         self._file = None
         self._changed.close()
 
+    @property
+    def usable(self) -> bool:
+        """Whether there is somebody who can press keys."""
+        return self._file is not None
+
+    def background(self, seconds: float) -> tuple[int, int, int] | None:
+        """The colour behind the terminal's text, as it says; None if it does not say so in time."""
+        end = time.monotonic() + seconds
+        self._answers.clear()
+        if not self._ask(BACKGROUND):
+            return None
+        while (left := end - time.monotonic()) > 0:
+            self._read(left)
+            for answer in self._answers:
+                if told := RGB.match(answer):
+                    red, green, blue = (int(part, 16) for part in told.groups())
+                    return red, green, blue
+        return None
+
     def poll(self, seconds: float = 0.0) -> str | None:
         """The next key; waits for it so long at most. Without a terminal it only waits."""
         if not self._keys:
@@ -57,6 +84,9 @@ class Keys:
 
         def _open(self, file: int) -> None:
             self._file = file
+
+        def _ask(self, question: str) -> bool:
+            return False  # what a console there answers does not come as keys
 
         def _read(self, seconds: float) -> None:
             end = time.monotonic() + seconds
@@ -75,21 +105,39 @@ class Keys:
 
         def _open(self, file: int) -> None:
             with suppress(OSError):  # not the terminal that controls us: it cannot put us in the background
-                if os.tcgetpgrp(file) != os.getpgrp():
-                    return  # in the background we would be stopped for touching it
+                self.in_background = os.tcgetpgrp(file) != os.getpgrp()
+            if self.in_background:
+                return  # we would be stopped for touching it
             self._file = file
             self._changed.enter_context(suppress(termios.error))  # a terminal that is gone needs nothing
-            self._changed.callback(termios.tcsetattr, file, termios.TCSANOW, termios.tcgetattr(file))
+            self._before = termios.tcgetattr(file)
+            self._changed.callback(termios.tcsetattr, file, termios.TCSANOW, self._before)
             self._listen()
             if threading.current_thread() is threading.main_thread():
                 # The shell takes the terminal back while the program is stopped.
-                before = signal.signal(signal.SIGCONT, self._listen)
-                self._changed.callback(signal.signal, signal.SIGCONT, before)
+                for number, action in ((signal.SIGCONT, self._listen), (signal.SIGTSTP, self._sleep)):
+                    self._changed.callback(signal.signal, number, signal.signal(number, action))
 
         def _listen(self, *_: object) -> None:
             """Each key at once, not shown; the keys that make signals still make them."""
             if self._file is not None:
                 tty.setcbreak(self._file, termios.TCSANOW)
+
+        def _sleep(self, *_: object) -> None:
+            """Ctrl-Z: the terminal as it was, until the shell continues us."""
+            if self._file is not None:
+                termios.tcsetattr(self._file, termios.TCSANOW, self._before)
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTSTP)
+            signal.signal(signal.SIGTSTP, self._sleep)
+
+        def _ask(self, question: str) -> bool:
+            """Whether the terminal could be asked."""
+            if self._file is None:
+                return False
+            with suppress(OSError):
+                return os.write(self._file, question.encode()) > 0
+            return False
 
         def _read(self, seconds: float) -> None:
             if self._file is None:
@@ -100,4 +148,13 @@ class Keys:
                     typed = os.read(self._file, 1024)
                 if not typed:
                     self._file = None  # the terminal is gone: its other end was closed
-                self._keys.extend(SEQUENCE.sub("", self._decoder.decode(typed)))
+                self._take(self._decoder.decode(typed))
+
+        def _take(self, typed: str) -> None:
+            """Sort what was typed from what the terminal says."""
+            typed = self._unfinished + typed
+            begun = UNFINISHED.search(typed)
+            self._unfinished = begun.group() if begun and len(begun.group()) < LONGEST else ""
+            typed = typed.removesuffix(self._unfinished)
+            self._answers.extend(sequence.group(1) or "" for sequence in SEQUENCE.finditer(typed))
+            self._keys.extend(SEQUENCE.sub("", typed))

@@ -1,27 +1,27 @@
-"""What the panel's lines are made of: wrapped text, levels as bars and lanes, the stages of the delay.
-
-A line has a name on the left and its content on the right.
-"""
+"""What the panel's lines are made of: wrapped text, levels as bars and lanes, the stages of the delay."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
+from personaplex_cli.screen.advice import Stages, total
 from personaplex_cli.screen.state import Remark, clock
 from personaplex_cli.screen.theme import Glyphs, Theme
+from personaplex_cli.screen.user_turns import UserTurn
 from personaplex_cli.transcript import Turn
 
-INDENT = 10  # cells before the content: a margin, a name, a gap
+YOU = "you"
+NAME = 12  # cells that the name of a speaker takes at most
 TEXT_WIDTH = 100  # cells; longer lines are hard to read
 FLOOR = -60.0  # dBFS: below it a level is drawn as silence
 CEILING = -10.0  # dBFS: speech into a well set microphone peaks here
 ENGINE = ("encode", "LM", "decode", "server")  # stages that share the budget of 80 ms
 FIGURE = 6  # cells of the milliseconds before each stage of the waterfall
-
-Stages = Sequence[tuple[str, float]]  # names and milliseconds, in the order that sound takes
+SHADES = 8  # of a lane, from old to new
+MARK = 24  # cells of a user's turn in the history
 
 
 def wrap(text: str, cells: int) -> list[str]:
@@ -36,22 +36,38 @@ def wrap(text: str, cells: int) -> list[str]:
     return lines[1:] if not lines[0] and len(lines) > 1 else lines
 
 
-def named(name: str, content: Text | tuple[str, str], theme: Theme) -> Text:
-    """A name and its content: a text, or a string and its style."""
-    return Text.assemble((f" {name}".ljust(INDENT), theme.quiet), content)
+def shortened(text: str, cells: int, glyphs: Glyphs) -> str:
+    """The text, or its beginning and a mark that something is left out."""
+    if cell_len(text) <= cells:
+        return text
+    return set_cell_size(text, max(0, cells - len(glyphs.more))).rstrip() + glyphs.more[: max(0, cells)]
 
 
-def paragraph(name: str, lines: Sequence[str], theme: Theme, style: str = "") -> list[Text]:
-    """Lines with a name before the first one."""
-    return [named("" if number else name, (line, style), theme) for number, line in enumerate(lines)]
+def speaker(name: str, cells: int, theme: Theme) -> str:
+    """The name of who speaks, on the right of so many cells."""
+    short = shortened(theme.readable(name), cells, theme.glyphs)
+    return " " * (cells - cell_len(short)) + short
 
 
-def history_lines(entry: Turn | Remark, width: int, theme: Theme) -> list[Text]:
-    """A finished turn, or a remark between turns, as it goes into the terminal's history."""
+def history_lines(entry: Turn | UserTurn | Remark, width: int, names: int, theme: Theme) -> list[Text]:
+    """A finished turn, or a remark between turns, as it goes into the terminal's history; names take `names` cells."""
     if isinstance(entry, Remark):
-        return [Text(f" {line}", theme.quiet) for line in wrap(theme.readable(entry.text), width - 2)]
-    text = wrap(theme.readable(entry.text), min(TEXT_WIDTH, width - INDENT - 1))
-    return paragraph(clock(entry.start), text, theme)
+        return [Text(f"  {line}", theme.quiet) for line in wrap(theme.readable(entry.text), width - 3)]
+    name, style = (YOU, theme.you) if isinstance(entry, UserTurn) else (entry.speaker, theme.agent)
+    head = Text.assemble((f"  {clock(entry.start)}  ", theme.faint), (f"{speaker(name, names, theme)}  ", style))
+    if isinstance(entry, UserTurn):
+        spoke = f"  {entry.seconds:.1f} s"
+        cells = max(1, min(MARK, width - head.cell_len - len(spoke)))
+        return [head.append(lane(_peaks(entry.levels, cells), theme.glyphs), style).append(spoke, theme.quiet)]
+    first, *rest = wrap(theme.readable(entry.text), max(8, min(TEXT_WIDTH, width - head.cell_len) - 1))
+    indent = " " * head.cell_len
+    return [head.append(first), *(Text(indent + line) for line in rest)]
+
+
+def _peaks(levels: Sequence[float], cells: int) -> list[float]:
+    """The loudest frame of each of at most so many stretches, two frames or more each."""
+    stretch = max(2, math.ceil(len(levels) / cells))
+    return [max(levels[at : at + stretch]) for at in range(0, len(levels), stretch)]
 
 
 def loudness(level: float) -> float:
@@ -62,15 +78,38 @@ def loudness(level: float) -> float:
 def bar(share: float, cells: int, style: str, theme: Theme) -> Text:
     """A thin bar, filled from the left."""
     filled, glyphs = round(min(1.0, max(0.0, share)) * cells), theme.glyphs
-    return Text.assemble((glyphs.full * filled, style), (glyphs.line * (cells - filled), theme.quiet))
+    return Text.assemble((glyphs.full * filled, style), (glyphs.line * (cells - filled), theme.faint))
 
 
-def lane(levels: Sequence[float], cells: int, glyphs: Glyphs) -> str:
-    """The newest frames, one cell each, the newest on the right."""
-    top = len(glyphs.lane) - 1
+def meter(share: float, cells: int, style: str, theme: Theme) -> Text:
+    """A level, as a row of lamps."""
+    lit, glyphs = math.ceil(share * cells), theme.glyphs.meter
+    return Text.assemble((glyphs[0] * lit, style), (glyphs[1] * (cells - lit), theme.faint))
+
+
+def lane(levels: Sequence[float], glyphs: Glyphs) -> str:
+    """A cell for each level, a row high."""
+    return rows_of_lane(levels, 1, glyphs)[0]
+
+
+def rows_of_lane(levels: Sequence[float], rows: int, glyphs: Glyphs) -> list[str]:
+    """A cell for each level, so many rows high, the top one first. The top is never full: lanes stay apart."""
+    steps = len(glyphs.lane) - 1
     # Rounded up: anything louder than the floor is seen.
-    heights = (glyphs.lane[math.ceil(loudness(level) * top)] for level in list(levels)[-cells:])
-    return "".join(heights).rjust(cells)
+    heights = [math.ceil(loudness(level) * (rows * steps - 1)) for level in levels]
+    return [
+        "".join(glyphs.lane[min(steps, max(0, height - row * steps))] for height in heights)
+        for row in reversed(range(rows))
+    ]
+
+
+def faded(row: str, cells: int, style: str, theme: Theme) -> Text:
+    """A row of a lane, on the right of so many cells, as new as it is far on the right."""
+    line, stretch = Text(" " * (cells - len(row))), math.ceil(cells / SHADES)
+    for at in range(0, cells, stretch):
+        part = row[max(0, at - cells + len(row)) : max(0, at + stretch - cells + len(row))]
+        line.append(part, theme.faded(style, max(0.0, 1 - (at + stretch) / cells)))
+    return line
 
 
 def ruler(cells: int, glyphs: Glyphs) -> str:
@@ -92,39 +131,18 @@ def sparkline(values: Iterable[float], budget: float, glyphs: Glyphs) -> str:
     return "".join(over if value > budget else heights[round(max(0.0, value) / budget * top)] for value in values)
 
 
-def chain(stages: Stages, cells: int, theme: Theme) -> list[Text]:
-    """All stages end to end, named where there is room, and what they come to."""
-    glyphs, whole = theme.glyphs, f"  {total(stages):.0f} ms"
-    last = cells - len(whole) - 1
-    line = Text().append(glyphs.left, theme.quiet)
-    for stage, milliseconds, start, end in spans(stages, last):
-        room = end - start - 1
-        name = next(each for each in (f" {stage} {milliseconds:.0f} ", f" {stage} ", stage, "") if len(each) <= room)
-        before = (room - len(name)) // 2
-        after = glyphs.line * (room - len(name) - before) + (glyphs.right if end == last else glyphs.edge)
-        line.append(glyphs.line * before, theme.quiet).append(name, theme.agent if stage in ENGINE else "")
-        line.append(after, theme.quiet)
-    return [named("delay", line.append(whole, theme.strong), theme)]
-
-
-def waterfall(stages: Stages, cells: int, theme: Theme) -> list[Text]:
-    """Each stage on its line, and the budget below the engine's share of them."""
+def waterfall(stages: Stages, cells: int, theme: Theme) -> list[tuple[str, Text]]:
+    """Each stage by its name, as a block after the ones before it; and the budget, below the engine's share of them."""
     glyphs, room = theme.glyphs, cells - FIGURE
-    head = f"{total(stages):.0f} ms from microphone to speaker"
-    more = f"{head}, {FRAME_MS:.0f} of them for a frame to fill"
-    rows = [named("delay", (more if len(more) <= cells else head, ""), theme)]
+    rows = list[tuple[str, Text]]()
     for stage, milliseconds, start, end in spans(stages, room):
         block = (glyphs.block * (end - start), theme.agent if stage in ENGINE else theme.quiet)
-        rows.append(named(stage, Text.assemble(f"{milliseconds:4.0f}  {' ' * start}", block), theme))
+        rows.append((stage, Text.assemble(f"{milliseconds:4.0f}  {' ' * start}", block)))
     first = next(start for stage, _, start, _ in spans(stages, room) if stage in ENGINE)
     length = max(2, min(round(FRAME_MS * room / total(stages)), room - first))
     budget = f"{FRAME_MS:4.0f}  {' ' * first}{glyphs.left}{glyphs.line * (length - 2)}{glyphs.right}"
-    rows.insert(-2, named("budget", (budget, theme.quiet), theme))  # above the cushion and the card
+    rows.insert(-2, ("budget", Text(budget, theme.quiet)))  # above the cushion and the card
     return rows
-
-
-def total(stages: Stages) -> float:
-    return sum(milliseconds for _, milliseconds in stages)
 
 
 def spans(stages: Stages, cells: int) -> Iterator[tuple[str, float, int, int]]:

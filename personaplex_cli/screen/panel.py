@@ -1,48 +1,54 @@
 """The live panel at the foot of a terminal: finished turns scroll into the terminal's own history above it.
 
-No alternate screen: what was said stays where the user can scroll to it. The panel itself is gone at the end.
+What was said stays where the user can scroll to it. The panel itself is gone at the end.
 """
 
+import io
 import signal
+import sys
 import threading
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stderr
 from dataclasses import replace
 from typing import Any, Self
 
-from rich.console import Console, Group
-from rich.control import Control
-from rich.live import Live
-from rich.segment import ControlType
+from rich.console import Console
 from rich.text import Text
 
-from personaplex_cli.events import Event
-from personaplex_cli.screen.drawing import View, draw
+from personaplex_cli.events import Event, Note
+from personaplex_cli.screen.drawing import View, draw, name_cells
+from personaplex_cli.screen.keys import Keys
 from personaplex_cli.screen.lines import history_lines
+from personaplex_cli.screen.region import Region
 from personaplex_cli.screen.screens import PlainLines, Screen
 from personaplex_cli.screen.state import PanelState, Remark
-from personaplex_cli.screen.theme import theme_for
+from personaplex_cli.screen.theme import Theme, theme_for
 
 STOP: Any = getattr(signal, "SIGTSTP", None)  # Ctrl-Z; Windows has none
-ERASED_ROW = (ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
+ASKING_SECONDS = 0.15  # for the terminal to name its background; an answer that comes later is thrown away
 
 
-def screen_for(console: Console, theme: str = "auto", verbose: bool = False) -> Screen:
-    """The panel where one can be drawn, plain lines elsewhere."""
+def screen_for(console: Console, keys: Keys, theme: str = "auto", verbose: bool = False) -> Screen:
+    """The panel where one can be drawn, plain lines elsewhere, such as in the background of another program."""
     drawable = console.is_terminal and console.is_interactive and not console.is_dumb_terminal
-    return Panel(console, theme, verbose) if drawable else PlainLines(console)
+    if not drawable or console.legacy_windows or keys.in_background:
+        return PlainLines(console)
+    background = None if console.no_color or theme == "none" else keys.background(ASKING_SECONDS)
+    return Panel(console, theme_for(console, theme, background), verbose, keys.usable)
 
 
 class Panel(Screen):
     """Draws events on a terminal between `with` and its end, whenever `refresh` is called."""
 
-    def __init__(self, console: Console, theme: str = "auto", verbose: bool = False) -> None:
+    def __init__(self, console: Console, theme: Theme, verbose: bool = False, keys: bool = True) -> None:
         super().__init__()
         self._console = console
-        self._theme = theme_for(console, theme)
-        self._view = View(verbose=verbose)
+        self._theme = theme
+        self._view = View(verbose=verbose, keys=keys)
         self._state = PanelState()
-        self._drawn: list[Text] = []
+        self._region = Region(console)
+        self._open = ExitStack()
         self._stopping = False  # Ctrl-Z was pressed
-        self._default_stop: Any = None
 
     def press(self, key: str) -> bool:
         """Take `d` (details) and `?` (help)."""
@@ -58,55 +64,38 @@ class Panel(Screen):
             self._stop()
         super().refresh(now)
         width, height = self._console.size
-        self._unfold(width)
-        self._write_history(width)
-        lines = draw(self._state, width, height, self._theme, now, self._view)
-        if lines != self._drawn:
-            self._drawn = lines
-            self._live.update(Group(*lines), refresh=True)
+        if self._state.who:
+            self._region.name(f"personaplex {self._theme.readable(self._state.who.persona)}")
+        self._region.draw(draw(self._state, width, height, self._theme, now, self._view), self._history(width))
 
     def __enter__(self) -> Self:
-        self._open()
+        self._region.open()
+        self._open.callback(self._region.close)
+        # What libraries write there would tear the panel: it becomes notes.
+        self._open.enter_context(redirect_stderr(_Notes(lambda line: self.show(Note(line)))))
         # Only the main thread may set signals; without this one Ctrl-Z leaves a torn panel and no cursor.
         if STOP and threading.current_thread() is threading.main_thread():
-            self._default_stop = signal.signal(STOP, self._on_stop)
+            self._before = signal.signal(STOP, self._on_stop)
+            self._open.callback(signal.signal, STOP, self._before)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._default_stop is not None:
-            signal.signal(STOP, self._default_stop)
-        try:
+        with self._open:
             super().refresh(self._now)
-        finally:
-            self._unfold(self._console.width)
-            self._live.stop()
-        self._state.finish()
-        if self._state.files:
-            self._state.history.append(Remark(f"Written: {', '.join(self._state.files)}"))
-        self._write_history(self._console.width)
+            self._state.finish()
+            if self._state.files:
+                self._state.history.append(Remark(f"Written: {', '.join(self._state.files)}"))
+            self._region.draw([], self._history(self._console.width))
 
     def _take(self, event: Event, now: float) -> None:
         self._state.apply(event, now)
 
-    def _open(self) -> None:
-        self._live = Live(console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop")
-        self._live.start()
-        self._drawn = []
-
-    def _write_history(self, width: int) -> None:
-        """Put what is finished into the history, above the panel."""
-        lines = list[Text]()
+    def _history(self, width: int) -> list[Text]:
+        """What is finished, and belongs above the panel from now on."""
+        lines, names = list[Text](), name_cells(self._state, self._theme)
         while self._state.history:
-            lines += history_lines(self._state.history.popleft(), width, self._theme)
-        if lines:
-            self._console.print(Group(*lines))
-
-    def _unfold(self, width: int) -> None:
-        """Erase the rows that a narrowed terminal made by folding the panel's lines; rich counts only the lines."""
-        folded = sum(max(0, line.cell_len - 1) // width for line in self._drawn)
-        if folded:
-            self._console.control(Control(*ERASED_ROW * folded))
-            self._drawn = []
+            lines += history_lines(self._state.history.popleft(), width, names, self._theme)
+        return lines
 
     def _on_stop(self, *_: object) -> None:
         self._stopping = True  # done by refresh, never in the middle of a drawing
@@ -114,8 +103,28 @@ class Panel(Screen):
     def _stop(self) -> None:
         """Ctrl-Z: leave the terminal clean, sleep until `fg`, draw again."""
         self._stopping = False
-        self._live.stop()
-        signal.signal(STOP, signal.SIG_DFL)
+        self._region.close()
+        signal.signal(STOP, self._before)
         signal.raise_signal(STOP)
         signal.signal(STOP, self._on_stop)
-        self._open()
+        self._region.open()
+
+
+class _Notes(io.TextIOBase):
+    """A stream whose lines are notes."""
+
+    encoding = "utf-8"
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            if line.strip():
+                self._note(line)
+        return len(text)
+
+    def fileno(self) -> int:
+        return sys.__stderr__.fileno() if sys.__stderr__ else super().fileno()  # for what needs a real file

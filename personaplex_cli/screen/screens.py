@@ -17,10 +17,25 @@ from typing import Self, TextIO
 from rich import progress
 from rich.console import Console
 
-from personaplex_cli.events import Began, Downloading, Event, Finished, Glitch, Note, Started, State, Step, as_json
+from personaplex_cli.events import (
+    Began,
+    Devices,
+    Downloading,
+    Event,
+    Finished,
+    Glitch,
+    Note,
+    Notice,
+    Started,
+    State,
+    Step,
+    as_json,
+)
 from personaplex_cli.samples import FRAME_SECONDS
 from personaplex_cli.screen.state import PanelState, Remark, clock, downloaded
 from personaplex_cli.screen.theme import theme_for
+from personaplex_cli.screen.user_turns import UserTurn
+from personaplex_cli.transcript import Turn
 
 WAITING = 10_000  # events, a quarter of an hour of talk; without a refresh for so long the oldest are dropped
 TENTHS = 10  # lines that a download takes
@@ -130,15 +145,22 @@ class PlainLines(Sentences):
                 self._tenths = tenths
             case Glitch(kind, total, detail):
                 self._say(f"{kind.capitalize()} {total}" + (f": {detail}" if detail else ""))
-            case Note(text):
+            case Note(text) | Notice(text, on=True):
                 self._say(text)
+            case Devices(microphone, speaker):
+                self._say(f"Microphone: {microphone}. Speaker: {speaker}.")
             case Finished(files=files) if files:
                 self._say(f"Written: {', '.join(files)}")
 
     def _write_history(self) -> None:
         while self._state.history:
-            entry = self._state.history.popleft()
-            self._say(entry.text if isinstance(entry, Remark) else f"{clock(entry.start)}  {entry.text}")
+            match self._state.history.popleft():
+                case Remark(text):
+                    self._say(text)
+                case UserTurn(start) as turn:
+                    self._say(f"{clock(start)}  you, {turn.seconds:.1f} s")
+                case Turn(start, text, speaker):
+                    self._say(f"{clock(start)}  {speaker}: {text}")
 
 
 class ProgressScreen(Sentences):
@@ -167,8 +189,10 @@ class ProgressScreen(Sentences):
 
     def _take(self, event: Event, now: float) -> None:
         match event:
-            case Note(text):
+            case Note(text) | Notice(text, on=True):
                 self._say(text)
+            case Devices(microphone, speaker):
+                self._say(f"Microphone: {microphone}. Speaker: {speaker}.")
             case State():
                 self._close()
                 self._say_once(_sentence(event))

@@ -14,12 +14,17 @@ from itertools import accumulate, groupby
 from personaplex_cli import events
 from personaplex_cli.events import Phase
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
-from personaplex_cli.transcript import Turn, Turns
+from personaplex_cli.screen.user_turns import UserTurn, UserTurns
+from personaplex_cli.transcript import AGENT, Turn, Turns
 
 MINUTE = round(60 / FRAME_SECONDS)  # frames
 LANE = 512  # frames of both lanes, more than a wide terminal shows
 SMOOTHING = 0.1  # share of the newest figure, so that figures can be read while they change
 SLOWEST = 1_000  # milliseconds; slower steps count as this slow
+FRESH = round(0.6 / FRAME_SECONDS)  # frames in which a word is new
+CLIPPED_FRAMES = round(2 / FRAME_SECONDS)  # for which it is seen that the microphone was too loud
+TROUBLE_FRAMES = round(10 / FRAME_SECONDS)  # for which it is seen that a step was late, or that sound was lost
+NOTE_SECONDS = 20.0  # for which a note is news
 SETTLED = (None, Phase.LIVE, Phase.ENDED, Phase.RECONNECTING, Phase.DISCONNECTED)  # not on the way to live
 
 
@@ -69,10 +74,16 @@ class PanelState:
         self.passed: dict[Phase, float] = {}  # phases on the way to live, and the seconds each took
         self.arrivals: deque[tuple[float, events.Downloading]] = deque(maxlen=64)
         self.muted = self.hushed = False
+        self.agent = AGENT  # who speaks, by the persona's name
+        self.microphone = self.speaker = ""
+        self.recording = ""  # the folder
         self.glitches: dict[str, int] = {}
-        self.log: deque[str] = deque(maxlen=32)
+        self.log: deque[tuple[float | None, str]] = deque(
+            maxlen=32
+        )  # notes and when they came; losses, which are no news
+        self.notices: dict[str, None] = {}  # what holds now, in the order in which it came
         self.files: tuple[str, ...] = ()
-        self.history: deque[Turn | Remark] = deque(maxlen=256)  # finished, not yet taken by a screen
+        self.history: deque[Turn | UserTurn | Remark] = deque(maxlen=256)  # finished, not yet taken by a screen
         self._begin(None)
 
     def apply(self, event: events.Event, now: float) -> None:
@@ -85,6 +96,7 @@ class PanelState:
             case events.Began():
                 self.finish()
                 self._begin(event)
+                self.agent = event.persona or AGENT
                 seed = "" if event.seed is None else f", seed {event.seed}"
                 self.history.append(Remark(f"{event.persona}, voice {event.voice}{seed}"))
             case events.Step():
@@ -99,7 +111,15 @@ class PanelState:
             case events.Glitch():
                 self._glitch(event)
             case events.Note(text) | events.Started(text, _):
-                self.log.append(text)
+                self.log.append((now, text))
+            case events.Notice(text, on):
+                self.notices.pop(text, None)
+                if on:
+                    self.notices[text] = None
+            case events.Devices(microphone, speaker):
+                self.microphone, self.speaker = microphone, speaker
+            case events.Recording(folder):
+                self.recording = folder
             case events.Muted(on):
                 self.muted = on
             case events.Hushed(on):
@@ -109,7 +129,7 @@ class PanelState:
 
     def finish(self) -> None:
         """End the conversation that is going on: its last turn and its figures join the history."""
-        self._remember(self.turns.end())
+        self._remember(self.turns.end(), self.user.end())
         if self.frames:
             steps, figures = self.steps, list[str]()
             if steps.count:
@@ -119,6 +139,27 @@ class PanelState:
             about = f"Talked for {clock(self.seconds)}, {counted(self.words, 'word')}. {'; '.join(figures)}."
             self.history.append(Remark(about))
         self._begin(None)
+
+    def notes(self, now: float) -> list[str]:
+        """What is news, the newest last, and then what holds now."""
+        since = self.since if self.phase == Phase.LIVE else 0.0  # news of the way to live are news when it is reached
+        news = (text for came, text in self.log if came is not None and now - max(came, since) < NOTE_SECONDS)
+        return [*news, *self.notices]
+
+    @property
+    def fresh(self) -> str:
+        """The newest words of the turn that goes on."""
+        return self.turns.text[self._lengths[0] :] if self._lengths else ""
+
+    @property
+    def clipped(self) -> bool:
+        """The microphone has been too loud, just now."""
+        return self.frames - self._clipped < CLIPPED_FRAMES
+
+    @property
+    def troubled(self) -> bool:
+        """Steps were late, or sound was lost, just now."""
+        return self.frames - self._trouble < TROUBLE_FRAMES
 
     @property
     def seconds(self) -> float:
@@ -149,7 +190,11 @@ class PanelState:
         self.heard: deque[float] = deque(maxlen=LANE)  # dBFS per frame: you
         self.said: deque[float] = deque(maxlen=LANE)  # dBFS per frame: the agent
         self.words = 0
-        self.turns = Turns()
+        self.turns = Turns(who.persona or AGENT if who else AGENT)
+        self.user = UserTurns()
+        self._user_turns: list[UserTurn] = []  # over, but begun after the turn that goes on
+        self._lengths: deque[int] = deque(maxlen=FRESH)  # of that turn's text, after each of the last frames
+        self._clipped = self._trouble = -math.inf  # the frame in which it was seen last
 
     def _enter(self, phase: Phase, detail: str, now: float) -> None:
         if phase != self.phase:
@@ -158,18 +203,34 @@ class PanelState:
         self.detail = detail
 
     def _step(self, step: events.Step) -> None:
-        self._remember(self.turns.add(self.frames, step.text))
+        self._remember(self.turns.add(self.frames, step.text), self.user.add(self.frames, step.heard))
+        self._lengths.append(len(self.turns.text))
+        if step.clipped:
+            self._clipped = self.frames
         self.frames += 1
         if step.timings:
             self._settle({"encode": step.timings.encode, "LM": step.timings.lm, "decode": step.timings.decode})
         if (milliseconds := step.timings.total if step.timings else self.stages.get("server")) is not None:
             self.steps.add(milliseconds)
+            if milliseconds > FRAME_MS:
+                self._trouble = self.frames
         self.heard.append(step.heard)
         self.said.append(step.said)
 
-    def _remember(self, turns: Sequence[Turn]) -> None:
+    def _remember(self, turns: Sequence[Turn], spoken: UserTurn | None) -> None:
+        """Put what is finished into the history, in the order in which it began."""
         self.words += sum(len(turn.text.split()) for turn in turns)
-        self.history += turns
+        if turns:
+            self._lengths.clear()
+            if self.user.on and self.user.start < turns[0].start:
+                spoken = self.user.end()  # what was said until now; it may go on after this turn
+        self._user_turns += [spoken] if spoken else []
+        waits = bool(self.turns.text)
+        ready = [each for each in self._user_turns if not (waits and self.turns.start < each.start)]
+        self._user_turns = [each for each in self._user_turns if each not in ready]
+        finished: list[Turn | UserTurn] = [*turns, *ready]
+        finished.sort(key=lambda turn: turn.start)
+        self.history.extend(finished)
 
     def _settle(self, figures: dict[str, float]) -> None:
         for stage, milliseconds in figures.items():
@@ -178,9 +239,10 @@ class PanelState:
 
     def _glitch(self, glitch: events.Glitch) -> None:
         self.glitches[glitch.kind] = glitch.total
-        if self.log and self.log[-1].startswith(f"{glitch.kind} "):
+        self._trouble = self.frames
+        if self.log and self.log[-1][1].startswith(f"{glitch.kind} "):
             self.log.pop()  # many in a row are one line with the newest count
-        self.log.append(f"{glitch.kind} {glitch.total}" + (f": {glitch.detail}" if glitch.detail else ""))
+        self.log.append((None, f"{glitch.kind} {glitch.total}" + (f": {glitch.detail}" if glitch.detail else "")))
 
 
 def clock(seconds: float) -> str:

@@ -143,3 +143,53 @@ with Keys() as keys:
         _, complaint = child.communicate(timeout=WAIT)
     assert b"KeyboardInterrupt" in complaint
     assert terminal.settings() == terminal.before
+
+
+@pytest.mark.parametrize(
+    ("answer", "colour"),
+    [
+        ("\x1b]11;rgb:1e1e/2828/32ff\x1b\\", (0x1E, 0x28, 0x32)),
+        ("\x1b]11;rgb:ff/80/00\x07", (255, 128, 0)),
+        ("\x1b]11;rgba:ffff/ffff/ffff/ffff\x07", (255, 255, 255)),
+    ],
+)
+def test_a_terminal_says_its_background_and_keys_typed_meanwhile_are_kept(
+    terminal: Pty, answer: str, colour: tuple[int, int, int]
+) -> None:
+    with Keys(terminal.stream) as keys:
+        terminal.type("m" + answer + "s")
+        assert keys.background(WAIT) == colour
+        assert os.read(terminal.hand, 64) == b"\x1b]11;?\x1b\\"
+        assert [keys.poll(WAIT), keys.poll(WAIT), keys.poll()] == ["m", "s", None]
+
+
+def test_a_terminal_that_does_not_answer_is_not_waited_for_and_a_late_answer_presses_no_key(terminal: Pty) -> None:
+    with Keys(terminal.stream) as keys:
+        assert keys.background(0.01) is None
+        terminal.type("\x1b]11;rgb:dddd/")
+        assert keys.poll(0.01) is None
+        terminal.type("dddd/dddd\x1b\\r")
+        assert keys.poll(WAIT) == "r"
+        assert keys.poll() is None
+
+
+def test_asleep_the_terminal_is_the_shells_and_awake_the_keys_work_again(terminal: Pty) -> None:
+    program = """
+from personaplex_cli.screen.keys import Keys
+with Keys() as keys:
+    print("ready", flush=True)
+    print(keys.poll(60), flush=True)
+"""
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=terminal.stream, stdout=subprocess.PIPE)
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        assert terminal.shows_each_key()
+        os.kill(child.pid, signal.SIGTSTP)
+        _, status = os.waitpid(child.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert terminal.settings() == terminal.before
+        os.kill(child.pid, signal.SIGCONT)
+        terminal.type("m")
+        assert child.stdout.readline() == b"m\n"
+    assert terminal.settings() == terminal.before

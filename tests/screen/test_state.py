@@ -116,7 +116,7 @@ def test_a_conversation_without_reported_steps_is_summed_up_without_them() -> No
     state.finish()
     assert list(state.history) == [
         Remark("teacher, voice NATF2"),
-        Turn(0.24, "word"),
+        Turn(0.24, "word", "teacher"),
         Remark("Talked for 00:02, 1 word. 0 underruns."),
     ]
 
@@ -152,7 +152,7 @@ def test_many_glitches_are_one_line_of_the_log() -> None:
     state.apply(Note("Hello."), 0.0)
     for total in range(1, 4):
         state.apply(Glitch("underrun", total, "late"), 0.0)
-    assert list(state.log) == ["Hello.", "underrun 3: late"]
+    assert [text for _, text in state.log] == ["Hello.", "underrun 3: late"]
     assert state.glitches == {"underrun": 3}
 
 
