@@ -29,13 +29,13 @@ def total(stages: Stages) -> float:
 
 
 def grade(milliseconds: float) -> str:
-    """`good`, `fair` or `slow`."""
-    return "good" if milliseconds <= GOOD else "fair" if milliseconds <= FAIR else "slow"
+    """`good`, `so-so` or `bad`."""
+    return "good" if milliseconds <= GOOD else "so-so" if milliseconds <= FAIR else "bad"
 
 
 def advice(stages: Stages) -> str:
     """Which stage makes a slow answer slow, and what helps; nothing for an answer that is quick enough."""
-    if grade(total(stages)) != "slow":
+    if grade(total(stages)) != "bad":
         return ""
     guilty, milliseconds = max(stages, key=lambda stage: stage[1] - USUAL[stage[0]])
     return f"{milliseconds:.0f} ms of it is the {NAMES.get(guilty, guilty)}: {REMEDIES[guilty]}."

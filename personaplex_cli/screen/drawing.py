@@ -285,7 +285,7 @@ class Pen:
         cells = 16 if self.width >= WIDE else 10
         if state.delays:
             whole = total(state.delays)
-            style = {"good": theme.good, "fair": theme.fair, "slow": theme.warning}[grade(whole)]
+            style = {"good": theme.good, "so-so": theme.fair, "bad": theme.warning}[grade(whole)]
             line.append("answers in ", theme.quiet).append(f"{whole:.0f} ms ", style)
             line.append_text(lines.bar(whole / (1.5 * FAIR), cells, style, theme) if bars else Text())
             line.append(f" {grade(whole)}" if bars else "", theme.quiet)

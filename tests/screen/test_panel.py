@@ -187,9 +187,9 @@ def test_the_end_of_the_persona_is_shown() -> None:
     ("latency", "lm", "words", "blamed"),
     [
         ((11.0, 3.0, 40.0, 13.0), 38.0, "good", ""),
-        ((100.0, 3.0, 40.0, 60.0), 38.0, "fair", ""),
-        ((11.0, 3.0, 40.0, 310.0), 38.0, "slow", "310 ms of it is the speaker: "),
-        ((11.0, 160.0, 90.0, 13.0), 90.0, "slow", "160 ms of it is the queue: the model does not keep up"),
+        ((100.0, 3.0, 40.0, 60.0), 38.0, "so-so", ""),
+        ((11.0, 3.0, 40.0, 310.0), 38.0, "bad", "310 ms of it is the speaker: "),
+        ((11.0, 160.0, 90.0, 13.0), 90.0, "bad", "160 ms of it is the queue: the model does not keep up"),
     ],
 )
 def test_a_slow_answer_names_the_guilty_stage_and_a_remedy(
