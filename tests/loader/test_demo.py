@@ -11,7 +11,7 @@ from golden import CPU, FP32
 from safetensors import safe_open
 
 from personaplex_cli.errors import ModelError
-from personaplex_cli.events import Event, Note, Phase, State, ignore
+from personaplex_cli.events import Event, Notice, Phase, State, ignore
 from personaplex_cli.library.catalog import voices
 from personaplex_cli.library.spec import MOSHI, PERSONAPLEX, SPEC_FILE
 from personaplex_cli.library.weights import open_folder, voice_names
@@ -43,7 +43,7 @@ def test_it_is_made_once_and_says_what_it_is() -> None:
     assert len({files.folder for files in made}) == 1
     assert list(made[0].folder.parent.iterdir()) == [made[0].folder]
     assert open_folder(made[0].folder).weights.stat().st_size > 1_000_000
-    assert any(isinstance(event, Note) and "noise" in event.text for event in said)
+    assert any(isinstance(event, Notice) and "noise" in event.text for event in said)
 
 
 def test_a_moshi_model_of_its_sizes(demo_folder: Path, tmp_path: Path) -> None:

@@ -180,7 +180,9 @@ with Keys() as keys:
     print("ready", flush=True)
     print(keys.poll(60), flush=True)
 """
-    child = subprocess.Popen([sys.executable, "-c", program], stdin=terminal.stream, stdout=subprocess.PIPE)
+    # In a process group of its own: one without a parent that could continue it is never stopped.
+    command = [sys.executable, "-c", program]
+    child = subprocess.Popen(command, stdin=terminal.stream, stdout=subprocess.PIPE, process_group=0)
     with child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
