@@ -61,6 +61,8 @@ async def talk(url: str, question: str, answer: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     try:
         asyncio.run(talk(*sys.argv[1:]))
     except ClientError as error:  # 401: the URL needs token=TOKEN; 503: the model still loads, or others talk
