@@ -10,23 +10,26 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sphn
 
-from personaplex_cli.audio.containers import HARMLESS, PCM, Piece, look_into
+from personaplex_cli.audio.chunks import PCM
+from personaplex_cli.audio.containers import HARMLESS, look_into
+from personaplex_cli.audio.pieces import Piece
 from personaplex_cli.errors import AudioError
-from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
+from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples
 
 RATES = 4_000, 384_000  # hertz, what sound cards and files have
 GIGABYTE = 10**9
 # What ffmpeg may take a file for: containers of sound. Never a playlist, which could make it open other files.
 FFMPEG_FORMATS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,gsm,latm,loas,matroska,mov,mp3,mp4,mpeg,"
-    "mpegts,mpc,mpc8,nut,ogg,rm,tak,tta,voc,w64,wav,webm,wsaud,wv,xwma"
+    "mpegts,mpc,mpc8,nistsphere,nut,ogg,rm,tak,tta,voc,w64,wav,webm,wsaud,wv,xwma"
 )
 # How a file begins (from this byte on), and what that is.
 BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (
@@ -45,6 +48,16 @@ BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (
     (8, b"AVI ", "AVI video"),
     (0, b"RIFF", "wav"),
     (0, b"RF64", "wav"),
+    (0, b"BW64", "wav"),
+    (0, b"RIFX", "a wav with its bytes the other way round"),
+    (0, b"NIST_1A", "NIST SPHERE"),
+    (0, b"Creative Voice", "Creative Voice"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
+    (0, b"<!doctype", "a web page"),
+    (0, b"<!DOCTYPE", "a web page"),
+    (0, b"<html", "a web page"),
+    (0, b"\x1f\x8b", "compressed by gzip"),
+    (0, b"PK\x03\x04", "a zip archive"),
     (0, b"FORM", "aiff"),
     (0, b"caff", "caf"),
     (0, b"fLaC", "flac"),
@@ -78,12 +91,12 @@ def decode(content: bytes, name: str, max_seconds: float | None = None) -> tuple
     Raises AudioError if it is no sound, cut short, or longer than `max_seconds` or what memory can hold.
     """
     contents = look_into(content)
+    decoded: list[Decoded] = []
     remarks: list[str] = []
-    try:
-        decoded = [(*_decoded(piece, name, max_seconds), piece.sides) for piece in contents.pieces]
-    except Unreadable as reason:
-        sound, rate, remarks = _through_ffmpeg(content, name, str(reason), max_seconds)
-        return [(sound, rate, False)], remarks
+    for piece in contents.pieces:
+        sound, rate, more = _piece(piece, name, max_seconds)
+        decoded.append((sound, rate, piece.sides))
+        remarks += more
     if len(decoded) > 1:
         remarks.append(f"{name} holds {len(decoded)} recordings one after another: all are heard.")
     if contents.cut:
@@ -91,6 +104,16 @@ def decode(content: bytes, name: str, max_seconds: float | None = None) -> tuple
     elif contents.unread > HARMLESS:
         remarks.append(f"{name}: {contents.unread:,} bytes at its end are left out; they are no sound.")
     return decoded, remarks
+
+
+def _piece(piece: Piece, name: str, max_seconds: float | None) -> tuple[Samples, int, list[str]]:
+    try:
+        # What sphn says of damaged Matroska goes past Python, right onto the screen.
+        if piece.kind == "matroska" and (piece.cut or shutil.which("ffmpeg")):
+            raise Unreadable("it ends in the middle" if piece.cut else "")
+        return (*_decoded(piece, name, max_seconds), [])
+    except Unreadable as reason:
+        return _through_ffmpeg(piece, name, str(reason), max_seconds)
 
 
 def _decoded(piece: Piece, name: str, max_seconds: float | None) -> tuple[Samples, int]:
@@ -113,11 +136,7 @@ def _decoded(piece: Piece, name: str, max_seconds: float | None) -> tuple[Sample
     samples = sound.shape[1]
     if samples == 0:
         raise AudioError(f"{name} holds no sound.", "Record it again.")
-    if promised is not None and samples < promised * rate - FRAME:
-        raise AudioError(
-            f"{name} is cut short: it should last {promised:.1f} s and ends after {samples / rate:.1f} s.",
-            f"Copy it again, or keep what is there: ffmpeg -i {shlex.quote(name)} whole.wav",
-        )
+    _refuse_cut(samples / rate, promised, FRAME / rate, name)
     _refuse_length(samples / rate, rate, len(sound), name, max_seconds)
     return np.asarray(sound, dtype=np.float32), rate
 
@@ -134,9 +153,14 @@ def _sphn(function: Any, path: Path, *more: float | None) -> Any:
 @contextmanager
 def _file(content: bytes) -> Iterator[Path]:
     """The bytes as a file, for decoders that want one."""
-    with tempfile.TemporaryDirectory(prefix="personaplex-") as folder:
-        path = Path(folder) / "sound"
-        path.write_bytes(content)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="personaplex-"))
+            path = Path(folder) / "sound"
+            path.write_bytes(content)
+        except OSError as error:
+            what = f"A recording needs {len(content) / 10**6:.1f} MB in the temporary folder ({error.strerror})."
+            raise AudioError(what, "Make room there, or set TMPDIR to another folder.") from error
         yield path
 
 
@@ -144,6 +168,14 @@ def _refuse_rate(rate: int, name: str) -> None:
     if not RATES[0] <= rate <= RATES[1]:
         raise AudioError(
             f"{name} has {rate} samples a second: no sound is recorded so.", "Export it again, with 24000 or more."
+        )
+
+
+def _refuse_cut(seconds: float, promised: float | None, tolerance: float, name: str) -> None:
+    if promised is not None and seconds < promised - tolerance:
+        raise AudioError(
+            f"{name} is cut short: it should last {promised:.1f} s and ends after {seconds:.1f} s.",
+            f"Copy it again, or keep what is there: ffmpeg -i {shlex.quote(name)} whole.wav",
         )
 
 
@@ -173,10 +205,8 @@ def free_memory() -> int:
     return 4 * GIGABYTE
 
 
-def _through_ffmpeg(
-    content: bytes, name: str, reason: str, max_seconds: float | None
-) -> tuple[Samples, int, list[str]]:
-    what = what_it_is(content)
+def _through_ffmpeg(piece: Piece, name: str, reason: str, max_seconds: float | None) -> tuple[Samples, int, list[str]]:
+    what = what_it_is(piece.content)
     file = shlex.quote(name) if os.path.exists(name) else "FILE"
     by_hand = f"ffmpeg -i {file} -ar 24000 {shlex.quote((Path(name).stem or 'sound') + '.wav')}"
     program = shutil.which("ffmpeg")
@@ -190,8 +220,8 @@ def _through_ffmpeg(
             f"{name} is not a sound file that can be read ({_reasons(what, reason)}).",
             f"Export it again, as wav or flac. If others can play it: {by_hand}",
         )
-    with _file(content) as path:
-        wav, complaint = _converted(program, path, max_seconds)
+    with _file(piece.content) as path:
+        wav, said = _converted(program, path, max_seconds)
     pieces = look_into(wav).pieces if wav else ()
     try:
         sound, rate = _decoded(pieces[0], name, max_seconds) if pieces else (None, 0)
@@ -199,10 +229,12 @@ def _through_ffmpeg(
         sound, rate = None, 0
     if sound is None:
         raise AudioError(
-            f"{name} is not a sound file that can be read ({_reasons(what, complaint or reason)}).",
+            f"{name} is not a sound file that can be read ({_reasons(what, said.complaint or reason)}).",
             "Export it again, as wav or flac.",
         )
-    return sound, rate, [f"{name}: ffmpeg found it damaged ({complaint})."] if complaint else []
+    seconds = sound.shape[1] / rate
+    _refuse_cut(seconds, piece.promised, FRAME_SECONDS, name)
+    return sound, rate, said.remarks(name, seconds, piece.cut)
 
 
 def _reasons(what: str, reason: str) -> str:
@@ -210,9 +242,38 @@ def _reasons(what: str, reason: str) -> str:
     return f"{what}: {reason}" if what else reason
 
 
-def _converted(program: str, path: Path, max_seconds: float | None) -> tuple[bytes, str]:
-    """The first sound in a file as a wav of floats, and what ffmpeg complained of. Empty if there is none."""
-    command = [program, "-nostdin", "-hide_banner", "-v", "error", "-protocol_whitelist", "file"]
+@dataclass(frozen=True)
+class Said:
+    """What ffmpeg said of a file: what is wrong with it, and how long it should last, where it knows that."""
+
+    complaint: str = ""
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, text: str) -> "Said":
+        lines = text.strip().splitlines()
+        wrong = [line for line in lines if "[info]" not in line and "[warning]" not in line]
+        complaint = re.sub(r"^(\[[^]]*\] *)+", "", wrong[-1]) if wrong else ""
+        if "matches no streams" in text:
+            complaint = "there is no sound in it"
+        found = re.search(r"\[info\] +Duration: (\d+):(\d+):(\d+\.\d+)", text)
+        if found is None or "Estimating duration" in text:
+            return cls(complaint)
+        hours, minutes, seconds = map(float, found.groups())
+        return cls(complaint, 3600 * hours + 60 * minutes + seconds)
+
+    def remarks(self, name: str, heard: float, cut: bool) -> list[str]:
+        """What the user should know who hears so many seconds of it; `cut` if its end is certainly missing."""
+        if self.complaint:
+            return [f"{name}: ffmpeg found it damaged ({self.complaint})."]
+        if self.seconds is not None and heard < 0.95 * self.seconds - 0.5:
+            return [f"{name} should last {self.seconds:.1f} s, and its sound ends after {heard:.1f} s."]
+        return [f"{name} ends in the middle: what is there is heard."] if cut else []
+
+
+def _converted(program: str, path: Path, max_seconds: float | None) -> tuple[bytes, Said]:
+    """The first sound in a file as a wav of floats, and what ffmpeg said of it. Empty if there is none."""
+    command = [program, "-nostdin", "-nostats", "-hide_banner", "-v", "level+info", "-protocol_whitelist", "file"]
     command += ["-format_whitelist", FFMPEG_FORMATS, "-i", f"file:{path}", "-map", "0:a:0"]
     command += ["-t", str(max_seconds + 1)] if max_seconds else []
     command += ["-c:a", "pcm_f32le", "-f", "wav", "-"]
@@ -221,7 +282,7 @@ def _converted(program: str, path: Path, max_seconds: float | None) -> tuple[byt
         try:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, stdin=subprocess.DEVNULL)
         except OSError as error:
-            return b"", str(error.strerror)
+            return b"", Said(str(error.strerror))
         with process:
             assert process.stdout
             try:
@@ -229,9 +290,8 @@ def _converted(program: str, path: Path, max_seconds: float | None) -> tuple[byt
             finally:
                 process.kill()
         complaints.seek(0)
-        lines = complaints.read(10_000).decode("utf-8", "replace").strip().splitlines()
-    said = lines[-1].replace(f"file:{path}: ", "") if lines else ""
-    return wav, said
+        text = complaints.read(100_000).decode("utf-8", "replace").replace(f"file:{path}: ", "")
+    return wav, Said.of(text)
 
 
 def what_it_is(content: bytes) -> str:

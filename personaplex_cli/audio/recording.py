@@ -16,7 +16,7 @@ from typing import IO, Self
 import numpy as np
 import soxr
 
-from personaplex_cli.audio.containers import SIDES
+from personaplex_cli.audio.chunks import SIDES
 from personaplex_cli.audio.decoding import decode, free_memory
 from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.audio.voice import at_full_scale, one_voice
