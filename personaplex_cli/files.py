@@ -7,7 +7,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from errno import EISDIR
+from errno import EINVAL, EISDIR
 from itertools import accumulate
 from math import inf
 from pathlib import Path
@@ -76,6 +76,8 @@ def check_writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(EISDIR, "it is a folder")
+        if path.exists() and not path.is_file():  # a file in its place would be there for no reader of a pipe
+            raise OSError(EINVAL, "it is a device or a pipe")
         with TemporaryFile(dir=path.parent):
             pass
 
@@ -111,6 +113,8 @@ def read_small(path: Path, pipe: bool = False) -> str:
             content = file.read(MAX_TEXT_BYTES + 1)
         if len(content) > MAX_TEXT_BYTES:
             raise UsageError(f"{path} is larger than 1 MB.", "Is this the right file? Shorten it.")
+        if b"\0" in content:
+            raise UsageError(f"{path} is not plain text: it has a NUL.", "Save it as UTF-8.")
         return content.decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.", "Check its name, and who may read it.") from error

@@ -17,7 +17,7 @@ from personaplex_cli.cli.machine import bench, devices, doctor, download, login,
 from personaplex_cli.cli.talk import chat, run, serve
 from personaplex_cli.cli.terminal import INTERRUPTED, complain, end_as_by_ctrl_c, say
 from personaplex_cli.errors import PersonaplexError, UsageError
-from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file
+from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file, working_folder
 
 
 class Stopped(Exception):
@@ -60,10 +60,14 @@ def root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
+    working_folder()
     try:
         context.obj = dotenv = load_dotenv_file()
         if dotenv.refused and context.invoked_subcommand != "doctor":  # which reports it among the rest
             say(f"{dotenv.path} may not set {', '.join(dotenv.refused)}; set it in the environment, if you want it.")
+        if dotenv.unclear:
+            lines = f"line{'s' * (len(dotenv.unclear) > 1)} {', '.join(map(str, dotenv.unclear[:10]))}"
+            say(f"{dotenv.path} sets nothing in {lines}: write NAME=value.")
         context.default_map = default_map(config_path(), settable(context.command))
     except UsageError:
         if context.invoked_subcommand != "doctor":

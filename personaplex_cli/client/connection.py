@@ -6,6 +6,7 @@ come. asyncio stays inside. What was said while the network was too slow is lost
 
 import asyncio
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -327,7 +328,7 @@ def explained(url: str, has_token: bool, error: Exception) -> NetworkError:
             return NetworkError(what, "Give the one that the server was started with: --token.")
         case aiohttp.WSServerHandshakeError(status=503):
             after = error.headers.get("Retry-After", "") if error.headers else ""
-            hint = f"Try again in {after} s." if after.isdecimal() else "Try again later."
+            hint = f"Try again in {after} s." if re.fullmatch("[0-9]{1,5}", after) else "Try again later."
             why = error.headers.get("X-Personaplex-Error", "") if error.headers else ""
             states = {"busy": "is busy: all places are taken", "loading": "is still loading its model"}
             return Disconnected(f"{name} {states.get(why, 'is busy, or still loading its model')}.", hint)

@@ -16,7 +16,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
+from dotenv.parser import Original, parse_stream
 from platformdirs import user_config_path
 
 from personaplex_cli.errors import UsageError, unknown_name
@@ -57,6 +57,15 @@ class Dotenv:
     path: Path | None = None  # None: there is none
     taken: frozenset[str] = frozenset()
     refused: tuple[str, ...] = ()
+    unclear: tuple[int, ...] = ()  # lines that set nothing
+
+
+def working_folder() -> Path:
+    """Raises UsageError if it was removed: without one the model's libraries end the process."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UsageError("The folder that you are in does not exist any more.", "Go to another one: cd") from error
 
 
 def load_dotenv_file() -> Dotenv:
@@ -67,11 +76,13 @@ def load_dotenv_file() -> Dotenv:
     Raises UsageError for a file that cannot be read.
     """
     _join_moshis_address()
-    path = Path.cwd() / ".env"
-    if not path.exists():
+    path = working_folder() / ".env"
+    if not os.path.lexists(path):
         return Dotenv()
     # Not interpolated: ${SECRET} in the address of a server would send it there.
-    found = dotenv_values(stream=StringIO(read_small(path)), interpolate=False)
+    bindings = list(parse_stream(StringIO(read_small(path))))
+    found = {each.key: each.value for each in bindings if each.key is not None}
+    unclear = tuple(_line(each.original) for each in bindings if each.error)
     families = {name: variable(option) for option in ESTABLISHED for name in variable(option)}
     families |= {name: [name, *variable("server_url")] for name in MOSHI_ADDRESS}
     # A family counts as one: DEFAULT_VOICE in the environment wins over PERSONAPLEX_VOICE in the file.
@@ -80,7 +91,13 @@ def load_dotenv_file() -> Dotenv:
     os.environ.update(new)
     taken = {*new, "MOSHI_WS_URL"} if _join_moshis_address() else {*new}
     refused = [name for name in found if MEANT_FOR_US.fullmatch(name) and not may_be_in_dotenv(name)]
-    return Dotenv(path, frozenset(taken), tuple(refused))
+    return Dotenv(path, frozenset(taken), tuple(refused), unclear)
+
+
+def _line(original: Original) -> int:
+    """The number of a line; empty ones before it count among it."""
+    text = original.string
+    return original.line + text[: len(text) - len(text.lstrip())].count("\n")
 
 
 def may_be_in_dotenv(name: str) -> bool:
@@ -167,6 +184,8 @@ def _settings(
             raise UsageError(f"{place}: {key} is too large a number.", "Correct it.")
         if not isinstance(value, str | int | float):  # a bool is an int
             raise UsageError(f"{place}: {key} is not a single value.", "Give a text, a number, true or false.")
+        if isinstance(value, str) and "\0" in value:
+            raise UsageError(f"{place}: {key} has a character that no setting can have (NUL).", "Correct it.")
         if name in settings:
             raise UsageError(f"{place}: {key} is set twice, with a dash and with an underscore.", "Keep one of them.")
         settings[name] = value if isinstance(value, bool) else str(value)

@@ -2,8 +2,10 @@
 
 import glob
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
@@ -15,6 +17,7 @@ from personaplex_cli.options import OutputOptions
 from personaplex_cli.samples import SOUND_SUFFIXES, Samples
 
 STDOUT = "-"
+MAX_LIST_BYTES = 100_000_000  # of a list of names
 RESULTS = "results.jsonl"  # in the output folder: what came of each recording, a line for each
 
 
@@ -86,9 +89,12 @@ def plan(
 def read_list(path: str) -> list[str]:
     """The names in a file, one a line; `-` is standard input. Raises UsageError if it cannot be read."""
     try:
-        content = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+        with nullcontext(sys.stdin.buffer) if path == STDIN and sys.stdin else open(path, "rb") as file:
+            content = file.read(MAX_LIST_BYTES + 1)
     except OSError as error:
         raise UsageError(f"The list {shown(path)} cannot be read ({error.strerror}).", "Check the path.") from error
+    if len(content) > MAX_LIST_BYTES or b"\0" in content:
+        raise UsageError(f"{shown(path)} is no list of names.", "Give --list a text file with one name a line.")
     return [name for name in map(os.fsdecode, content.splitlines()) if name.strip()]
 
 
@@ -189,6 +195,8 @@ def _targets(found: Sequence[tuple[str, Path]], out: str | None, has_folder: boo
         ], None
     if out == STDOUT:
         return [Job(source, None) for source, _ in found], None
+    if os.path.exists(out) and not os.path.isdir(out) and not os.path.isfile(out):
+        raise UsageError(f"{shown(out)} is a device or a pipe, not a file.", f"Write: -o - > {shlex.quote(out)}")
     is_folder = os.path.isdir(out) or out.endswith(("/", "\\")) or len(found) > 1 or has_folder or not Path(out).suffix
     if is_folder:
         folder = Path(out)

@@ -6,13 +6,16 @@ anything written.
 """
 
 import json
+import os
+import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import PurePath
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from rich import progress
 from rich.console import Console
@@ -40,6 +43,8 @@ from personaplex_cli.transcript import Turn
 WAITING = 10_000  # events, a quarter of an hour of talk; without a refresh for so long the oldest are dropped
 TENTHS = 10  # lines that a download takes
 METER_RANGE = 70  # dB below full scale
+STOP: Any = getattr(signal, "SIGTSTP", None)  # Ctrl-Z; Windows has none
+SHOW_CURSOR, HIDE_CURSOR = b"\x1b[?25h", b"\x1b[?25l"
 # Narrow bars: where a line is full, the ^C that the terminal shows breaks it in two, and half of it stays.
 TITLE, BAR = progress.TextColumn("{task.description}", markup=False), progress.BarColumn(24)
 SPEED = progress.TextColumn("{task.fields[speed]}")
@@ -166,6 +171,8 @@ class PlainLines(Sentences):
 class ProgressScreen(Sentences):
     """Bars on a terminal while files are downloaded or answered, and sentences. `show` writes at once: its programs
     have no thread that must not wait. Its console is stderr, as stdout may carry sound or JSON.
+
+    A bar hides the cursor; while Ctrl-Z stops the program, the shell gets it back.
     """
 
     def __init__(self, console: Console) -> None:
@@ -174,9 +181,29 @@ class ProgressScreen(Sentences):
         self._begun: Started | None = None  # the recording that is being answered
         self._first: tuple[float, int] | None = None  # when the first one began, and how many frames were left
         self._said: set[str] = set()
+        self._default_stop: Any = None
+
+    def __enter__(self) -> Self:
+        is_main = threading.current_thread() is threading.main_thread()
+        if self._console.is_terminal and is_main and STOP and signal.getsignal(STOP) is signal.SIG_DFL:
+            self._default_stop = signal.signal(STOP, self._stop)
+        return self
 
     def __exit__(self, *_: object) -> None:
+        if self._default_stop is not None:
+            signal.signal(STOP, self._default_stop)
         self._close()
+
+    def _stop(self, *_: object) -> None:
+        """Be stopped, as whoever sent the signal wants, and go on when continued. It may come amid any writing."""
+        is_drawing, file = self._bar is not None, self._console.file.fileno()
+        if is_drawing:
+            os.write(file, SHOW_CURSOR)
+        signal.signal(STOP, signal.SIG_DFL)
+        os.kill(os.getpid(), STOP)  # does not return until the program is continued
+        signal.signal(STOP, self._stop)
+        if is_drawing:
+            os.write(file, HIDE_CURSOR)
 
     def show(self, event: Event) -> None:
         self._take(event, 0.0)

@@ -10,7 +10,7 @@ of its protocol, and by the code with which the WebSocket closes:
     1000  the client has left                 1001  the server shuts down
     1007  messages that make no sense         1009  a message beyond 1 MiB
     1008  too many messages, or too many conversations for so little sound
-    4400  no such voice, persona or number    4408  silent for too long, or talked as long as allowed
+    4400  no such voice, persona or number    4408  silent or waiting for too long, or talked as allowed
     1011  the server's own fault
 
 A client that does not read what it is sent is disconnected. What a client may know of an error is the client's own
@@ -60,6 +60,7 @@ MAX_UNSENT_SOUNDS = 62  # frames that wait to be sent: 5 s; the oldest are lost
 MAX_UNSENT_EVENTS = 1_000  # of all kinds; only a client that asks and asks and never reads gets there
 MAX_MISTAKES = 10  # messages without sense, then the client is disconnected
 MESSAGES, MESSAGES_PER_SECOND = 2_000, 500  # of all kinds, pings included; sound in pieces of 128 samples is 375
+WAITING_SECONDS = 1800.0  # in the queue, which costs a client nothing
 BEGINNINGS = 20  # conversations of one visit, and another one for each so many seconds of sound:
 SOUND_PER_BEGINNING = 10.0
 LOSS_SECONDS = 1.0  # between two reports of lost sound
@@ -70,6 +71,7 @@ TOO_BIG = Closing("too big", 1009)
 STUCK = Closing("stuck", 1008)
 SHUTDOWN = Closing("shutdown", 1001, PersonaplexError("The server shuts down.", "Come back later."))
 IDLE = Closing("idle", 4408, PersonaplexError(f"No sound came for {IDLE_TIMEOUT:.0f} seconds.", "Connect again."))
+WAITED = Closing("waited", 4408, PersonaplexError("You have waited for half an hour.", "Connect again."))
 FLOOD = Closing("flood", 1008, PersonaplexError("Too many messages came.", f"Send {MESSAGES_PER_SECOND} a second."))
 RESTLESS = Closing("restless", 1008, PersonaplexError("Too many conversations were begun.", "Talk in between."))
 
@@ -107,6 +109,7 @@ class Session:
         self._unsent = 0  # samples that were lost there
         self._live = False  # sound that comes is heard
         self._began_at: float | None = None
+        self._came_at = loop.time()
         self._heard_at = 0.0  # the last whole frame
         self._silent_at = 0.0  # since then the conversation begins again, which is not held against the client
         self._sound = 0  # samples that came
@@ -303,6 +306,8 @@ class Session:
         self._report_losses(now)
         if self._live and now - self._heard_at > IDLE_TIMEOUT:
             self.close(IDLE)
+        if self._conversation is None and now - self._came_at > WAITING_SECONDS:
+            self.close(WAITED)
         if self._began_at is not None and minutes is not None and now - self._began_at > 60 * minutes:
             error = PersonaplexError(f"A conversation may last {minutes:g} minutes here.", "Connect again.")
             self.close(Closing("time is up", 4408, error))

@@ -26,6 +26,8 @@ class TestFailures:
         [
             (answers(503, Retry_After="7"), None, "is busy", "Try again in 7 s."),
             (answers(503, Retry_After="soon"), None, "is busy", "later"),
+            (answers(503, Retry_After="9" * 300), None, "is busy", "later"),
+            (answers(503, Retry_After="-7"), None, "is busy", "later"),
             (answers(503, X_Personaplex_Error="busy"), None, "is busy: all places are taken", "later"),
             (answers(503, X_Personaplex_Error="loading"), None, "is still loading its model", "later"),
             (answers(421), None, "does not know this name", "--origin"),

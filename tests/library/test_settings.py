@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 from unittest import mock
@@ -294,3 +295,39 @@ def test_the_example_changes_nothing_until_a_line_is_uncommented() -> None:
     ours = [name.removeprefix("PERSONAPLEX_").lower() for name in assignments if name.startswith("PERSONAPLEX_")]
     assert {"HF_TOKEN", "HF_HOME"} | {settings.variable(option)[0] for option in ours} == set(assignments)
     assert all(settings.variable(option)[-1] in example for option in settings.ESTABLISHED)
+
+
+class TestTextThatIsNone:
+    """No file makes the program stumble, whatever bytes it holds."""
+
+    @given(content=st.binary(max_size=60) | st.text(max_size=30).map(str.encode))
+    def test_any_bytes_in_a_dotenv(self, content: bytes) -> None:
+        Path(".env").write_bytes(content)
+        with suppress(UsageError):
+            settings.load_dotenv_file()
+
+    @given(key=st.sampled_from(["voice", "seed"]), text=st.text(max_size=10))
+    def test_any_text_in_a_config(self, key: str, text: str) -> None:
+        quoted = "".join(f"\\u{ord(each):04x}" if ord(each) < 0x10000 else each for each in text)
+        path = write(Path("config.toml"), f'{key} = "{quoted}"')
+        try:
+            settings.default_map(path, OPTIONS)
+        except UsageError as error:
+            assert "\0" in text and "NUL" in str(error)
+        else:
+            assert "\0" not in text
+
+    def test_lines_that_set_nothing_are_known(self) -> None:
+        write(Path(".env"), 'DEFAULT_VOICE=NATM1\nDEFAULT_PERSONA chef\n# a comment\n\nPERSONAPLEX_SEED="1\n')
+        got = settings.load_dotenv_file()
+        assert got.taken == {"DEFAULT_VOICE"} and got.unclear == (2, 5)
+
+
+def test_a_folder_that_was_removed(folder: Path) -> None:
+    """The model's libraries would end the process, with words of their own."""
+    gone = folder / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(UsageError, match="does not exist any more"):
+        settings.load_dotenv_file()

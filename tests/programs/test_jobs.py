@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from personaplex_cli.cli import main as cli
 from personaplex_cli.errors import UsageError
 from personaplex_cli.options import OutputOptions
+from personaplex_cli.programs import jobs
 from personaplex_cli.programs.jobs import plan
 from tests.programs.test_run import recorded, run
 
@@ -77,6 +78,15 @@ class TestInputs:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a b.wav\r\nc.wav")))
         assert run(demo_folder, "--list", "-", "-o", "again") == 0
         assert wavs("again") == ["a b.wav", "c.wav"]
+
+    @pytest.mark.parametrize("content", [b"a\0b", b"a" * 101], ids=["a NUL", "too long"])
+    def test_what_is_no_list(self, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(jobs, "MAX_LIST_BYTES", 100)
+        Path("list.txt").write_bytes(content)
+        with pytest.raises(UsageError, match=r"list.txt is no list of names"):
+            jobs.read_list("list.txt")
+        with pytest.raises(UsageError, match=r"/dev/zero is no list of names"):
+            jobs.read_list("/dev/zero")  # which has no end
 
     def test_a_loop_of_links(self, demo_folder: Path) -> None:
         Path("a.wav").symlink_to("b.wav")
@@ -147,6 +157,26 @@ class TestNothingIsOverwritten:
         Path("config.json").write_text("mine")
         assert run(demo_folder, "q.wav", "-o", "config.wav") == 2
         assert Path("config.json").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of Unix")
+class TestWhatIsNoFile:
+    """A pipe or a device is not replaced by a file: nobody would read that."""
+
+    @pytest.mark.parametrize("out", ["pipe.wav", "pipe", "/dev/null"])
+    def test_as_the_output(self, out: str) -> None:
+        os.mkfifo("pipe.wav")
+        os.mkfifo("pipe")
+        with pytest.raises(UsageError, match="is a device or a pipe") as caught:
+            plan([str(recorded(Path("a.wav")))], out)
+        assert caught.value.hint == f"Write: -o - > {out}" and Path("pipe.wav").is_fifo()
+
+    @pytest.mark.parametrize("name", ["out/a.wav", "out/a.json", "out/a.srt"])
+    def test_in_the_place_of_an_answer(self, name: str, demo_folder: Path) -> None:
+        Path("out").mkdir()
+        os.mkfifo(name)
+        assert run(demo_folder, recorded(Path("a.wav"), SHORT), "-o", "out", "--srt", "--overwrite") == 4
+        assert Path(name).is_fifo()
 
 
 class TestFailures:

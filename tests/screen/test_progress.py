@@ -1,7 +1,13 @@
 """Bars on a terminal, sentences elsewhere."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
 
+import pytest
 from rich.console import Console
 
 from personaplex_cli.events import Began, Downloading, Event, Finished, Note, Phase, Started, State, Step, Timings
@@ -93,3 +99,48 @@ def test_the_meter_returns_the_level() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=90, _environ={})
     with ProgressScreen(console) as screen:
         assert [screen.level(level) for level in (-100.0, -20.0, 0.0)] == [-100.0, -20.0, 0.0]
+
+
+DRAWING = """
+import sys
+from rich.console import Console
+from personaplex_cli.events import Downloading
+from personaplex_cli.screen.screens import ProgressScreen
+with ProgressScreen(Console(stderr=True)) as screen:
+    screen.show(Downloading(1, 10))
+    sys.stdin.read(1)
+    screen.show(Downloading(10, 10))
+"""
+SHOWN, HIDDEN = b"\x1b[?25h", b"\x1b[?25l"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_a_program_that_is_stopped_leaves_the_cursor_to_the_shell() -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    heard = partial(signal.signal, signal.SIGTSTP, signal.SIG_DFL)
+    command = [sys.executable, "-c", DRAWING]
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=slave, env=environment, process_group=0, preexec_fn=heard
+    ) as drawing:
+        os.close(slave)
+        drawn = read_until(master, HIDDEN, b"")
+        drawing.send_signal(signal.SIGTSTP)
+        _, status = os.waitpid(drawing.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        drawn = read_until(master, SHOWN, drawn)
+        drawing.send_signal(signal.SIGCONT)
+        drawn = read_until(master, HIDDEN, drawn)
+        drawing.communicate(b"x")
+        read_until(master, SHOWN, drawn)
+    os.close(master)
+
+
+def read_until(file: int, code: bytes, before: bytes) -> bytes:
+    """What is drawn until this code comes after all that was known before."""
+    drawn = before
+    while drawn.find(code, len(before)) < 0:
+        drawn += os.read(file, 4096)
+    return drawn

@@ -24,7 +24,7 @@ from personaplex_cli.events import Phase, State
 from personaplex_cli.loader import load
 from personaplex_cli.protocols import moshi
 from personaplex_cli.protocols.wire import PATH, Metadata, Ping, pack
-from personaplex_cli.samples import FRAME
+from personaplex_cli.samples import FRAME, pcm16
 from personaplex_cli.server import session
 
 
@@ -113,3 +113,26 @@ def test_while_the_model_loads_the_port_is_open_and_says_so(demo_folder: Path, m
         status, health, _ = asyncio.run(fetched(f"{server.url}/health"))
         assert (status, json.loads(health)["state"]) == (200, "ready")
         asyncio.run(pcm(server))
+
+
+def test_who_waits_too_long_makes_room(server_with_queue: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it sends meanwhile: pings, sound and wishes cost nothing there."""
+    server = server_with_queue
+
+    async def wait() -> None:
+        async with connected(server.socket("/pcm")) as first:
+            await next_json(first, "ready")
+            async with connected(server.socket("/pcm")) as second:
+                assert (await next_json(second, "state"))["state"] == "queued"
+                monkeypatch.setattr(session, "WAITING_SECONDS", 0.05)
+                await second.send_json({"type": "ping"})
+                await second.send_bytes(pcm16(speech(2)))
+                await second.ping()
+                assert "waited" in (await next_json(second, "error"))["message"]
+                await next_json(second, "state")
+                await second.receive()
+                assert second.close_code == 4408
+            await first.send_json({"type": "ping"})  # who talks is not counted among them
+            await next_json(first, "pong")
+
+    asyncio.run(wait())

@@ -3,7 +3,11 @@
 import asyncio
 import json
 from pathlib import Path
+from urllib.parse import quote
 
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from runningserver import (
     SEED,
     RunningServer,
@@ -16,6 +20,7 @@ from runningserver import (
     speech,
     talk_pcm,
 )
+from yarl import URL
 
 from personaplex_cli.options import AccessOptions
 from personaplex_cli.protocols.wire import PATH
@@ -93,3 +98,22 @@ def test_our_page_may_load_nothing_from_elsewhere(server: RunningServer) -> None
 
 def test_a_request_without_a_websocket_is_refused(server: RunningServer) -> None:
     assert asyncio.run(fetched(server.url + PATH))[0] == 426
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(part=st.text(st.characters(exclude_categories=["Cs"]), max_size=8), times=st.integers(1, 60))
+def test_no_path_is_a_failure(server: RunningServer, part: str, times: int) -> None:
+    """Such as one with a name that no file can have."""
+    path = URL(f"{server.url}/" + quote(part * times, safe=""), encoded=True)
+    assert asyncio.run(fetched(path))[0] in (200, 404)
+
+
+def test_what_strangers_ask_for_is_not_logged(server: RunningServer, capfd: pytest.CaptureFixture[str]) -> None:
+    """aiohttp's own words go to standard error where nobody listens to its loggers."""
+
+    async def ask() -> None:
+        async with connected(server.socket("/pcm"), protocols=["strange"]) as socket:
+            await next_json(socket, "ready")
+
+    asyncio.run(ask())
+    assert capfd.readouterr().err == ""
