@@ -5,6 +5,7 @@ one position later than rows of delay 0. The prompt forces four stretches of fra
 token a frame), silence. Knows nothing of how positions are run.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from personaplex_cli.library.spec import AGENT, VOICE_BYTES, ModelSpec
 
 UNKNOWN = -1  # a token that the conversation will bring
 UNGENERATED = -2  # what the reference has in places of its cache that no token was written to yet; the least value
+MAX_EMBEDDING = torch.finfo(torch.float16).max
 SILENT_FRAMES = 6  # 0.5 s, between the stretches
 
 
@@ -44,11 +46,12 @@ class SavedVoice:
         return self.cache[:, (len(self.embeddings) + 1) % self.cache.shape[1]]
 
     def is_possible(self, spec: ModelSpec) -> bool:
-        """Whether all numbers are finite and all tokens are such as the model has."""
+        """Whether all numbers are such as half precision can hold, and all tokens such as the model has."""
         delayed = torch.tensor(spec.delays) > 0
         used = torch.cat([self.last, self.following[delayed]])
         in_range = (self.cache >= UNGENERATED) & (self.cache <= torch.tensor(spec.initial)[:, None])
-        return bool(in_range.all() and (used >= 0).all() and torch.isfinite(self.embeddings).all())
+        sane = self.embeddings.abs() <= MAX_EMBEDDING  # NaN is not
+        return bool(in_range.all() and (used >= 0).all() and sane.all())
 
 
 @dataclass(frozen=True)
@@ -109,17 +112,19 @@ def load_saved_voice(path: Path, spec: ModelSpec) -> SavedVoice:
     check_is_model_file(path)
     try:
         _check_archive(path)
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings(action="ignore"):  # torch's own words about what is refused below
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         embeddings, cache = (saved[name].detach() for name in ("embeddings", "cache"))
         frames = len(embeddings) + 1
         fits = (
-            tuple(embeddings.shape) == (frames - 1, 1, 1, spec.lm["dim"])
+            frames >= 2
+            and tuple(embeddings.shape) == (frames - 1, 1, 1, spec.lm["dim"])
             and embeddings.dtype in (torch.float32, torch.bfloat16, torch.float16)
             and tuple(cache.shape) == (1, len(spec.delays), max(spec.delays) + 3)
             and cache.dtype in (torch.int64, torch.int32)
             and embeddings.is_contiguous()
         )
-        if fits and 2 <= frames < spec.lm["context"]:
+        if fits and frames < spec.lm["context"]:
             voice = SavedVoice(embeddings[:, 0, 0].resolve_neg().clone(), cache[0].long())
             fits = voice.is_possible(spec)
     except Exception as error:  # torch.load raises many kinds for a file that is not what it should be

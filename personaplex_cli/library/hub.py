@@ -36,6 +36,7 @@ ATTEMPTS = 3  # cut connections in a row without a new byte, before giving up
 PAUSE = 1.0  # seconds before the next attempt
 POLL = 0.2  # seconds between two reports of progress
 CHUNK = 1 << 18  # bytes written at once: the step of the progress, and what an interruption may lose
+MAX_BYTES = 2**50  # of a file; more is no size
 RESERVE = 500_000_000  # bytes that must stay free on the disk
 
 COMMIT, ETAG = re.compile(r"[0-9a-f]{40}"), re.compile(r"[\w-]+")
@@ -151,9 +152,10 @@ def _remote_files(
     for name in (name for name in (*optional, *needed) if name in there):
         # One request each: the list above may mask the hashes of a gated repo, which name the blobs.
         about = get_hf_file_metadata(hf_hub_url(repo, name, revision=commit))
-        if about.size is None or about.etag is None or not ETAG.fullmatch(about.etag):
+        etag = about.etag or ""
+        if about.size is None or not 0 <= about.size < MAX_BYTES or not ETAG.fullmatch(etag):
             raise errors.FileMetadataError(name)
-        blob = folder / "blobs" / about.etag
+        blob = folder / "blobs" / etag
         growing = blob.with_name(f"{blob.name}.incomplete")
         files.append(_RemoteFile(name, about.size, (growing, blob, folder / "snapshots" / commit / name)))
     return commit, files

@@ -105,6 +105,24 @@ def test_embeddings_of_other_kinds_are_refused(dtype: torch.dtype, tmp_path: Pat
     refused(saved(tmp_path / "v.pt", EMBEDDINGS.to(dtype)))
 
 
+@pytest.mark.parametrize("frames", [0, 1, 2, 5])
+def test_any_number_of_frames(frames: int, tmp_path: Path) -> None:
+    path = saved(tmp_path / "v.pt", torch.zeros(frames, 1, 1, DIM))
+    if frames:
+        assert len(load_saved_voice(path, SPEC).embeddings) == frames
+    else:
+        refused(path)
+
+
+@any_file
+@given(value=st.floats(width=32), place=st.integers(0, 3))
+def test_every_number_must_be_such_as_half_precision_holds(value: float, place: int, tmp_path: Path) -> None:
+    assume(not abs(value) <= 65504)
+    embeddings = EMBEDDINGS.clone().float()
+    embeddings[place % len(embeddings), 0, 0, place] = value
+    refused(saved(tmp_path / "v.pt", embeddings))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.uint8, torch.complex64])
 def test_tokens_of_other_kinds_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
     refused(saved(tmp_path / "v.pt", cache=CACHE.to(dtype)))

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from personaplex_cli.errors import NetworkError, PersonaplexError
+from personaplex_cli.library.spec import PERSONAPLEX
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed <s:ResourceWarning"),
@@ -180,3 +181,13 @@ def test_certificates_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
     with answering() as port:
         error = said(port, "https")
     assert "/nowhere.pem" in str(error) and "REQUESTS_CA_BUNDLE" in str(error)
+
+
+@pytest.mark.parametrize("size", ["-5", "9" * 30, "many", "1e9", str(2**50)])
+def test_a_size_that_no_file_has(size: str) -> None:
+    """It would be compared with the disk, and said to the user."""
+    names = [{"rfilename": name} for name in PERSONAPLEX.needed_files]
+    body = json.dumps({"id": "a/b", "sha": "c0ffee" + "0" * 34, "siblings": names}).encode()
+    about = {"ETag": '"abc"', "X-Linked-Etag": '"abc"', "X-Linked-Size": size, "X-Repo-Commit": "c0ffee" + "0" * 34}
+    with answering(body=body, more=about) as port:
+        assert "127.0.0.1 is no Hugging Face hub" in str(said(port))
