@@ -57,12 +57,18 @@ def show_list(titles: Sequence[str], rows: Sequence[Sequence[str]], as_json: boo
 def end_as_by_ctrl_c() -> None:
     """Have SIGTERM, and SIGHUP of a window that is closed, take the way of Ctrl-C, which cleans up.
 
-    What the parent ignores (nohup) stays ignored.
+    What the parent ignores (nohup) stays ignored. Of a program that a script starts in the background that is SIGINT.
     """
+
+    def end(*_: object) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+
     for name in ("SIGTERM", "SIGHUP"):  # not all on Windows
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+            signal.signal(number, end)
 
 
 class ProgramStack(ExitStack):

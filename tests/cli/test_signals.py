@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,28 @@ def _ended(process: "subprocess.Popen[bytes]", number: signal.Signals) -> int:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_what_was_read_does_not_stay(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "ignored"),
+    [
+        (signal.SIGINT, None),
+        (signal.SIGTERM, None),
+        (signal.SIGHUP, None),
+        (signal.SIGTERM, signal.SIGINT),  # as of what a script starts with &
+        (signal.SIGHUP, signal.SIGINT),
+        (signal.SIGTERM, signal.SIGHUP),  # nohup
+    ],
+)
+def test_what_was_read_does_not_stay(number: signal.Signals, ignored: signal.Signals | None, tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     command = [*PROGRAM, "run", "-", "-o", str(tmp_path / "answer.wav"), "--model", "demo"]
-    heard = partial(signal.signal, number, signal.SIG_DFL)  # also where the tests run under nohup
+
+    def heard() -> None:
+        signal.signal(number, signal.SIG_DFL)  # also where the tests run under nohup
+        if ignored:
+            signal.signal(ignored, signal.SIG_IGN)
+
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, env=environment, preexec_fn=heard) as process:
         assert process.stdin and process.stderr
