@@ -30,7 +30,7 @@ from personaplex_cli.options import (
     RemoteOptions,
     ServeOptions,
 )
-from personaplex_cli.screen.screens import JsonLines, PlainLines, ProgressScreen, Screen, Screens
+from personaplex_cli.screen.screens import JsonLines, LogLines, ProgressScreen, Screen, Screens
 from personaplex_cli.screen.theme import THEMES
 
 
@@ -102,7 +102,7 @@ def chat(
         shown = JsonLines(sys.stdout) if options.json else screen_for(Console(), keys, options.theme, options.verbose)
         screens: list[Screen] = [shown]
         if options.log_file:
-            screens.append(PlainLines(Console(file=stack.enter_context(_log(options.log_file)))))
+            screens.append(LogLines(Console(file=stack.enter_context(_log(options.log_file))), shown.show))
         screen = stack.enter_context(Screens(screens))
         talk = Chat(partial(start, screen.show), who, card, options.record, screen.show)
         stack.ends(talk.end)
