@@ -1,6 +1,23 @@
-"""`python -m personaplex_cli` is the same program as `personaplex`."""
+"""Where `personaplex` and `python -m personaplex_cli` begin: Ctrl-C counts from the first moment."""
 
-from personaplex_cli.cli.main import main
+import os
+import sys
+
+
+def main() -> None:
+    try:
+        from personaplex_cli.cli.main import main as program  # takes half a second
+
+        program()
+    except KeyboardInterrupt:  # before `program` could see to it, or in its last moment
+        sys.stderr.write("Stopped.\n")
+        sys.stderr.flush()
+        os._exit(130)
+    finally:
+        import signal  # takes a moment, too
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left that could be stopped
+
 
 if __name__ == "__main__":
     main()

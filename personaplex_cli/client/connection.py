@@ -234,6 +234,9 @@ class Connection:
         match message.type:
             case WSMsgType.BINARY:
                 self._understand(wire.unpack(message.data))
+            case WSMsgType.TEXT if not self._ready and message.data[:1] == "{":  # Moshi's protocol has no JSON
+                hint = f"Leave the path away: {self._url.split('://')[0]}://{self.name}"
+                raise NetworkError(f"{self.name} speaks another protocol at this path.", hint)
             case WSMsgType.PING:
                 await socket.pong(message.data)
             case WSMsgType.PONG if message.data == str(self._pinged_at).encode():  # of the last ping

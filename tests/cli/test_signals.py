@@ -67,3 +67,22 @@ def test_what_the_parent_ignores_stays_ignored() -> None:
         "assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN; signal.raise_signal(signal.SIGHUP)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+@pytest.mark.parametrize("module", ["typer", "personaplex_cli.cli.main", "rich.console", "personaplex_cli.options"])
+def test_ctrl_c_counts_while_the_program_is_imported(module: str) -> None:
+    """As if it came at the moment in which this module is looked for."""
+    code = (
+        "import signal, sys\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: signal.raise_signal(signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "from personaplex_cli.__main__ import main\n"
+        "sys.argv = ['personaplex', 'voices']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "Stopped.\n")

@@ -71,6 +71,16 @@ class TestFailures:
             here.begin()
             here.until(lambda: False)
 
+    @pytest.mark.parametrize("first", ['{"type": "ready"}', "{}"])
+    def test_another_protocol_is_known_by_its_first_message(self, first: str, serve: Serve, talk: Call) -> None:
+        async def other(guest: Guest) -> None:
+            await guest.socket.send_str(first)
+            await guest.hear()
+
+        with pytest.raises(NetworkError, match="speaks another protocol") as caught:
+            talk(serve(other).url).begin()
+        assert "Leave the path away: ws://127.0.0.1" in caught.value.hint
+
     def test_unknown_messages_are_ignored(self, serve: Serve, talk: Call) -> None:
         async def odd(guest: Guest) -> None:
             await guest.socket.send_str("hello")
