@@ -54,7 +54,6 @@ from personaplex_cli.worker import ModelWorker
 
 MAX_MESSAGE_BYTES = 1 << 20  # 21 seconds of raw sound
 MAX_SESSIONS = 128  # that talk or wait; fewer than the connections of one address, so that /health is answered
-MAX_PATH_PART = 255  # bytes that the name of a file can have
 MAX_NOTED = 50  # refusals that are explained on the server's screen, each once
 PING_SECONDS = 20.0  # between two pings; a client that does not answer for half of that is gone
 CLOSING_SECONDS = 2.0  # that a client gets to close its side
@@ -110,7 +109,6 @@ class App:
         self._stop = asyncio.Event()
         with suppress(NotImplementedError, RuntimeError):  # not on Windows, nor in a thread of a test
             self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        logging.getLogger("aiohttp").addHandler(logging.NullHandler())  # else strangers' headers go to the screen
         tls = tls_context(self._access)
         runner = web.AppRunner(
             self._app(),
@@ -221,8 +219,7 @@ class App:
             self._note_once(f"A request for {host!r} is refused. If this server is meant: --origin {scheme}://NAME.")
             hint = "Use its IP address, or start it with --origin and this name."
             raise self._refusal(web.HTTPMisdirectedRequest, "host", f"This server is not called {host!r}.", hint)
-        parts = re.split(r"[/\\]", request.path)
-        if any(part.startswith(".") or len(part.encode(errors="replace")) > MAX_PATH_PART for part in parts):
+        if _NO_FILE.search(request.path.encode(errors="replace")):
             raise web.HTTPNotFound
         if request.method == "OPTIONS" and is_listed(self._access, request) and request.path in SHARED:
             return web.Response(status=204)
@@ -394,6 +391,7 @@ class App:
             self._listen(Note(f"{number}: {close.error}"))
 
 
+_NO_FILE = re.compile(rb"[/\\](\.|[^/\\]{256})")  # hidden ones, and names longer than any file has
 _HOST = re.compile(r"[\w.:\[\]-]+")
 _POLICY = (
     "default-src 'self'; connect-src 'self'{sockets}; img-src 'self' data:; base-uri 'none'; form-action 'none'; "

@@ -13,6 +13,7 @@ answered, also beside hundreds from the same address who never do.
 
 import asyncio
 import ipaddress
+import logging
 import ssl
 import time
 from collections.abc import Callable
@@ -50,6 +51,7 @@ class Connections:
         self.serve = serve
         self.tls = tls
         self._open: set[Connection] = set()
+        logging.getLogger("aiohttp").addHandler(logging.NullHandler())  # else strangers' headers go to the screen
 
     def __call__(self) -> "Connection":
         return Connection(self)
