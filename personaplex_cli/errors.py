@@ -6,6 +6,7 @@ Each error says in one sentence what happened and in another what to do; `exit_c
     ├── UsageError                2   an option, a name or a settings file is wrong
     ├── ModelError                3   the model is missing, gated or damaged
     ├── AudioError                4   a recording or a sound device
+    ├── OutputError               4   standard output
     ├── DeviceError               5   the GPU is missing, unfit or out of memory
     └── NetworkError              6   the network or a server
 
@@ -36,6 +37,10 @@ class ModelError(PersonaplexError):
 
 
 class AudioError(PersonaplexError):
+    exit_code = 4
+
+
+class OutputError(PersonaplexError):
     exit_code = 4
 
 

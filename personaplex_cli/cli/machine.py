@@ -81,10 +81,12 @@ def devices(
     as_json: Json = False,
 ) -> None:
     """List this machine's sound devices; * marks the system's own choice."""
+    from personaplex_cli.audio.devices import check_devices
     from personaplex_cli.audio.devices import devices as all_devices
     from personaplex_cli.audio.soundcard import try_card
 
     if test:
+        check_devices(card)
         with ProgressScreen(Console(stderr=True)) as screen:
             screen.show(Note("You should hear a tone, and see the bar move when you speak."))
             loudest = max(map(screen.level, try_card(card, screen.show, seconds=5.0)))
@@ -139,7 +141,10 @@ def download(*, model: ModelFilesOptions) -> None:
     from personaplex_cli.loader.find import find_files
 
     with ProgressScreen(Console(stderr=True)) as screen:
-        files = find_files(model.model, model.revision, screen.show, verify=True)
+        try:
+            files = find_files(model.model, model.revision, screen.show, verify=True)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt("What has arrived is kept; the next download continues there.") from stop
         screen.show(Note(f"The model is here, with {len(voice_names(files))} voices."))
     print(files.folder)
 

@@ -38,7 +38,8 @@ class Job:
 class Work:
     """Jobs that can be done, in order, those that failed and those that were `done` before.
 
-    `results` is the file in which all are noted, if any; `count` is how many there are.
+    `results` is the file in which all are noted, if any; `count` is how many there are, `finished` how many this run has
+    answered.
     """
 
     todo: list["Ready"]
@@ -46,6 +47,12 @@ class Work:
     count: int
     failures: list[tuple[str, PersonaplexError]] = field(default_factory=list)
     done: list[Job] = field(default_factory=list)
+    finished: int = 0
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What to say when the user stops the run: a sentence, or none."""
+        return (f"Kept: {self.finished} of {self.count} answers.",) if self.finished else ()
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ def conclude(work: Work) -> None:
     more = len(work.failures) - len(lines)
     lines += [f"and {more} more" + (f", all in {work.results}" if work.results else "")] if more else []
     what = f"{len(work.failures)} of {work.count} recordings were not answered. " + " | ".join(lines)
-    raise type(first)(what, "The others are done. Mend these, then run the same again with --skip-existing.")
+    raise type(first)(what, "The others are done. Fix these, then run the same again with --skip-existing.")
 
 
 def _recordings(given: str, out: str | None) -> Iterator[tuple[str, Path]]:

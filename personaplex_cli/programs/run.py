@@ -19,7 +19,7 @@ from personaplex_cli import __version__
 from personaplex_cli.audio.recording import Recording, read_recording, shown, write_wav
 from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation, Engine, converse_all
-from personaplex_cli.errors import AudioError, NetworkError, PersonaplexError
+from personaplex_cli.errors import NetworkError, OutputError, PersonaplexError
 from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Note, Started, Step, Timings, ignore
 from personaplex_cli.files import atomic_file
 from personaplex_cli.options import OutputOptions
@@ -139,6 +139,7 @@ class _Run:
                 if event.error:
                     raise event.error
                 self._results.add(answer.finish())
+                self._work.finished += 1
                 self._in_a_row = 0
             except PersonaplexError as error:
                 self._fail(job, error)
@@ -195,7 +196,10 @@ class _Answer:
             self._listen(Note(remark))
 
     def finish(self) -> dict[str, Any]:
-        """Write the answer; returns what is known of it. Raises NetworkError if it is not whole, AudioError."""
+        """Write the answer; returns what is known of it.
+
+        Raises NetworkError if it is not whole, AudioError or OutputError if it cannot be written.
+        """
         audio, source = self.audio, self._job.source
         if len(audio.answer) < len(audio.heard):
             what = f"The answer to {shown(source)} has not arrived whole."
@@ -231,7 +235,7 @@ class _Answer:
             except BrokenPipeError:  # the reader has heard enough
                 raise
             except OSError as error:
-                raise AudioError(f"Standard output cannot be written ({error.strerror}).", "Give -o FILE.") from error
+                raise OutputError(f"Standard output cannot be written ({error.strerror}).", "Give -o FILE.") from error
             return ()
         *beside, _ = self._job.written(self._output)
         for path in beside:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakecard import FakeCard, plug_in
 
 from personaplex_cli import __version__
 from personaplex_cli.cli.main import program
@@ -80,6 +81,34 @@ def test_help_fits_80_columns(command: list[str]) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("command", "busy", "said"),
+    [
+        (["doctor"], "programs.doctor.examine", "Stopped.\n"),
+        (["bench", "--model", "demo"], "programs.bench.measure", "Stopped.\n"),
+        (["devices", "--test"], "audio.devices.check_devices", "Stopped.\n"),
+        (
+            ["download"],
+            "loader.find.find_files",
+            "Stopped. What has arrived is kept; the next download continues there.\n",
+        ),
+    ],
+)
+def test_ctrl_c_says_what_is_kept_where_anything_is(
+    command: list[str],
+    busy: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"personaplex_cli.{busy}", interrupted)
+    assert program(command) == 130
+    assert capsys.readouterr().err == said
+
+
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     code = "import sys; from personaplex_cli.cli.main import program; sys.exit(program(['voices', '--json']))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -87,3 +116,12 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+def test_a_test_of_devices_says_what_is_wrong_before_it_announces_a_tone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plug_in(FakeCard(), monkeypatch)
+    assert program(["devices", "--test", "--input-device", "zz"]) == 2
+    err = capsys.readouterr().err
+    assert "There is no input device 'zz'" in err and "tone" not in err

@@ -1,9 +1,13 @@
 """The live conversation, whole: demo model, real callback, a card made of numbers. See fakecard.py."""
 
+import errno
 import json
+import os
+import sys
 import threading
 import wave
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +285,40 @@ class TestCommand:
         kinds = [json.loads(line)["event"] for line in out.splitlines()]
         assert kinds.count("step") == 30 and kinds[-1] == "state" and "latency" in kinds and "began" in kinds
         assert err == ""
+
+    @pytest.mark.parametrize(("arguments", "last"), [(["--json"], '"step"'), ([], "Live")])
+    @pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 4), (errno.EPIPE, 0)])
+    def test_an_output_that_takes_no_more_ends_it_and_what_was_said_is_kept(
+        self,
+        number: int,
+        code: int,
+        arguments: list[str],
+        last: str,
+        chat: Callable[..., int],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        class Filling(StringIO):
+            def write(self, text: str) -> int:
+                if last in text:
+                    raise OSError(number, os.strerror(number))
+                return super().write(text)
+
+        monkeypatch.setattr(sys, "stdout", Filling())
+        assert chat(*arguments, "--record", str(tmp_path)) == code
+        err = capsys.readouterr().err
+        assert err == ("Standard output cannot be written (No space left on device).\n" if code else "")
+        json.loads(next(tmp_path.glob("*/transcript.json")).read_text())
+        kept_sound(tmp_path)
+
+    def test_a_full_disk_under_the_log_file_does_not_end_it(
+        self, chat: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert chat("--log-file", "/dev/full") == 0
+        out, err = capsys.readouterr()
+        assert out.count("The log file cannot be written any more (No space left on device).") == 1
+        assert "Ended" in out and err == ""
 
     def test_a_log_file_beside_the_screen(self, chat: Callable[..., int], tmp_path: Path) -> None:
         assert chat("--log-file", str(tmp_path / "log")) == 0

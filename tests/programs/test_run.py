@@ -236,7 +236,7 @@ class TestWrong:
         monkeypatch.setattr(LocalEngine, "step", interrupted)
         assert run(demo_folder, recorded(Path("a.wav")), recorded(Path("b.wav")), "-o", "out") == 130
         assert sorted(path.name for path in Path("out").iterdir()) == ["a.json", "a.wav", "results.jsonl"]
-        assert "finished is kept" in capsys.readouterr().err
+        assert capsys.readouterr().err.endswith("Stopped. Kept: 1 of 2 answers.\n")
 
     def test_a_bug_says_so_and_shows_itself_only_when_asked(
         self, question: Path, demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
