@@ -38,8 +38,8 @@ class Job:
 class Work:
     """Jobs that can be done, in order, those that failed and those that were `done` before.
 
-    `results` is the file in which all are noted, if any; `count` is how many there are, `finished` how many this run has
-    answered.
+    `results` is the file in which all are noted, if any; `count` is how many there are, `finished` how many of them are
+    answered now.
     """
 
     todo: list["Ready"]
