@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
 
+CLOSE = 0.7  # of two names, as difflib measures it: a letter that is wrong, missing or too much; chef is no techer
+
 
 class PersonaplexError(Exception):
     """What happened (`str(error)`) and what to do about it (`hint`, may be empty)."""
@@ -55,6 +57,12 @@ class NetworkError(PersonaplexError):
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str) -> UsageError:
     """The error for an unknown name: it suggests the nearest ones, else says where to look (`where`)."""
     names = {each.lower(): each for each in known}
-    near = [names[each] for each in get_close_matches(name.lower(), names, n=3, cutoff=0.6)]
-    hint = f"Did you mean {' or '.join(near)}? {where}" if near else where
+    near = [names[each] for each in get_close_matches(name.lower(), names, n=3, cutoff=CLOSE)]
+    hint = f"Did you mean {either(near)}? {where}" if near else where
     return UsageError(f"There is no {kind} named {name!r}.", hint)
+
+
+def either(choices: Iterable[str]) -> str:
+    """`auto, light or dark`"""
+    *others, last = choices
+    return f"{', '.join(others)} or {last}" if others else last

@@ -18,7 +18,7 @@ from personaplex_cli.character import Character, Sampling
 from personaplex_cli.cli.output import Output
 from personaplex_cli.cli.terminal import JsonEvents, ProgramStack
 from personaplex_cli.conversation import Engine
-from personaplex_cli.errors import UsageError, unknown_name
+from personaplex_cli.errors import UsageError, either, unknown_name
 from personaplex_cli.events import Listener, Note, Phase, State
 from personaplex_cli.options import (
     AccessOptions,
@@ -100,7 +100,7 @@ def chat(
     from personaplex_cli.screen.panel import screen_for
 
     if options.theme not in THEMES:
-        raise unknown_name("theme", options.theme, THEMES, f"Use {', '.join(THEMES)}.")
+        raise unknown_name("theme", options.theme, THEMES, f"Use {either(THEMES)}.")
     who = _who(character, sampling, remote)
     start = _starter(context, remote, model, who, paced=False)
     with ProgramStack() as stack:

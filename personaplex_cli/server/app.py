@@ -39,7 +39,7 @@ from personaplex_cli.files import check_writable
 from personaplex_cli.library.catalog import Persona, Voice, personas, voices
 from personaplex_cli.lookup import find_character
 from personaplex_cli.options import AccessOptions, CharacterOptions, ModelOptions, ServeOptions
-from personaplex_cli.protocols.adapter import Adapter
+from personaplex_cli.protocols.adapter import Adapter, Closing
 from personaplex_cli.protocols.interview import Interview
 from personaplex_cli.protocols.moshi import Moshi
 from personaplex_cli.protocols.pcm import Pcm
@@ -85,7 +85,6 @@ class App:
         self._noted: set[str] = set()
         self._sessions: dict[Session, asyncio.Task[Any]] = {}
         self._began = time.monotonic()
-        self._count = 0
         self._ready = False
         self.url = ""
         self.ended = True  # no thread is left
@@ -377,18 +376,21 @@ class App:
         return socket
 
     async def _attend(self, session: Session, request: web.Request) -> None:
-        number = self._count = self._count + 1
-        self._listen(Note(f"{number}: {request.remote} connects to {request.path}."))
+        """One line on the server's screen for a whole visit, when it is over."""
         self._sessions[session] = task = asyncio.create_task(session.run())
         try:
             close = await task
         finally:
             del self._sessions[session]
-        self._listen(Note(f"{number}: {close.reason} {session.summary()}."))
-        if close.error and close.error.__cause__ and close.reason == "failed":
-            self._listen(Note(f"{number}: A conversation failed: {close.error.__cause__!r}"))
-        elif close.error and close.reason in ("refused", "failed"):
-            self._listen(Note(f"{number}: {close.error}"))
+        self._listen(Note(f"{request.remote}, {request.path}: {session.summary()}; {_reason(close)}"))
+
+
+def _reason(close: Closing) -> str:
+    """Why a visit ended, for the server's owner."""
+    if close.error is None or close.reason not in ("refused", "failed"):
+        return f"{close.reason}."
+    cause = close.error.__cause__ if close.reason == "failed" else None
+    return f"{close.reason}: {repr(cause) if cause else close.error}"
 
 
 _HOST = re.compile(r"[\w.:\[\]-]+")

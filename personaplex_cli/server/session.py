@@ -151,11 +151,11 @@ class Session:
 
     def summary(self) -> str:
         """Who talked, as the catalog calls them, and how it went, in figures: nothing that the client wrote."""
-        who = f"{self._character.persona}, {self._character.voice}" if self._character else "no one yet"
-        pace = f", a step at most {self._slowest:.1f} ms" if self._frames else ""
+        who = f" with {self._character.persona}, {self._character.voice}" if self._character else ""
+        pace = f", slowest step {self._slowest:.1f} ms" if self._frames else ""
         lost = (self._audio.dropped + self._unsent) / SAMPLE_RATE
         loss = f", {lost:.1f} s of sound lost" if lost else ""
-        return f"({who}), {self._frames * FRAME_SECONDS:.1f} s of talk{pace}{loss}"
+        return f"{self._frames * FRAME_SECONDS:.1f} s{who}{pace}{loss}"
 
     # Converse.
 
