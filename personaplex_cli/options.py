@@ -23,7 +23,7 @@ def chosen(default: Any, help: str, shown: str | None = None, **more: Any) -> An
     """A field that is an option. `shown` is what help gives as the default, instead of None. `more` may have:
 
     `min` and `max`; `paired`, for a flag that also has a --no-; `panel`, the part of the help, else that of the class;
-    `variable`, which names the environment variable if the field does not; None if there is none.
+    `variable`, which names the environment variable if the field does not; None if there is none; `short`, such as -v.
     """
     return field(default=default, metadata={"help": help, "shown": shown, **more})
 
@@ -41,7 +41,7 @@ def channel_index(channel: str) -> int:
 @dataclass(frozen=True)
 class ModelFilesOptions:
     panel = "Machine"
-    model: str = chosen(DEFAULT_MODEL, "demo, a folder, or a Hugging Face ORG/REPO.")
+    model: str = chosen(DEFAULT_MODEL, "demo, a folder, or a Hugging Face ORG/REPO.", short="-m")
     revision: str | None = chosen(None, "Branch, tag or commit of the repository.", "main")
 
     @property
@@ -77,8 +77,10 @@ class LiveModelOptions(ModelOptions):
 
 @dataclass(frozen=True)
 class VoiceOptions:
-    voice: str | None = chosen(None, "A name from `personaplex voices`, or a sample of speech.", "the persona's")
-    persona: str = chosen(DEFAULT_PERSONA, "A name from `personaplex personas`.")
+    voice: str | None = chosen(
+        None, "A name from `personaplex voices`, or a sample of speech.", "the persona's", short="-v"
+    )
+    persona: str = chosen(DEFAULT_PERSONA, "A name from `personaplex personas`.", short="-p")
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from dataclasses import asdict, replace
 from functools import partial
 from getpass import getpass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 
 from personaplex_cli.character import Sampling
@@ -36,7 +37,18 @@ from personaplex_cli.screen.tables import show_findings, show_table, show_verdic
 MAX_TOKEN = 1000  # characters
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
-personas_app = typer.Typer(help="List the personas.", invoke_without_command=True)
+
+class Personas(typer.core.TyperGroup):
+    """`personas teacher` is `personas show teacher`."""
+
+    def resolve_command(self, context: Any, arguments: list[str]) -> Any:
+        known = self.get_command(context, arguments[0])
+        return super().resolve_command(context, arguments if known else ["show", *arguments])
+
+
+personas_app = typer.Typer(
+    cls=Personas, help="List the personas, or show one: `personas teacher`.", invoke_without_command=True
+)
 
 
 def bench(
@@ -171,9 +183,16 @@ def _left_out(error: UsageError) -> None:
     complain(f"Left out: {error}", error.hint)
 
 
-def voices(*, as_json: Json = False) -> None:
+def voices(
+    *,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Only this one.", show_default="all", autocompletion=completer("voice")),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """List the voices."""
-    found = catalog.voices(_left_out)
+    found = catalog.voices(_left_out) if name is None else [catalog.find_voice(name)]
     listed = [(voice.name, voice.description, str(voice.path or voice.source)) for voice in found]
     show_list(["name", "description", "source"], listed, as_json)
 

@@ -19,15 +19,22 @@ from personaplex_cli.cli.terminal import INTERRUPTED, complain, end_as_by_ctrl_c
 from personaplex_cli.errors import PersonaplexError, UsageError
 from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file
 
+ALIASES = {"talk": "chat"}
+
 
 class Stopped(Exception):
     """Ctrl-C, or a reader of our output that has seen enough, as the cause."""
 
 
 class Commands(typer.core.TyperGroup):
-    """Typer would end the process by itself for these two; `program` has more to say."""
+    """All commands, also by the names in ALIASES."""
+
+    def resolve_command(self, context: Any, arguments: list[str]) -> Any:
+        name, *rest = arguments
+        return super().resolve_command(context, [ALIASES.get(name, name), *rest])
 
     def invoke(self, context: Any) -> Any:
+        # Typer would end the process by itself for these two; `program` has more to say.
         try:
             return super().invoke(context)
         except (KeyboardInterrupt, BrokenPipeError) as error:
@@ -57,7 +64,7 @@ def root(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("-V", "--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     try:

@@ -94,7 +94,10 @@ def chat(
     model: LiveModelOptions,
     sampling: Sampling,
 ) -> None:
-    """Talk: microphone and speaker, both at once, like a phone call."""
+    """Talk: microphone and speaker, both at once, like a phone call.
+
+    `personaplex talk` is the same.
+    """
     from personaplex_cli.programs.chat import Chat
     from personaplex_cli.screen.keys import Keys
     from personaplex_cli.screen.panel import screen_for

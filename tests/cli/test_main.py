@@ -38,6 +38,43 @@ def test_personas_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> No
     assert "Did you mean chef?" in capsys.readouterr().err
 
 
+def test_one_persona_or_voice_is_shown_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program(["personas", "show", "chef"]) == program(["personas", "chef"]) == 0
+    first, second = capsys.readouterr().out.split("chef: ")[1:]
+    assert first == second
+    assert program(["personas", "techer"]) == 2
+    assert "Did you mean teacher?" in capsys.readouterr().err
+    assert program(["voices", "natm1"]) == 0
+    assert capsys.readouterr().out.startswith("NATM1\t")
+    assert program(["voices", "NATM1", "--json"]) == 0
+    assert [each["name"] for each in json.loads(capsys.readouterr().out)] == ["NATM1"]
+    assert program(["voices", "NATN1"]) == 2
+    assert "Did you mean NATM1" in capsys.readouterr().err
+
+
+def test_talk_is_chat(user_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(os.environ["XDG_CONFIG_HOME"]) / "personaplex"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text('[chat]\npersona = "nobody"')
+    for name in ("chat", "talk"):
+        assert program([name]) == 2
+        assert "no persona named 'nobody'" in capsys.readouterr().err
+        assert program([name, "-h"]) == 0
+        assert "personaplex chat" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["chat", "run", "serve", "bench"])
+def test_short_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = {"run": ["a.wav"]}.get(command, [])
+    assert program([command, *arguments, "-p", "nobody"]) == 2
+    assert "no persona named 'nobody'" in capsys.readouterr().err
+    assert program([command, *arguments, "-p", "chef", "-v", "NATF9"]) == 2
+    assert "no voice named 'NATF9'" in capsys.readouterr().err
+    assert program([command, "-h"]) == 0
+    shown = capsys.readouterr().out
+    assert "-v " in shown and "-p " in shown and "-m " in shown
+
+
 def test_the_users_own_files_are_listed(user_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = Path(os.environ["XDG_CONFIG_HOME"]) / "personaplex/personas"
     own.mkdir(parents=True)
@@ -66,8 +103,9 @@ def test_settings_of_the_config_file_reach_the_command(
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert program(["--version"]) == 0
-    assert capsys.readouterr().out == f"personaplex {__version__}\n"
+    for option in ("--version", "-V"):
+        assert program([option]) == 0
+        assert capsys.readouterr().out == f"personaplex {__version__}\n"
 
 
 @pytest.mark.parametrize("command", [[], ["run"], ["download"], ["voices"], ["personas"], ["personas", "show"]])
