@@ -148,7 +148,7 @@ def doctor(
 
 
 def download(*, model: ModelFilesOptions) -> None:
-    """Fetch the model once; everything else then works without a network. What is damaged is fetched anew."""
+    """Fetch the model once; everything else then works without a network. Damaged files are downloaded again."""
     from personaplex_cli.library.weights import voice_names
     from personaplex_cli.loader.find import find_files
 
@@ -173,7 +173,7 @@ def login() -> None:
     name, obstacle = log_in(token, DEFAULT_MODEL)
     print(f"Logged in at Hugging Face as {name}.")
     if any(map(os.environ.get, ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))):
-        say("HF_TOKEN is set, and wins over what was stored now.")
+        say("HF_TOKEN is set, and is used instead of the token that was just stored.")
     if obstacle:
         complain(str(obstacle), obstacle.hint)
 

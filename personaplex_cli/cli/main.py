@@ -109,5 +109,9 @@ def _exit_code(arguments: Sequence[str], debug: bool) -> int:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # Typer's own: a wrong option or argument
             error.show(sys.stderr)
             return int(error.exit_code)
-        complain(f"This is a bug: {type(error).__name__}: {error}", "See it whole with `personaplex --debug`.", debug)
+        complain(
+            f"This is a bug: {type(error).__name__}: {error}",
+            "Run it with `personaplex --debug` to see where it comes from.",
+            debug,
+        )
         return PersonaplexError.exit_code

@@ -46,7 +46,7 @@ def run(
     ] = None,
     listed: Annotated[
         str | None,
-        typer.Option("--list", metavar="FILE", help="A file that names more, one a line.", show_default="none"),
+        typer.Option("--list", metavar="FILE", help="A file with more names, one per line.", show_default="none"),
     ] = None,
     out: Annotated[
         str | None,

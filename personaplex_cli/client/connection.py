@@ -221,8 +221,8 @@ class Connection:
 
     async def _refuse_redirect(self, *details: Any) -> NoReturn:
         """The voice and the prompt are in the query: they go where the user said, and nowhere else."""
-        what = f"{self.name} sends its clients on to another address."
-        raise NetworkError(what, "Ask who runs it which address to give; only that one is talked to.")
+        what = f"{self.name} redirects to another address."
+        raise NetworkError(what, "Redirects are not followed: ask for its real address.")
 
     async def _take_in(self, socket: ClientWebSocketResponse) -> None:
         """Take what comes until it is over, which is always an error: hanging up here cancels this task."""

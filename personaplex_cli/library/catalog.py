@@ -180,7 +180,7 @@ def _fields(path: Path, required: str, optional: Collection[str]) -> dict[str, s
         if key not in known:
             raise unknown_name("key", key, known, f"{path} may have {either(known)}.")
         if not isinstance(value, str):
-            raise UsageError(f"{path}: {key} is not a text.", f'Write it in quotes: {key} = "..."')
+            raise UsageError(f"{path}: {key} is not text.", f'Write it in quotes: {key} = "..."')
     if required not in table:
         raise UsageError(f"{path} has no {required}.", f'Add a line: {required} = "..."')
     return {key: table.get(key, "").strip() for key in known}

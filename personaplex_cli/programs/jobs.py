@@ -73,7 +73,7 @@ def plan(
 
     An input is a recording, a folder with recordings, at any depth, or a pattern. Without `out` `question.wav` is
     answered in `question.answer.wav`, here; standard input on standard output. `used` are other files that are read.
-    Raises UsageError where answers would overwrite each other, an input or what is there already.
+    Raises UsageError where answers would overwrite each other, an input or what already exists.
     """
     if inputs.count(STDIN) > 1:
         raise UsageError("Standard input can be read only once.", "Give - once.")
@@ -132,7 +132,7 @@ def look_at(
             if output.strict or len(jobs) == 1:
                 raise
             work.failures.append((job.source, error))
-            note(f"{error} It is left out.")
+            note(f"{error} It is skipped.")
             continue
         for remark in remarks:
             note(remark)
@@ -170,7 +170,7 @@ def _recordings(given: str, out: str | None) -> Iterator[tuple[str, Path]]:
     elif glob.has_magic(given) and not os.path.lexists(given):
         matching = sorted(path for path in glob.glob(given, recursive=True) if not os.path.isdir(path))
         if not matching:
-            raise UsageError(f"Nothing is named like {shown(given)}.", "Check the pattern.")
+            raise UsageError(f"No file matches {shown(given)}.", "Check the pattern.")
         yield from ((path, Path(Path(path).name)) for path in matching)
     else:
         yield given, Path(Path(given).name or "sound")
@@ -190,7 +190,7 @@ def _inside(folder: str, out: str | None) -> Iterator[str]:
 def _targets(found: Sequence[tuple[str, Path]], out: str | None, has_folder: bool) -> tuple[list[Job], Path | None]:
     if out is None:
         if has_folder:
-            raise UsageError("It is not said where the answers to a folder go.", "Give -o FOLDER.")
+            raise UsageError("Answers to a folder need an output folder.", "Give -o FOLDER.")
         return [
             Job(source, None if source == STDIN else Path(f"{place.stem}.answer.wav")) for source, place in found
         ], None
@@ -243,7 +243,7 @@ def _refuse_overwriting_answers(jobs: Sequence[Job], output: OutputOptions) -> N
         there = next((path for path in reversed(job.written(output)) if os.path.lexists(path)), None)
         if there is not None:
             hint = "Give --skip-existing to answer only what is missing, or --overwrite."
-            raise UsageError(f"{shown(there)} is there already.", hint)
+            raise UsageError(f"{shown(there)} already exists.", hint)
 
 
 class _Sameness:

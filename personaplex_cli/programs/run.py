@@ -152,7 +152,7 @@ class _Run:
         self._in_a_row += 1
         if self._output.strict or self._work.count == 1 or self._in_a_row == FAILURES_IN_A_ROW:
             raise error
-        self._listen(Note(f"{shown(job.source)} is not answered: {error}"))
+        self._listen(Note(f"{shown(job.source)} was not answered: {error}"))
 
 
 class _Answer:
@@ -202,8 +202,8 @@ class _Answer:
         """
         audio, source = self.audio, self._job.source
         if len(audio.answer) < len(audio.heard):
-            what = f"The answer to {shown(source)} has not arrived whole."
-            raise NetworkError(what, "Try again; is the server well?")
+            what = f"The answer to {shown(source)} is incomplete."
+            raise NetworkError(what, "Check the server, and try again.")
         speed = round(len(audio) * FRAME_SECONDS / (time.perf_counter() - self._began_at), 2)
         seconds = round(len(audio.heard) / SAMPLE_RATE, 3)
         report = self._report(seconds, speed)

@@ -51,7 +51,7 @@ class Lost:
 
     def __str__(self) -> str:
         heard = f"{self.heard:.1f} s of your sound were lost: it came faster than it is spoken." if self.heard else ""
-        said = f"{self.said:.1f} s of the answer were lost: it is taken too slowly." if self.said else ""
+        said = f"{self.said:.1f} s of the answer were lost: it was received too slowly." if self.said else ""
         return f"{heard} {said}".strip()
 
 

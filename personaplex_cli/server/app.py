@@ -339,9 +339,9 @@ class App:
         self._check_token(request)
         if not knows_origin(self._access, request):
             origin = request.headers["Origin"][:MAX_NAME]
-            remedy = "add it by --origin, or, if it is this server's own page, let the web server in between keep Host."
+            remedy = "add it by --origin; if it is this server's own page, have the reverse proxy keep the Host header."
             self._note_once(f"A web page of {origin!r} may not connect. If you trust it, {remedy}")
-            hint = "Its origin needs an --origin, or the web server in between has to keep the Host header."
+            hint = "Its origin needs an --origin, or the reverse proxy has to keep the Host header."
             raise self._refusal(web.HTTPForbidden, "origin", "This page may not connect here.", hint)
         socket = web.WebSocketResponse(
             timeout=CLOSING_SECONDS,

@@ -71,7 +71,7 @@ STUCK = Closing("stuck", 1008)
 SHUTDOWN = Closing("shutdown", 1001, PersonaplexError("The server shuts down.", "Come back later."))
 IDLE = Closing("idle", 4408, PersonaplexError(f"No sound came for {IDLE_TIMEOUT:.0f} seconds.", "Connect again."))
 FLOOD = Closing("flood", 1008, PersonaplexError("Too many messages came.", f"Send {MESSAGES_PER_SECOND} a second."))
-RESTLESS = Closing("restless", 1008, PersonaplexError("Too many conversations were begun.", "Talk in between."))
+RESTLESS = Closing("restless", 1008, PersonaplexError("Too many conversations were started.", "Talk in between."))
 
 
 class Session:

@@ -23,7 +23,7 @@ MANY = 3_000
 def test_no_redirect_is_followed(serve: Serve, talk: Call) -> None:
     other = serve()
     moved = serve(refuse=lambda request: web.Response(status=302, headers={"Location": other.url}))
-    with pytest.raises(NetworkError, match=f"{moved.port} sends its clients on to another address"):
+    with pytest.raises(NetworkError, match=f"{moved.port} redirects to another address"):
         talk(moved.url).begin()
     assert not other.guests
 
