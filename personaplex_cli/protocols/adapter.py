@@ -63,6 +63,14 @@ class Closing:
     code: int = 1000
     error: PersonaplexError | None = None
 
+    @property
+    def explanation(self) -> str:
+        """Why, for the server's owner."""
+        if self.error is None or self.reason not in ("refused", "failed"):
+            return f"{self.reason}."
+        cause = self.error.__cause__ if self.reason == "failed" else None
+        return f"{self.reason}: {repr(cause) if cause else self.error}"
+
 
 ClientEvent = Samples | Begin | StopSpeaking  # samples [n] at 24 kHz
 Out = ClientEvent | str | bytes  # or a message for the client, text or binary

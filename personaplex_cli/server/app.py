@@ -39,7 +39,7 @@ from personaplex_cli.files import check_writable
 from personaplex_cli.library.catalog import Persona, Voice, personas, voices
 from personaplex_cli.lookup import find_character
 from personaplex_cli.options import AccessOptions, CharacterOptions, ModelOptions, ServeOptions
-from personaplex_cli.protocols.adapter import Adapter, Closing
+from personaplex_cli.protocols.adapter import Adapter
 from personaplex_cli.protocols.interview import Interview
 from personaplex_cli.protocols.moshi import Moshi
 from personaplex_cli.protocols.pcm import Pcm
@@ -382,15 +382,7 @@ class App:
             close = await task
         finally:
             del self._sessions[session]
-        self._listen(Note(f"{request.remote}, {request.path}: {session.summary()}; {_reason(close)}"))
-
-
-def _reason(close: Closing) -> str:
-    """Why a visit ended, for the server's owner."""
-    if close.error is None or close.reason not in ("refused", "failed"):
-        return f"{close.reason}."
-    cause = close.error.__cause__ if close.reason == "failed" else None
-    return f"{close.reason}: {repr(cause) if cause else close.error}"
+        self._listen(Note(f"{request.remote}, {request.path}: {session.summary()}; {close.explanation}"))
 
 
 _HOST = re.compile(r"[\w.:\[\]-]+")
