@@ -33,6 +33,7 @@ class Phase(StrEnum):
     DOWNLOADING = "downloading"
     LOADING = "loading"
     CONNECTING = "connecting"
+    WAITING = "waiting"  # in a server's queue
     WARMING_UP = "warming up"
     PRIMING = "priming"
     LIVE = "live"

@@ -117,7 +117,7 @@ def read_small(path: Path, pipe: bool = False) -> str:
             raise UsageError(f"{path} is not plain text: it has a NUL.", "Save it as UTF-8.")
         return content.decode("utf-8-sig")
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Check its name, and who may read it.") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Check its name and permissions.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not plain text: {error}.", "Save it as UTF-8.") from error
     except ValueError as error:  # a NUL in its name
@@ -151,7 +151,7 @@ def check_is_model_file(path: Path) -> None:
 def damaged_hint(path: Path) -> str:
     """What to do about a damaged file of a model."""
     if path.is_symlink():  # as in the hub's cache
-        return f"Run `personaplex download`: it fetches {path.resolve()} anew."
+        return f"Run `personaplex download`: it fetches {path.resolve()} again."
     return f"Remove {path} and copy it there again, or run `personaplex download`."
 
 

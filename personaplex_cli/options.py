@@ -23,7 +23,7 @@ def chosen(default: Any, help: str, shown: str | None = None, **more: Any) -> An
     """A field that is an option. `shown` is what help gives as the default, instead of None. `more` may have:
 
     `min` and `max`; `paired`, for a flag that also has a --no-; `panel`, the part of the help, else that of the class;
-    `variable`, which names the environment variable if the field does not; None if there is none.
+    `variable`, which names the environment variable if the field does not; None if there is none; `short`, such as -v.
     """
     return field(default=default, metadata={"help": help, "shown": shown, **more})
 
@@ -41,7 +41,7 @@ def channel_index(channel: str) -> int:
 @dataclass(frozen=True)
 class ModelFilesOptions:
     panel = "Machine"
-    model: str = chosen(DEFAULT_MODEL, "demo, a folder, or a Hugging Face ORG/REPO.")
+    model: str = chosen(DEFAULT_MODEL, "demo, a folder, or a Hugging Face ORG/REPO.", short="-m")
     revision: str | None = chosen(None, "Branch, tag or commit of the repository.", "main")
 
     @property
@@ -77,8 +77,10 @@ class LiveModelOptions(ModelOptions):
 
 @dataclass(frozen=True)
 class VoiceOptions:
-    voice: str | None = chosen(None, "A name from `personaplex voices`, or a sample of speech.", "the persona's")
-    persona: str = chosen(DEFAULT_PERSONA, "A name from `personaplex personas`.")
+    voice: str | None = chosen(
+        None, "A name from `personaplex voices`, or a sample of speech.", "the persona's", short="-v"
+    )
+    persona: str = chosen(DEFAULT_PERSONA, "A name from `personaplex personas`.", short="-p")
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,8 @@ class OutputOptions:
     channel: str | None = chosen(
         None, "Which channel to hear: left, right or a number.", "where the voice is", variable=None
     )
-    skip_existing: bool = chosen(False, "Leave out recordings whose answer is there.", variable=None)
-    overwrite: bool = chosen(False, "Replace answers that are there.", variable=None)
+    skip_existing: bool = chosen(False, "Skip recordings that have an answer.", variable=None)
+    overwrite: bool = chosen(False, "Replace existing answers.", variable=None)
     strict: bool = chosen(False, "Stop at the first recording that fails.", variable=None)
 
     def __post_init__(self) -> None:
@@ -156,14 +158,14 @@ class ChatOptions:
     )
     theme: str = chosen("auto", "auto, light, dark or none.")
     verbose: bool = chosen(False, "Show more log lines.", variable=None)
-    log_file: Path | None = chosen(None, "File for states, notes, losses and turns, one a line.", "none")
+    log_file: Path | None = chosen(None, "File for states, notes, losses and turns, one per line.", "none")
     json: bool = chosen(False, "One JSON line per event on stdout, no panel.", variable=None)
 
 
 @dataclass(frozen=True)
 class ServeOptions(VoiceOptions):
     queue: int = chosen(0, "How many clients may wait while one talks.", min=0, max=1000)
-    max_minutes: float | None = chosen(None, "How long one may talk.", "no limit", min=0.01)
+    max_minutes: float | None = chosen(None, "How long a client may talk.", "no limit", min=0.01)
     record: Path | None = chosen(None, "Folder in which to keep every conversation.", "nothing is kept")
 
 
@@ -178,7 +180,7 @@ class AccessOptions:
     ssl_cert: Path | None = chosen(None, "Certificate, for https and wss.", "none")
     ssl_key: Path | None = chosen(None, "The certificate's key.", "none")
     origin: tuple[str, ...] = chosen(
-        (), "Another web page that may connect, as https://HOST; several times.", "only our own", variable=None
+        (), "Another web page that may connect, as https://HOST; may be repeated.", "only our own", variable=None
     )
     static: Path | None = chosen(None, "Folder of another web client.", "our own page")
 
@@ -186,7 +188,7 @@ class AccessOptions:
         for origin in self.origin:
             if not re.fullmatch(r"https?://[^/\s]+/?", origin, re.IGNORECASE):  # what a browser sends, and no more
                 raise UsageError(
-                    f"{origin!r} is no origin of a web page.", "Give it as https://HOST or https://HOST:PORT."
+                    f"{origin!r} is not the origin of a web page.", "Give it as https://HOST or https://HOST:PORT."
                 )
         if self.token == "":
             raise UsageError("The token is empty.", "Give a long one that is hard to guess, or none.")

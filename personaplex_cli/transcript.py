@@ -4,6 +4,7 @@ A text token belongs to the frame it came with, so words are placed within 80 ms
 """
 
 import math
+import re
 from dataclasses import dataclass, replace
 from unicodedata import category
 
@@ -142,7 +143,7 @@ def clock(seconds: float) -> str:
 
 
 def _subtitle(line: list[Word]) -> str:
-    return " ".join(each.word for each in line).replace("-->", "->")  # an arrow of three belongs to the times
+    return re.sub("--+>", "->", " ".join(each.word for each in line))  # an arrow of three belongs to the times
 
 
 def _breaks(line: list[Word], word: Word) -> bool:

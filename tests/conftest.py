@@ -1,8 +1,14 @@
-"""Every test runs in its own user folders; `--golden-dir` chooses the golden tokens to check against."""
+"""Every test runs in its own user folders; `--golden-dir` chooses the golden tokens to check against.
+
+`--without-torch` skips what needs the model's libraries: .ci/run tries the rest with every other Python.
+Tests of servers talk with a parrot then, but for those that are marked `model`.
+"""
 
 import os
 import signal
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import settings
@@ -13,6 +19,7 @@ HERE = Path(__file__).parent
 
 # No law depends on the machine's speed.
 settings.register_profile("no deadline", deadline=None)
+settings.register_profile("few examples", deadline=None, max_examples=20)
 settings.load_profile("no deadline")
 
 # A shell starts what it runs in the background deaf to Ctrl-C, and so would be every program that the tests start.
@@ -26,6 +33,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=HERE / "data" / "golden",
         help="folder of golden-*.json files (and golden-*.voice.pt) that the engine must reproduce",
     )
+    parser.addoption("--without-torch", action="store_true", help="skip what needs torch, which need not be installed")
+
+
+class WithoutTorch:
+    """Sees every import before Python does: tests that import the model's libraries are skipped, whole files, too."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name in ("torch", "moshi", "sentencepiece"):
+            self._skip()
+
+    def _skip(self) -> NoReturn:
+        pytest.skip("needs torch", allow_module_level=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--without-torch"):
+        sys.meta_path.insert(0, WithoutTorch())
+        settings.load_profile("few examples")  # the whole suite has tried many
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.config.getoption("--without-torch") and item.get_closest_marker("model"):
+        pytest.skip("needs the model")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

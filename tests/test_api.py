@@ -36,6 +36,7 @@ def test_importing_them_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+@pytest.mark.model
 def test_the_readmes_example_runs(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     example = example.replace("examples/", f"{README.parent}/examples/")

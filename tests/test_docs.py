@@ -72,7 +72,12 @@ def parse(arguments: list[str]) -> dict[str, Any]:
 
 
 def test_a_wrong_command_line_is_noticed() -> None:
-    for wrong in (["chat", "--voise", "NATF2"], ["talkk"], ["serve", "--queue", "many"], ["personas", "sho", "chef"]):
+    for wrong in (
+        ["chat", "--voise", "NATF2"],
+        ["talkk"],
+        ["serve", "--queue", "many"],
+        ["personas", "show", "chef", "--jsn"],
+    ):
         with pytest.raises(Exception, match=r"No such|valid integer"):
             parse(wrong)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from personaplex_cli.samples import FRAME_SECONDS
@@ -118,6 +118,7 @@ def test_nothing_said_is_no_subtitle() -> None:
 
 
 @given(st.lists(st.text(alphabet="ab \n\r\x0b\x85\u2028\u2029\x1b\x00->123:,", max_size=12), max_size=20))
+@example(["--", "->"])
 def test_words_cannot_forge_lines_nor_steer_a_terminal(texts: list[str]) -> None:
     transcript = spoken([(0, text) for text in texts])
     assert not {*"\x1b\x00\x85\u2028"} & set(transcript.srt() + transcript.markdown() + transcript.text)

@@ -98,11 +98,11 @@ def decode(content: bytes, name: str, max_seconds: float | None = None) -> tuple
         decoded.append((sound, rate, piece.sides))
         remarks += more
     if len(decoded) > 1:
-        remarks.append(f"{name} holds {len(decoded)} recordings one after another: all are heard.")
+        remarks.append(f"{name} holds {len(decoded)} recordings in a row; all are used.")
     if contents.cut:
-        remarks.append(f"{name} ends in the middle: what is there is heard.")
+        remarks.append(f"{name} ends in the middle; the part that is there is used.")
     elif contents.unread > HARMLESS:
-        remarks.append(f"{name}: {contents.unread:,} bytes at its end are left out; they are no sound.")
+        remarks.append(f"{name}: {contents.unread:,} bytes at its end are not sound and are ignored.")
     return decoded, remarks
 
 
@@ -167,7 +167,7 @@ def _file(content: bytes) -> Iterator[Path]:
 def _refuse_rate(rate: int, name: str) -> None:
     if not RATES[0] <= rate <= RATES[1]:
         raise AudioError(
-            f"{name} has {rate} samples a second: no sound is recorded so.", "Export it again, with 24000 or more."
+            f"{name} has {rate} samples a second, which no recording has.", "Export it again, with 24000 or more."
         )
 
 

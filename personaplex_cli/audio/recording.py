@@ -179,7 +179,9 @@ def _content(path: Path | str, name: str) -> bytes:
             with open(path, "rb") as file:
                 content = file.read(limit)
         except OSError as error:
-            raise AudioError(f"{name} cannot be read ({error.strerror}).", "Check the path and its rights.") from error
+            raise AudioError(
+                f"{name} cannot be read ({error.strerror}).", "Check the path and its permissions."
+            ) from error
     if not content:
         hint = "Did the program before it in the pipe fail?" if str(path) == STDIN else "Record it again."
         raise AudioError(f"{name[:1].upper() + name[1:] if str(path) == STDIN else name} is empty.", hint)

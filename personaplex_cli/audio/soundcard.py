@@ -238,7 +238,7 @@ class SoundCard:
         """The card is dead: reopen it; give up after some attempts in a row."""
         if self._revivals == MAX_REOPENINGS:
             raise AudioError(
-                "The sound card has stopped and does not come back.",
+                "The sound card has stopped and could not be reopened.",
                 "Plug it in and start again, or choose another one (see `personaplex devices`).",
             )
         if not self._revivals:

@@ -43,7 +43,9 @@ def at_full_scale(sound: Samples, name: str) -> tuple[Samples, list[str]]:
         if peak <= scale:
             remark = f"{name} has values up to {peak:.0f} where 1 is full scale: taken as numbers of {bits} bits."
             return sound / np.float32(scale), [remark]
-    raise AudioError(f"{name} has values up to {peak:.0e}, where 1 is full scale: no sound.", "Export it again.")
+    raise AudioError(
+        f"{name} has values up to {peak:.0e}, where 1 is full scale: that is not sound.", "Export it again."
+    )
 
 
 class OneChannel:
@@ -88,9 +90,9 @@ def one_voice(
         index = channel_index(channel)
         if index >= count:
             raise AudioError(f"{name} has no channel {channel}: it has {count}.", f"Give --channel 1 to {count}.")
-        return sound[index], [f"{name}: heard is {_called([index], count)}."] if count > 1 else []
+        return sound[index], [f"{name}: using {_called([index], count)}."] if count > 1 else []
     if sides and count == 2:
-        return sound[0], [f"{name} is a recording of a conversation: heard is its left channel, the user's."]
+        return sound[0], [f"{name} is a recording of a conversation: using its left channel, the user's."]
     if count == 1:
         return sound[0], []
     powers = np.mean(np.square(sound, dtype=np.float64), axis=1)
@@ -104,11 +106,11 @@ def one_voice(
     if not others:
         rest = "the other is" if count == 2 else "the others are"
         why = f"{rest} silent" if len(heard) == 1 else f"{rest} silent or the same voice"
-        return sound[loudest], [f"{name}: heard is {_called([loudest], count)}; {why}."]
+        return sound[loudest], [f"{name}: using {_called([loudest], count)}; {why}."]
     taken = sorted([loudest, *others])
     mixed = sound[taken].sum(axis=0, dtype=np.float32)
     mixed /= max(1.0, float(np.abs(mixed).max()))
-    remark = f"{name} has different voices in {_called(taken, count)}: all are heard. Choose one with --channel."
+    remark = f"{name} has different voices in {_called(taken, count)}: all are used. Choose one with --channel."
     return mixed, [remark]
 
 

@@ -47,7 +47,9 @@ def _options(group: type) -> Iterator[Parameter]:
     for each in fields(group):
         known = {"panel": getattr(group, "panel", None), "variable": each.name, **each.metadata}
         flag = each.name.replace("_", "-")
+        short = [known["short"]] if "short" in known else []
         option = typer.Option(
+            *short,
             f"--{flag}/--no-{flag}" if known.get("paired") else f"--{flag}",
             help=known["help"],
             envvar=variable(known["variable"]) if known["variable"] else None,

@@ -7,9 +7,10 @@ from dataclasses import asdict, replace
 from functools import partial
 from getpass import getpass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 
 from personaplex_cli.character import Sampling
@@ -36,7 +37,18 @@ from personaplex_cli.screen.tables import show_findings, show_table, show_verdic
 MAX_TOKEN = 1000  # characters
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
-personas_app = typer.Typer(help="List the personas.", invoke_without_command=True)
+
+class Personas(typer.core.TyperGroup):
+    """`personas teacher` is `personas show teacher`."""
+
+    def resolve_command(self, context: Any, arguments: list[str]) -> Any:
+        known = self.get_command(context, arguments[0])
+        return super().resolve_command(context, arguments if known else ["show", *arguments])
+
+
+personas_app = typer.Typer(
+    cls=Personas, help="List the personas, or show one: `personas teacher`.", invoke_without_command=True
+)
 
 
 def bench(
@@ -81,10 +93,12 @@ def devices(
     as_json: Json = False,
 ) -> None:
     """List this machine's sound devices; * marks the system's own choice."""
+    from personaplex_cli.audio.devices import check_devices
     from personaplex_cli.audio.devices import devices as all_devices
     from personaplex_cli.audio.soundcard import try_card
 
     if test:
+        check_devices(card)
         with ProgressScreen(Console(stderr=True)) as screen:
             screen.show(Note("You should hear a tone, and see the bar move when you speak."))
             loudest = max(map(screen.level, try_card(card, screen.show, seconds=5.0)))
@@ -134,12 +148,15 @@ def doctor(
 
 
 def download(*, model: ModelFilesOptions) -> None:
-    """Fetch the model once; everything else then works without a network. What is damaged is fetched anew."""
+    """Fetch the model once; everything else then works without a network. Damaged files are downloaded again."""
     from personaplex_cli.library.weights import voice_names
     from personaplex_cli.loader.find import find_files
 
     with ProgressScreen(Console(stderr=True)) as screen:
-        files = find_files(model.model, model.revision, screen.show, verify=True)
+        try:
+            files = find_files(model.model, model.revision, screen.show, verify=True)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt("What has arrived is kept; the next download continues there.") from stop
         screen.show(Note(f"The model is here, with {len(voice_names(files))} voices."))
     print(files.folder)
 
@@ -156,7 +173,7 @@ def login() -> None:
     name, obstacle = log_in(token, DEFAULT_MODEL)
     print(f"Logged in at Hugging Face as {name}.")
     if any(map(os.environ.get, ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))):
-        say("HF_TOKEN is set, and wins over what was stored now.")
+        say("HF_TOKEN is set, and is used instead of the token that was just stored.")
     if obstacle:
         complain(str(obstacle), obstacle.hint)
 
@@ -166,9 +183,16 @@ def _left_out(error: UsageError) -> None:
     complain(f"Left out: {error}", error.hint)
 
 
-def voices(*, as_json: Json = False) -> None:
+def voices(
+    *,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Only this one.", show_default="all", autocompletion=completer("voice")),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """List the voices."""
-    found = catalog.voices(_left_out)
+    found = catalog.voices(_left_out) if name is None else [catalog.find_voice(name)]
     listed = [(voice.name, voice.description, str(voice.path or voice.source)) for voice in found]
     show_list(["name", "description", "source"], listed, as_json)
 

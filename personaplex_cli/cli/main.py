@@ -3,7 +3,6 @@
 No logic lives in `cli/`, and nothing slow is imported before a command needs it.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -14,10 +13,13 @@ import typer.core
 from personaplex_cli import __version__
 from personaplex_cli.cli.binding import bound, settable
 from personaplex_cli.cli.machine import bench, devices, doctor, download, login, personas_app, voices
+from personaplex_cli.cli.output import ReaderLeft, drop, watched_streams
 from personaplex_cli.cli.talk import chat, run, serve
 from personaplex_cli.cli.terminal import INTERRUPTED, complain, end_as_by_ctrl_c, say
 from personaplex_cli.errors import PersonaplexError, UsageError
 from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file, working_folder
+
+ALIASES = {"talk": "chat"}
 
 
 class Stopped(Exception):
@@ -25,9 +27,14 @@ class Stopped(Exception):
 
 
 class Commands(typer.core.TyperGroup):
-    """Typer would end the process by itself for these two; `program` has more to say."""
+    """All commands, also by the names in ALIASES."""
+
+    def resolve_command(self, context: Any, arguments: list[str]) -> Any:
+        name, *rest = arguments
+        return super().resolve_command(context, [ALIASES.get(name, name), *rest])
 
     def invoke(self, context: Any) -> Any:
+        # Typer would end the process by itself for these two; `program` has more to say.
         try:
             return super().invoke(context)
         except (KeyboardInterrupt, BrokenPipeError) as error:
@@ -57,7 +64,7 @@ def root(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("-V", "--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     working_folder()
@@ -81,24 +88,34 @@ def main() -> None:
 
 def program(arguments: Sequence[str]) -> int:
     """Run a command line; returns the exit code. Every error ends here, as words on stderr."""
-    debug = "--debug" in arguments
+    with watched_streams():
+        return _exit_code(arguments, debug="--debug" in arguments)
+
+
+def _exit_code(arguments: Sequence[str], debug: bool) -> int:
     try:
         result = app(args=list(arguments), prog_name="personaplex", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
+    except ReaderLeft:
+        return 0
     except PersonaplexError as error:
         complain(str(error), error.hint, debug)
         return error.exit_code
     except (Stopped, KeyboardInterrupt, BrokenPipeError) as error:
-        if isinstance(error.__cause__ or error, KeyboardInterrupt):
-            complain("Stopped. What was finished is kept.")
+        cause = error.__cause__ or error
+        if isinstance(cause, KeyboardInterrupt):
+            complain(" ".join(["Stopped.", *map(str, cause.args)]))
             return INTERRUPTED
-        # Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop(sys.stdout)
         return 0
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # Typer's own: a wrong option or argument
             error.show(sys.stderr)
             return int(error.exit_code)
-        complain(f"This is a bug: {type(error).__name__}: {error}", "See it whole with `personaplex --debug`.", debug)
+        complain(
+            f"This is a bug: {type(error).__name__}: {error}",
+            "Run it with `personaplex --debug` to see where it comes from.",
+            debug,
+        )
         return PersonaplexError.exit_code

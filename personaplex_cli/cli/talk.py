@@ -9,16 +9,17 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated, TextIO, cast
 
 import typer
 from rich.console import Console
 
 from personaplex_cli.character import Character, Sampling
-from personaplex_cli.cli.terminal import ProgramStack, write_json
+from personaplex_cli.cli.output import Output
+from personaplex_cli.cli.terminal import JsonEvents, ProgramStack
 from personaplex_cli.conversation import Engine
-from personaplex_cli.errors import UsageError, unknown_name
-from personaplex_cli.events import Listener, Note, Phase, State, as_json
+from personaplex_cli.errors import UsageError, either, unknown_name
+from personaplex_cli.events import Listener, Note, Phase, State
 from personaplex_cli.options import (
     AccessOptions,
     CharacterOptions,
@@ -30,7 +31,7 @@ from personaplex_cli.options import (
     RemoteOptions,
     ServeOptions,
 )
-from personaplex_cli.screen.screens import JsonLines, LogLines, ProgressScreen, Screen, Screens
+from personaplex_cli.screen.screens import JsonLines, ProgressScreen, Screen, Screens
 from personaplex_cli.screen.theme import THEMES
 
 
@@ -45,7 +46,7 @@ def run(
     ] = None,
     listed: Annotated[
         str | None,
-        typer.Option("--list", metavar="FILE", help="A file that names more, one a line.", show_default="none"),
+        typer.Option("--list", metavar="FILE", help="A file with more names, one per line.", show_default="none"),
     ] = None,
     out: Annotated[
         str | None,
@@ -70,12 +71,17 @@ def run(
     prompt_file = (character.prompt or "")[1:] if (character.prompt or "").startswith("@") else None
     planned = jobs.plan(named, out, output, [each for each in (character.voice, prompt_file, listed) if each])
     with ProgressScreen(Console(stderr=True)) as screen:
-        listen = (lambda event: write_json(as_json(event), indent=None)) if events else screen.show
+        json_lines = JsonEvents()
+        listen = json_lines if events else screen.show
         work = program.check(planned, out, output, listen)
-        if work.todo:
-            with closing(start(listen)) as engine:
-                program.answer(engine, who, work, output, listen)
+        try:
+            if work.todo:
+                with closing(start(listen)) as engine:
+                    program.answer(engine, who, work, output, listen)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(*work.kept) from stop
     jobs.conclude(work)
+    json_lines.conclude()
 
 
 def chat(
@@ -88,13 +94,16 @@ def chat(
     model: LiveModelOptions,
     sampling: Sampling,
 ) -> None:
-    """Talk: microphone and speaker, both at once, like a phone call."""
+    """Talk: microphone and speaker, both at once, like a phone call.
+
+    `personaplex talk` is the same.
+    """
     from personaplex_cli.programs.chat import Chat
     from personaplex_cli.screen.keys import Keys
     from personaplex_cli.screen.panel import screen_for
 
     if options.theme not in THEMES:
-        raise unknown_name("theme", options.theme, THEMES, f"Use {', '.join(THEMES)}.")
+        raise unknown_name("theme", options.theme, THEMES, f"Use {either(THEMES)}.")
     who = _who(character, sampling, remote)
     start = _starter(context, remote, model, who, paced=False)
     with ProgramStack() as stack:
@@ -102,7 +111,8 @@ def chat(
         shown = JsonLines(sys.stdout) if options.json else screen_for(Console(), keys, options.theme, options.verbose)
         screens: list[Screen] = [shown]
         if options.log_file:
-            screens.append(LogLines(Console(file=stack.enter_context(_log(options.log_file))), shown.show))
+            log = Output(stack.enter_context(_log(options.log_file)), lambda error: shown.show(_lost_log(error)))
+            screens.append(PlainLines(Console(file=cast(TextIO, log))))
         screen = stack.enter_context(Screens(screens))
         talk = Chat(partial(start, screen.show), who, card, options.record, screen.show)
         stack.ends(talk.end)
@@ -160,7 +170,11 @@ def _starter(
     return load_here
 
 
-def _log(path: Path) -> IO[str]:
+def _lost_log(error: OSError) -> Note:
+    return Note(f"The log file cannot be written any more ({error.strerror}). The talk goes on.")
+
+
+def _log(path: Path) -> TextIO:
     try:
         return path.open("a", encoding="utf-8", errors="backslashreplace")
     except OSError as error:

@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from personaplex_cli.events import Note
+from personaplex_cli.errors import OutputError
+from personaplex_cli.events import Event, Note, as_json
 from personaplex_cli.screen.screens import ProgressScreen
 from personaplex_cli.screen.tables import show_table
 from personaplex_cli.screen.theme import theme_for
@@ -45,6 +46,24 @@ def show_text(text: str) -> None:
 def write_json(value: Any, indent: int | None = 1) -> None:
     # Lines for programs are ASCII, so that any encoding of the stream can carry them, and odd names too.
     print(json.dumps(value, ensure_ascii=indent is None, indent=indent), flush=True)
+
+
+class JsonEvents:
+    """A listener that writes events as lines of JSON. Where they cannot be written the work goes on: `lost` says so."""
+
+    def __init__(self) -> None:
+        self.lost: OutputError | None = None
+
+    def __call__(self, event: Event) -> None:
+        try:
+            write_json(as_json(event), indent=None)
+        except OutputError as error:
+            self.lost = error
+
+    def conclude(self) -> None:
+        """Raise what was lost."""
+        if self.lost:
+            raise self.lost
 
 
 def show_list(titles: Sequence[str], rows: Sequence[Sequence[str]], as_json: bool) -> None:

@@ -31,9 +31,9 @@ def bound_to_source(context: typer.Context, remote: RemoteOptions) -> tuple[Remo
         origin = source(context, option)
         if getattr(remote, option) and origin not in (FLAG, place):
             remote = replace(remote, token=None) if option == "token" else replace(remote, insecure=False)
-            why = f"{place} names the server, and {origin} the {option} setting"
+            why = f"{place} names the server, but the setting is from {origin}"
             notes.append(
-                f"{name} does not get what is set for another: {why}. Name both in one place, or give --{option}."
+                f"The setting {option} is not used for {name}: {why}. Set both in one place, or give --{option}."
             )
     return remote, notes
 

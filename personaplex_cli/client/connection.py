@@ -94,6 +94,7 @@ class Connection:
         self._reader = OpusReader()
         self._server_step: float | None = None
         self._last_words = ""  # of the server, about what is wrong
+        self._unsaid = ""  # those that came last: a note of their own, unless the server hangs up with them
         self._heard_at = 0.0
         self._pinged_at = 0.0
         self._loop = asyncio.new_event_loop()
@@ -103,10 +104,18 @@ class Connection:
 
     # The engine's thread.
 
-    def wait(self) -> None:
-        """Until the server is ready. Raises Disconnected where another attempt may help, else NetworkError."""
-        while self._next() is not READY:
-            pass
+    def wait(self, seconds: float | None = None) -> None:
+        """Until the server is ready, at most for so long: in a queue it goes on as long as the server says so.
+
+        Raises Disconnected where another attempt may help, else NetworkError.
+        """
+        until = None if seconds is None else time.monotonic() + seconds
+        try:
+            while self._next(None if until is None else max(0.0, until - time.monotonic())) is not READY:
+                pass
+        except Empty as error:
+            queue = "" if self._place is None else f": still {self._place} before you"
+            raise NetworkError(f"The wait for {self.name} takes too long{queue}.", "Try again later.") from error
         self._described.wait(METADATA_TIMEOUT)
 
     def begin_again(self) -> bool:
@@ -213,8 +222,8 @@ class Connection:
 
     async def _refuse_redirect(self, *details: Any) -> NoReturn:
         """The voice and the prompt are in the query: they go where the user said, and nowhere else."""
-        what = f"{self.name} sends its clients on to another address."
-        raise NetworkError(what, "Ask who runs it which address to give; only that one is talked to.")
+        what = f"{self.name} redirects to another address."
+        raise NetworkError(what, "Redirects are not followed: ask for its real address.")
 
     async def _take_in(self, socket: ClientWebSocketResponse) -> None:
         """Take what comes until it is over, which is always an error: hanging up here cancels this task."""
@@ -231,6 +240,9 @@ class Connection:
 
     async def _take(self, message: WSMessage, socket: ClientWebSocketResponse) -> None:
         self._heard_at = time.monotonic()
+        if self._unsaid and message.type in (WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG):
+            self._note(self._unsaid)
+            self._unsaid = ""
         match message.type:
             case WSMsgType.BINARY:
                 self._understand(wire.unpack(message.data))
@@ -261,8 +273,7 @@ class Connection:
             case wire.Metadata(values):
                 self._learn(values)
             case wire.Failure(text) if self._ready:
-                self._last_words = text[:MAX_NOTE]
-                self._note(text)
+                self._last_words = self._unsaid = text[:MAX_NOTE]
             case wire.Failure(text):
                 raise NetworkError(f"{self.name} refuses: {text[:MAX_NOTE]}", "Change the request, or try later.")
 
@@ -279,7 +290,7 @@ class Connection:
             self._described.set()
         if (place := known(values, "queue", int)) not in (None, self._place) and self._notes.spend():
             self._place = place
-            self._listen(State(Phase.WARMING_UP, f"{self.name}, {place} before you"))
+            self._listen(State(Phase.WAITING, f"at {self.name}, {place} before you"))
         if lost := known(values, "lost", str):
             self._note(lost)
         for kind in (int, float):

@@ -32,6 +32,9 @@ FRESH_SECONDS = FRAME_SECONDS - REPLY_TIMEOUT
 MAX_UNSENT_FRAMES = 4  # waiting to be sent, live; older sound would only add delay
 MAX_FRAMES_AHEAD = 8  # of a recording, ahead of the answer to it; servers drop what comes too fast for them
 ANSWER_TIMEOUT = 10.0  # seconds, for the answer to a recording
+# Seconds that recordings wait for a server to be ready, in its queue most of all, since the last sound came from it.
+# Three who talk for ten minutes each, and as much again. Who talks live sees the queue, and can leave it.
+PATIENCE = 3600.0
 
 
 def connect(options: RemoteOptions, listen: Listener = ignore, paced: bool = False) -> "RemoteEngine":
@@ -91,6 +94,7 @@ class RemoteEngine:
         self._begun = False  # the server is ready for it, or was
         self._reached = False  # the server has answered before
         self._failures: list[NetworkError] = []  # since the server was last heard
+        self._patience = PATIENCE  # seconds that are left of it
         self._closed = threading.Event()
 
     def begin(self, slot: int, character: Character) -> None:
@@ -134,6 +138,7 @@ class RemoteEngine:
         self._answered += len(pcm)
         if len(pcm):
             self._failures.clear()
+            self._patience = PATIENCE
         if silent:
             return {0: Reply(np.zeros_like(pcm), "")}
         return {0: Reply(pcm, "".join(each.text for each in arrivals))}
@@ -158,12 +163,21 @@ class RemoteEngine:
                 connection = self._connection
                 if not (connection and connection.query == self._query and connection.begin_again()):
                     connection = self._dial()
-                connection.wait()
+                self._wait(connection)
                 return connection
             except NetworkError as error:
                 if not self._lost(error):
                     raise
         raise Disconnected("The connection was closed.")
+
+    def _wait(self, connection: Connection) -> None:
+        if not self._paced:
+            return connection.wait()
+        began = time.monotonic()
+        try:
+            connection.wait(self._patience)
+        finally:
+            self._patience = max(0.0, self._patience - (time.monotonic() - began))
 
     def _lost(self, error: NetworkError) -> bool:
         """Give the connection up; returns whether another one shall be tried."""

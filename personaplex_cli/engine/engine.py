@@ -116,7 +116,7 @@ class LocalEngine:
         replies = [self.pipeline.run({0: SILENT_FRAME})[0] for _ in range(WARM_UP_FRAMES)]
         heard = np.isfinite([reply.pcm for reply in replies]).all()
         if not (heard and torch.isfinite(self.model.generator.hidden).all()):
-            what = f"In {self.model.precision} this model's numbers become infinite: what it says has no meaning."
+            what = f"In {self.model.precision} this model's numbers overflow: its output is meaningless."
             raise ModelError(what, "Use another --precision; if that does not help, download the model again.")
         return float(np.percentile([reply.timings.total for reply in replies if reply.timings], 95))
 

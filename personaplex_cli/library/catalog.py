@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 from unicodedata import normalize
 
-from personaplex_cli.errors import UsageError, unknown_name
+from personaplex_cli.errors import UsageError, either, unknown_name
 from personaplex_cli.library.settings import config_folder, read_toml
 from personaplex_cli.samples import SOUND_SUFFIXES
 
@@ -135,7 +135,7 @@ def find_voice(name_or_path: str) -> Voice:
     has_suffix = path.suffix.lower() in VOICE_SUFFIXES
     # os.path.isfile, unlike Path.is_file, is silent about names too long to exist.
     if (has_separator or has_suffix or _is_other_file(path)) and os.path.isfile(path):
-        return Voice(name=path.stem, path=path)
+        return Voice(name=path.name, path=path)
     if has_separator or (has_suffix and _folded(path.stem) not in VOICES.files()):
         raise UsageError(f"There is no file {name_or_path}.", "A voice is a name or the path of a sample of speech.")
     return VOICES.find(path.stem if has_suffix else name_or_path)
@@ -178,9 +178,9 @@ def _fields(path: Path, required: str, optional: Collection[str]) -> dict[str, s
     table = read_toml(path)
     for key, value in table.items():
         if key not in known:
-            raise unknown_name("key", key, known, f"{path} may have: {', '.join(known)}.")
+            raise unknown_name("key", key, known, f"{path} may have {either(known)}.")
         if not isinstance(value, str):
-            raise UsageError(f"{path}: {key} is not a text.", f'Write it in quotes: {key} = "..."')
+            raise UsageError(f"{path}: {key} is not text.", f'Write it in quotes: {key} = "..."')
     if required not in table:
         raise UsageError(f"{path} has no {required}.", f'Add a line: {required} = "..."')
     return {key: table.get(key, "").strip() for key in known}

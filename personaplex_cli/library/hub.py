@@ -94,7 +94,7 @@ def fetch(
         for file in files:
             _persist(repo, commit, file)
             if file.discard_if_damaged():
-                raise ModelError(f"{file.name} came with a wrong size.", "Run this again: it is fetched again.")
+                raise ModelError(f"{file.name} came with a wrong size.", "Run this again to download it again.")
         if revision != commit:
             # Where huggingface_hub looks which commit the branch is at; last, when all its files are here.
             ref = folder / "refs" / (revision or "main")

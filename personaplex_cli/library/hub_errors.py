@@ -77,7 +77,7 @@ def _translated(error: BaseException, model: str, revision: str | None) -> Perso
         return NetworkError(what, "Set it to a file of certificates, or unset it.")
     if isinstance(error, OSError) and error.errno is None:  # the client's own check of a file's size
         detail, *_ = str(error).split("\n")
-        return ModelError(f"A file did not arrive whole: {detail}", "Run this again.")
+        return ModelError(f"A file is incomplete: {detail}", "Run this again.")
     return disk_error(error, Path(constants.HF_HUB_CACHE), OTHER_FOLDER)
 
 
@@ -165,5 +165,5 @@ def _log_in_page() -> NetworkError:
 
 
 def _no_hub() -> NetworkError:
-    what = f"What answers as {_host()} is no Hugging Face hub."
+    what = f"What answers as {_host()} is not a Hugging Face hub."
     return NetworkError(what, "Check HF_ENDPOINT; unset it for huggingface.co.")

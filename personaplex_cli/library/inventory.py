@@ -53,7 +53,7 @@ def check(options: ModelFilesOptions) -> Iterator[Finding]:
         stock = inventory_of_repo(options.model, options.revision)
         fetch = "Run `personaplex download`"
         yield _check_token(options.model, stock)  # without which the download fails
-        yield _check_files(options.model_name, stock, f"{fetch}, which mends it", f"{fetch}.")
+        yield _check_files(options.model_name, stock, f"{fetch}, which repairs it", f"{fetch}.")
         yield _check_disk(stock)
 
 
@@ -108,7 +108,7 @@ def _check_files(name: str, stock: Inventory, again: str, advice: str) -> Findin
     """`again` is what to do about damaged files, `advice` about missing ones."""
     size, figures = sum(stock.here.values()), asdict(stock)
     if stock.is_whole:
-        return Finding(OK, "model", f"{name} is here, {size / GIGABYTE:.1f} GB, every file whole", figures=figures)
+        return Finding(OK, "model", f"{name} is here, {size / GIGABYTE:.1f} GB, all files complete", figures=figures)
     if stock.damaged:
         damaged = " and ".join(str(Path(stock.folder) / each) for each in stock.damaged)
         found = f"{name}: damaged, or cut short: {', '.join(stock.damaged)}"

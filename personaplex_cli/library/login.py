@@ -17,9 +17,9 @@ def login(token: str, model: str) -> tuple[str, PersonaplexError | None]:
     """
     token = token.strip()
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise UsageError("That is no token.", f"Copy one from {TOKENS}.")
+        raise UsageError("That is not a token.", f"Copy one from {TOKENS}.")
     if token.startswith("api_org"):
-        raise UsageError("That is the token of an organisation.", f"Take one of your own from {TOKENS}.")
+        raise UsageError("That is the token of an organisation.", f"Use one of your own, from {TOKENS}.")
     log = logging.getLogger("huggingface_hub")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -158,7 +158,7 @@ def read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place) -> Tensor
                 stacked = STACKED.fullmatch(name)
                 whole: torch.Tensor = file.get_slice(name)[: shapes[name][0]] if stacked else file.get_tensor(name)
                 if not all(map(torch.isfinite, whole.aminmax())):  # as fast as memory: a second for 17 GB on two cores
-                    what = f"In {path}, {name} has values that are infinite or no numbers."
+                    what = f"In {path}, {name} has values that are infinite or not numbers."
                     raise ModelError(what, damaged_hint(path))
                 return name, whole.to(dtype, copy=not mapped)
 

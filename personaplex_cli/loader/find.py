@@ -28,7 +28,7 @@ def find_files(model: str, revision: str | None, listen: Listener, verify: bool 
             raise ModelError(f"{folder}: damaged or cut short: {', '.join(damaged)}.", "Copy it there again.")
         return files
     if verify and (damaged := inventory_of_repo(model, revision).damaged):
-        listen(Note(f"Damaged or cut short, and fetched anew: {', '.join(damaged)}."))
+        listen(Note(f"Damaged or incomplete, downloading again: {', '.join(damaged)}."))
         listen(State(Phase.DOWNLOADING, model))
         return weights.download(model, revision, listen, damaged)
     if here := weights.cached(model, revision):

@@ -146,7 +146,7 @@ def _sentence(plan: MemoryPlan, free: int, context: int) -> str:
     """What was chosen."""
     what = f"Using {plan.precision.name}: {free / GIGABYTE:.1f} GB of the GPU's memory are free"
     if plan.precision.name == "int4":
-        what += "; int4 is experimental, and can be heard"
+        what += "; int4 is experimental, with an audible loss"
     if plan.context < context:
         what += f"; the model remembers {plan.context * FRAME_SECONDS:.0f} s instead of {context * FRAME_SECONDS:.0f}"
     return f"{what}."
@@ -158,7 +158,7 @@ def _check_bus(streamed: int, device: torch.device, live: bool, listen: Listener
     gigabytes = f"{streamed / GIGABYTE:.1f} GB come over the bus in every frame"
     if live and expected > FRAME_MS:
         raise DeviceError(
-            f"CPU offload is too slow for talking here: {gigabytes}, about {expected:.0f} ms of the 80 there are.",
+            f"CPU offload is too slow for talking here: {gigabytes}, about {expected:.0f} ms of 80.",
             "Use --precision int8 or int4 without --cpu-offload, `personaplex run` for files, or --force.",
         )
     listen(Note(f"CPU offload: {gigabytes}, about {expected:.0f} ms."))

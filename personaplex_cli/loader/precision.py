@@ -8,7 +8,7 @@ from moshi.models import LMModel
 from torch import nn
 
 from personaplex_cli.engine.quantised import Int4Linear, Int8Linear, Quantised
-from personaplex_cli.errors import UsageError
+from personaplex_cli.errors import UsageError, either
 
 # What a frame reads most of. Heads, norms and embeddings stay as they are: they are small, and matter most.
 _LINEAR = r"(self_attn\.(in|out)_projs\.\d+|gating\.(\d+\.)?linear_(in|out))"
@@ -47,7 +47,7 @@ def precision_for(name: str, device: torch.device) -> Precision:
     `auto` is the checkpoint's bf16, fp16 on GPUs before compute capability 8.0, and fp32 on the CPU.
     """
     if name not in NAMES:
-        raise UsageError(f"There is no precision {name!r}.", f"Use {', '.join(NAMES[:-1])} or {NAMES[-1]}.")
+        raise UsageError(f"There is no precision {name!r}.", f"Use {either(NAMES)}.")
     has_bf16 = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
     if name == "bf16" and not has_bf16:
         raise UsageError(f"{torch.cuda.get_device_name(device)} cannot compute in bf16.", "Use --precision fp16.")

@@ -95,7 +95,7 @@ def look_first(options: ModelOptions, chosen: tuple[torch.device, str], listen: 
     choose_plan(options, device, spec_of_repo(options.model), listen)
     place = cache_folder(options.model).parent
     room = f"{free_bytes(place) / GIGABYTE:.0f} GB are free"
-    listen(Note(f"{options.model} is not here yet: about 17 GB are downloaded to {place}, where {room}."))
+    listen(Note(f"{options.model} is not here yet: about 17 GB will be downloaded to {place}, where {room}."))
 
 
 def _built_for() -> str:

@@ -41,7 +41,8 @@ class Job:
 class Work:
     """Jobs that can be done, in order, those that failed and those that were `done` before.
 
-    `results` is the file in which all are noted, if any; `count` is how many there are.
+    `results` is the file in which all are noted, if any; `count` is how many there are, `finished` how many of them are
+    answered now.
     """
 
     todo: list["Ready"]
@@ -49,6 +50,12 @@ class Work:
     count: int
     failures: list[tuple[str, PersonaplexError]] = field(default_factory=list)
     done: list[Job] = field(default_factory=list)
+    finished: int = 0
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What to say when the user stops the run: a sentence, or none."""
+        return (f"Kept: {self.finished} of {self.count} answers.",) if self.finished else ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def plan(
 
     An input is a recording, a folder with recordings, at any depth, or a pattern. Without `out` `question.wav` is
     answered in `question.answer.wav`, here; standard input on standard output. `used` are other files that are read.
-    Raises UsageError where answers would overwrite each other, an input or what is there already.
+    Raises UsageError where answers would overwrite each other, an input or what already exists.
     """
     if inputs.count(STDIN) > 1:
         raise UsageError("Standard input can be read only once.", "Give - once.")
@@ -131,7 +138,7 @@ def look_at(
             if output.strict or len(jobs) == 1:
                 raise
             work.failures.append((job.source, error))
-            note(f"{error} It is left out.")
+            note(f"{error} It is skipped.")
             continue
         for remark in remarks:
             note(remark)
@@ -153,7 +160,7 @@ def conclude(work: Work) -> None:
     more = len(work.failures) - len(lines)
     lines += [f"and {more} more" + (f", all in {work.results}" if work.results else "")] if more else []
     what = f"{len(work.failures)} of {work.count} recordings were not answered. " + " | ".join(lines)
-    raise type(first)(what, "The others are done. Mend these, then run the same again with --skip-existing.")
+    raise type(first)(what, "The others are done. Fix these, then run the same again with --skip-existing.")
 
 
 def _recordings(given: str, out: str | None) -> Iterator[tuple[str, Path]]:
@@ -169,7 +176,7 @@ def _recordings(given: str, out: str | None) -> Iterator[tuple[str, Path]]:
     elif glob.has_magic(given) and not os.path.lexists(given):
         matching = sorted(path for path in glob.glob(given, recursive=True) if not os.path.isdir(path))
         if not matching:
-            raise UsageError(f"Nothing is named like {shown(given)}.", "Check the pattern.")
+            raise UsageError(f"No file matches {shown(given)}.", "Check the pattern.")
         yield from ((path, Path(Path(path).name)) for path in matching)
     else:
         yield given, Path(Path(given).name or "sound")
@@ -189,7 +196,7 @@ def _inside(folder: str, out: str | None) -> Iterator[str]:
 def _targets(found: Sequence[tuple[str, Path]], out: str | None, has_folder: bool) -> tuple[list[Job], Path | None]:
     if out is None:
         if has_folder:
-            raise UsageError("It is not said where the answers to a folder go.", "Give -o FOLDER.")
+            raise UsageError("Answers to a folder need an output folder.", "Give -o FOLDER.")
         return [
             Job(source, None if source == STDIN else Path(f"{place.stem}.answer.wav")) for source, place in found
         ], None
@@ -244,7 +251,7 @@ def _refuse_overwriting_answers(jobs: Sequence[Job], output: OutputOptions) -> N
         there = next((path for path in reversed(job.written(output)) if os.path.lexists(path)), None)
         if there is not None:
             hint = "Give --skip-existing to answer only what is missing, or --overwrite."
-            raise UsageError(f"{shown(there)} is there already.", hint)
+            raise UsageError(f"{shown(there)} already exists.", hint)
 
 
 class _Sameness:

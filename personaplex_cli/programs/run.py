@@ -19,7 +19,7 @@ from personaplex_cli import __version__
 from personaplex_cli.audio.recording import Recording, read_recording, shown, write_wav
 from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation, Engine, converse_all
-from personaplex_cli.errors import AudioError, NetworkError, PersonaplexError
+from personaplex_cli.errors import NetworkError, OutputError, PersonaplexError
 from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Note, Started, Step, Timings, ignore
 from personaplex_cli.files import atomic_file
 from personaplex_cli.options import OutputOptions
@@ -139,6 +139,7 @@ class _Run:
                 if event.error:
                     raise event.error
                 self._results.add(answer.finish())
+                self._work.finished += 1
                 self._in_a_row = 0
             except PersonaplexError as error:
                 self._fail(job, error)
@@ -151,7 +152,7 @@ class _Run:
         self._in_a_row += 1
         if self._output.strict or self._work.count == 1 or self._in_a_row == FAILURES_IN_A_ROW:
             raise error
-        self._listen(Note(f"{shown(job.source)} is not answered: {error}"))
+        self._listen(Note(f"{shown(job.source)} was not answered: {error}"))
 
 
 class _Answer:
@@ -195,11 +196,14 @@ class _Answer:
             self._listen(Note(remark))
 
     def finish(self) -> dict[str, Any]:
-        """Write the answer; returns what is known of it. Raises NetworkError if it is not whole, AudioError."""
+        """Write the answer; returns what is known of it.
+
+        Raises NetworkError if it is not whole, AudioError or OutputError if it cannot be written.
+        """
         audio, source = self.audio, self._job.source
         if len(audio.answer) < len(audio.heard):
-            what = f"The answer to {shown(source)} has not arrived whole."
-            raise NetworkError(what, "Try again; is the server well?")
+            what = f"The answer to {shown(source)} is incomplete."
+            raise NetworkError(what, "Check the server, and try again.")
         speed = round(len(audio) * FRAME_SECONDS / (time.perf_counter() - self._began_at), 2)
         seconds = round(len(audio.heard) / SAMPLE_RATE, 3)
         report = self._report(seconds, speed)
@@ -231,7 +235,7 @@ class _Answer:
             except BrokenPipeError:  # the reader has heard enough
                 raise
             except OSError as error:
-                raise AudioError(f"Standard output cannot be written ({error.strerror}).", "Give -o FILE.") from error
+                raise OutputError(f"Standard output cannot be written ({error.strerror}).", "Give -o FILE.") from error
             return ()
         *beside, _ = self._job.written(self._output)
         for path in beside:

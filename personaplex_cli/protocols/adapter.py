@@ -51,7 +51,7 @@ class Lost:
 
     def __str__(self) -> str:
         heard = f"{self.heard:.1f} s of your sound were lost: it came faster than it is spoken." if self.heard else ""
-        said = f"{self.said:.1f} s of the answer were lost: it is taken too slowly." if self.said else ""
+        said = f"{self.said:.1f} s of the answer were lost: it was received too slowly." if self.said else ""
         return f"{heard} {said}".strip()
 
 
@@ -62,6 +62,14 @@ class Closing:
     reason: str
     code: int = 1000
     error: PersonaplexError | None = None
+
+    @property
+    def explanation(self) -> str:
+        """Why, for the server's owner."""
+        if self.error is None or self.reason not in ("refused", "failed"):
+            return f"{self.reason}."
+        cause = self.error.__cause__ if self.reason == "failed" else None
+        return f"{self.reason}: {repr(cause) if cause else self.error}"
 
 
 ClientEvent = Samples | Begin | StopSpeaking  # samples [n] at 24 kHz

@@ -38,7 +38,7 @@ class Pcm(JsonAdapter):
             case "ping":
                 yield json_message("pong")
             case "tool_result" | "image" as kind:
-                reason = "it has neither tools nor sight. The conversation goes on."
+                reason = "it can neither use tools nor see. The conversation goes on."
                 yield from self.encode(Unsupported(f"The model can do nothing with {kind!r}: {reason}"))
             case kind:
                 hint = "Send config, hush, restart or ping; sound goes into binary messages."

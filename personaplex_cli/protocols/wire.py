@@ -188,7 +188,7 @@ def _check_text(what: str, text: str, most: int) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"The {what} has characters that are none.", "Send it as UTF-8.") from error
+        raise UsageError(f"The {what} has invalid characters.", "Send it as UTF-8.") from error
     if len(text) > most:
         shown = f"{text[:MAX_NAME]!r}..." if most <= MAX_NAME else f"of {len(text)} characters"
         raise UsageError(f"The {what} {shown} is too long.", f"It may have {most} characters.")

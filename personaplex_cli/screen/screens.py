@@ -27,7 +27,6 @@ from personaplex_cli.events import (
     Event,
     Finished,
     Glitch,
-    Listener,
     Note,
     Notice,
     Started,
@@ -167,25 +166,6 @@ class PlainLines(Sentences):
                     self._say(f"{clock(start)}  you, {turn.seconds:.1f} s")
                 case Turn(start, text, speaker):
                     self._say(f"{clock(start)}  {speaker}: {text}")
-
-
-class LogLines(PlainLines):
-    """The same lines for a file. When its disk is full the talk goes on without them, and `lost` gets a note."""
-
-    def __init__(self, console: Console, lost: Listener) -> None:
-        super().__init__(console)
-        self._lost = lost
-
-    def _say(self, text: str) -> None:
-        try:
-            super()._say(text)
-        except OSError as error:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._console.file.fileno())  # for what comes, and what still waits to be written
-            os.close(nowhere)
-            self._lost(
-                Note(f"The log file cannot be written any more ({error.strerror}): the talk goes on without it.")
-            )
 
 
 class ProgressScreen(Sentences):

@@ -85,7 +85,6 @@ class App:
         self._noted: set[str] = set()
         self._sessions: dict[Session, asyncio.Task[Any]] = {}
         self._began = time.monotonic()
-        self._count = 0
         self._ready = False
         self.url = ""
         self.ended = True  # no thread is left
@@ -340,9 +339,9 @@ class App:
         self._check_token(request)
         if not knows_origin(self._access, request):
             origin = request.headers["Origin"][:MAX_NAME]
-            remedy = "add it by --origin, or, if it is this server's own page, let the web server in between keep Host."
+            remedy = "add it by --origin; if it is this server's own page, have the reverse proxy keep the Host header."
             self._note_once(f"A web page of {origin!r} may not connect. If you trust it, {remedy}")
-            hint = "Its origin needs an --origin, or the web server in between has to keep the Host header."
+            hint = "Its origin needs an --origin, or the reverse proxy has to keep the Host header."
             raise self._refusal(web.HTTPForbidden, "origin", "This page may not connect here.", hint)
         socket = web.WebSocketResponse(
             timeout=CLOSING_SECONDS,
@@ -377,18 +376,13 @@ class App:
         return socket
 
     async def _attend(self, session: Session, request: web.Request) -> None:
-        number = self._count = self._count + 1
-        self._listen(Note(f"{number}: {request.remote} connects to {request.path}."))
+        """One line on the server's screen for a whole visit, when it is over."""
         self._sessions[session] = task = asyncio.create_task(session.run())
         try:
             close = await task
         finally:
             del self._sessions[session]
-        self._listen(Note(f"{number}: {close.reason} {session.summary()}."))
-        if close.error and close.error.__cause__ and close.reason == "failed":
-            self._listen(Note(f"{number}: A conversation failed: {close.error.__cause__!r}"))
-        elif close.error and close.reason in ("refused", "failed"):
-            self._listen(Note(f"{number}: {close.error}"))
+        self._listen(Note(f"{request.remote}, {request.path}: {session.summary()}; {close.explanation}"))
 
 
 _NO_FILE = re.compile(rb"[/\\](\.|[^/\\]{256})")  # hidden ones, and names longer than any file has

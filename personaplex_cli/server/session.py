@@ -73,7 +73,7 @@ SHUTDOWN = Closing("shutdown", 1001, PersonaplexError("The server shuts down.", 
 IDLE = Closing("idle", 4408, PersonaplexError(f"No sound came for {IDLE_TIMEOUT:.0f} seconds.", "Connect again."))
 WAITED = Closing("waited", 4408, PersonaplexError("You have waited for half an hour.", "Connect again."))
 FLOOD = Closing("flood", 1008, PersonaplexError("Too many messages came.", f"Send {MESSAGES_PER_SECOND} a second."))
-RESTLESS = Closing("restless", 1008, PersonaplexError("Too many conversations were begun.", "Talk in between."))
+RESTLESS = Closing("restless", 1008, PersonaplexError("Too many conversations were started.", "Talk in between."))
 
 
 class Session:
@@ -154,11 +154,11 @@ class Session:
 
     def summary(self) -> str:
         """Who talked, as the catalog calls them, and how it went, in figures: nothing that the client wrote."""
-        who = f"{self._character.persona}, {self._character.voice}" if self._character else "no one yet"
-        pace = f", a step at most {self._slowest:.1f} ms" if self._frames else ""
+        who = f" with {self._character.persona}, {self._character.voice}" if self._character else ""
+        pace = f", slowest step {self._slowest:.1f} ms" if self._frames else ""
         lost = (self._audio.dropped + self._unsent) / SAMPLE_RATE
         loss = f", {lost:.1f} s of sound lost" if lost else ""
-        return f"({who}), {self._frames * FRAME_SECONDS:.1f} s of talk{pace}{loss}"
+        return f"{self._frames * FRAME_SECONDS:.1f} s{who}{pace}{loss}"
 
     # Converse.
 

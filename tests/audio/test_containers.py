@@ -99,7 +99,7 @@ def test_two_recordings_in_one_file_are_both_heard(name: str, tmp_path: Path) ->
     one, _ = read(tmp_path / "one", content)
     both, remarks = read(tmp_path / "both", content * 2)
     assert abs(len(both) - 2 * len(one)) < 0.05 * SAMPLE_RATE
-    assert "mp3" in name or any("2 recordings one after another" in each for each in remarks)
+    assert "mp3" in name or any("2 recordings in a row" in each for each in remarks)
 
 
 def test_streams_of_unknown_length_one_after_another(tmp_path: Path) -> None:
@@ -111,9 +111,7 @@ def test_streams_of_unknown_length_one_after_another(tmp_path: Path) -> None:
 def test_bytes_that_nobody_reads_are_missed(behind: bytes, missed: int, tmp_path: Path) -> None:
     sound, remarks = read(tmp_path / "x", wav(noise(24000)) + behind)
     assert len(sound) == 24000
-    assert remarks == (
-        [f"{tmp_path / 'x'}: 10,000 bytes at its end are left out; they are no sound."] if missed else []
-    )
+    assert remarks == ([f"{tmp_path / 'x'}: 10,000 bytes at its end are not sound and are ignored."] if missed else [])
 
 
 def test_chunks_behind_the_sound_are_no_sound(tmp_path: Path) -> None:

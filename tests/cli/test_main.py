@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakecard import FakeCard, plug_in
 
 from personaplex_cli import __version__
 from personaplex_cli.cli.main import program
@@ -37,6 +38,43 @@ def test_personas_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> No
     assert "Did you mean chef?" in capsys.readouterr().err
 
 
+def test_one_persona_or_voice_is_shown_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program(["personas", "show", "chef"]) == program(["personas", "chef"]) == 0
+    first, second = capsys.readouterr().out.split("chef: ")[1:]
+    assert first == second
+    assert program(["personas", "techer"]) == 2
+    assert "Did you mean teacher?" in capsys.readouterr().err
+    assert program(["voices", "natm1"]) == 0
+    assert capsys.readouterr().out.startswith("NATM1\t")
+    assert program(["voices", "NATM1", "--json"]) == 0
+    assert [each["name"] for each in json.loads(capsys.readouterr().out)] == ["NATM1"]
+    assert program(["voices", "NATN1"]) == 2
+    assert "Did you mean NATM1" in capsys.readouterr().err
+
+
+def test_talk_is_chat(user_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(os.environ["XDG_CONFIG_HOME"]) / "personaplex"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text('[chat]\npersona = "nobody"')
+    for name in ("chat", "talk"):
+        assert program([name]) == 2
+        assert "no persona named 'nobody'" in capsys.readouterr().err
+        assert program([name, "-h"]) == 0
+        assert "personaplex chat" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["chat", "run", "serve", "bench"])
+def test_short_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = {"run": ["a.wav"]}.get(command, [])
+    assert program([command, *arguments, "-p", "nobody"]) == 2
+    assert "no persona named 'nobody'" in capsys.readouterr().err
+    assert program([command, *arguments, "-p", "chef", "-v", "NATF9"]) == 2
+    assert "no voice named 'NATF9'" in capsys.readouterr().err
+    assert program([command, "-h"]) == 0
+    shown = capsys.readouterr().out
+    assert "-v " in shown and "-p " in shown and "-m " in shown
+
+
 def test_the_users_own_files_are_listed(user_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = Path(os.environ["XDG_CONFIG_HOME"]) / "personaplex/personas"
     own.mkdir(parents=True)
@@ -65,8 +103,9 @@ def test_settings_of_the_config_file_reach_the_command(
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert program(["--version"]) == 0
-    assert capsys.readouterr().out == f"personaplex {__version__}\n"
+    for option in ("--version", "-V"):
+        assert program([option]) == 0
+        assert capsys.readouterr().out == f"personaplex {__version__}\n"
 
 
 @pytest.mark.parametrize("command", [[], ["run"], ["download"], ["voices"], ["personas"], ["personas", "show"]])
@@ -80,6 +119,34 @@ def test_help_fits_80_columns(command: list[str]) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("command", "busy", "said"),
+    [
+        (["doctor"], "programs.doctor.examine", "Stopped.\n"),
+        (["bench", "--model", "demo"], "programs.bench.measure", "Stopped.\n"),
+        (["devices", "--test"], "audio.devices.check_devices", "Stopped.\n"),
+        (
+            ["download"],
+            "loader.find.find_files",
+            "Stopped. What has arrived is kept; the next download continues there.\n",
+        ),
+    ],
+)
+def test_ctrl_c_says_what_is_kept_where_anything_is(
+    command: list[str],
+    busy: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"personaplex_cli.{busy}", interrupted)
+    assert program(command) == 130
+    assert capsys.readouterr().err == said
+
+
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     code = "import sys; from personaplex_cli.cli.main import program; sys.exit(program(['voices', '--json']))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -87,3 +154,12 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+def test_a_test_of_devices_says_what_is_wrong_before_it_announces_a_tone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plug_in(FakeCard(), monkeypatch)
+    assert program(["devices", "--test", "--input-device", "zz"]) == 2
+    err = capsys.readouterr().err
+    assert "There is no input device 'zz'" in err and "tone" not in err

@@ -7,13 +7,13 @@ import sys
 import wave
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from aiohttp import web
 from fakecard import FakeCard, plug_in
 from fakeserver import HANDSHAKE, METADATA, SOUND, WORDS, FakeServer, Guest, echo
+from heldchat import Held
 from remote import CHARACTER, noise, through_opus
 from runningserver import RunningServer
 
@@ -24,11 +24,10 @@ from personaplex_cli.cli import main as cli
 from personaplex_cli.client.engine import connect
 from personaplex_cli.conversation import converse
 from personaplex_cli.errors import NetworkError
-from personaplex_cli.events import Began, Event, Finished, Hushed, Network, Phase, State, Step
+from personaplex_cli.events import Began, Finished, Hushed, Network, Phase, Step
 from personaplex_cli.loader.load import load
 from personaplex_cli.lookup import find_character
-from personaplex_cli.options import CharacterOptions, LiveSoundCardOptions, ModelOptions, RemoteOptions
-from personaplex_cli.programs.chat import Chat
+from personaplex_cli.options import CharacterOptions, ModelOptions, RemoteOptions
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 
 QUESTION = Path(__file__).parents[2] / "examples/question.wav"
@@ -129,7 +128,7 @@ class TestRun:
         [
             (["--server", "ftp://gpu"], 2, "cannot be reached by ftp"),
             (["--server", "127.0.0.1:1"], 6, "Cannot reach 127.0.0.1:1"),
-            (["--server", "gpu", "--voice", "question.wav"], 2, "a server has its own voices"),
+            (["--server", "gpu", "--voice", "question.wav"], 2, "The voice question.wav is a file"),
             (["--server", "gpu", "--token", "\x07"], 2, "characters that cannot be sent"),
             (["--server", "gpu", "--voice", "NATF9"], 2, "Did you mean NATF"),
         ],
@@ -169,50 +168,8 @@ class TestRun:
         assert [path.name for path in Path().iterdir() if path.is_file()] == ["question.wav"]
 
 
-class Nothing:
-    """A screen and a keyboard that do nothing."""
-
-    def show(self, event: Event) -> None: ...
-
-    def press(self, key: str) -> bool:
-        return False
-
-    def refresh(self, now: float) -> None: ...
-
-    def poll(self, seconds: float) -> str | None:
-        return None
-
-
-class Held:
-    """A chat with a server on the fake card; `at` says what happens at which step, `then` at which state."""
-
-    def __init__(self, card: FakeCard, url: str, record: Path | None = None) -> None:
-        self.events: list[Event] = []
-        self.at: dict[int, Callable[[], None]] = {}
-        self.then: dict[Phase, Callable[[], None]] = {}
-        start = lambda: connect(RemoteOptions(url), self._listen)  # noqa: E731
-        self.chat = Chat(start, CHARACTER, LiveSoundCardOptions(), record, self._listen)
-        card.at_end = self.chat.stop
-
-    def run(self) -> "Held":
-        self.chat.run(Nothing(), Nothing())
-        while not self.chat.end():
-            pass
-        return self
-
-    def of(self, kind: type[Any]) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    @property
-    def states(self) -> list[Phase]:
-        return [state.name for state in self.of(State)]
-
-    def _listen(self, event: Event) -> None:
-        self.events.append(event)
-        if isinstance(event, Step):
-            self.at.get(len(self.of(Step)), lambda: None)()
-        elif isinstance(event, State):
-            self.then.get(event.name, lambda: None)()
+def held_chat(card: FakeCard, url: str, record: Path | None = None) -> Held:
+    return Held(card, lambda listen: connect(RemoteOptions(url), listen), CHARACTER, record)
 
 
 @pytest.fixture
@@ -223,7 +180,7 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeCard]:
 class TestChat:
     def test_states_sound_and_recording(self, plug: Callable[..., FakeCard], tmp_path: Path) -> None:
         with FakeServer() as server:
-            held = Held(plug(40), server.url, tmp_path / "kept").run()
+            held = held_chat(plug(40), server.url, tmp_path / "kept").run()
         assert held.chat.error is None
         assert held.states == [Phase.CONNECTING, Phase.WARMING_UP, Phase.LIVE, Phase.ENDED]
         assert len(held.of(Step)) == 40 and len(held.of(Began)) == 1
@@ -240,7 +197,7 @@ class TestChat:
     def test_a_server_that_is_not_there_is_an_error(self, plug: Callable[..., FakeCard]) -> None:
         with FakeServer() as server:
             pass
-        held = Held(plug(5), server.url).run()
+        held = held_chat(plug(5), server.url).run()
         assert isinstance(held.chat.error, NetworkError) and held.chat.error.exit_code == 6
         assert "Cannot reach" in str(held.chat.error) and held.states[-1] == Phase.ENDED
 
@@ -255,7 +212,7 @@ class TestChat:
             guest.cut()
 
         with FakeServer(leaves_once) as server:
-            held = Held(plug(300), server.url)
+            held = held_chat(plug(300), server.url)
             held.at = {100: held.chat.stop}
             held.run()
         assert held.chat.error is None and len(held.of(Began)) == 2
@@ -266,7 +223,7 @@ class TestChat:
 
     def test_restarted_it_begins_anew(self, plug: Callable[..., FakeCard]) -> None:
         with FakeServer() as server:
-            held = Held(plug(40), server.url)
+            held = held_chat(plug(40), server.url)
             held.at = {20: lambda: held.chat.press("r")}
             held.run()
             assert len(server.guests) == 2
@@ -276,7 +233,7 @@ class TestChat:
     @pytest.mark.slow
     def test_keys_work_as_with_a_model_here(self, plug: Callable[..., FakeCard], demo_folder: Path) -> None:
         with RunningServer(demo_folder) as server:
-            held = Held(plug(300), server.url)
+            held = held_chat(plug(300), server.url)
             held.at = {
                 5: lambda: held.chat.press("m"),
                 10: lambda: held.chat.press("s"),
@@ -303,7 +260,7 @@ class TestChat:
                 await guest.hear()
 
         with FakeServer(primes) as server:
-            held = Held(plug(300), server.url)
+            held = held_chat(plug(300), server.url)
             held.then = {state: lambda: held.chat._stop.set()}  # as q does; the rest is done by `end`
             held.run()
         assert held.chat.error is None and held.states[-1] is Phase.ENDED and state in held.states
@@ -313,7 +270,7 @@ class TestChat:
             await guest.say(b"\x05No such voice.")
 
         with FakeServer(refuses) as server:
-            held = Held(plug(30), server.url).run()
+            held = held_chat(plug(30), server.url).run()
         assert isinstance(held.chat.error, NetworkError) and "No such voice." in str(held.chat.error)
 
     def test_the_network_is_told(self, plug: Callable[..., FakeCard], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,6 +283,6 @@ class TestChat:
                 await guest.say(message)
 
         with FakeServer(tells) as server:
-            held = Held(plug(60), server.url).run()
+            held = held_chat(plug(60), server.url).run()
         assert {network.server_step for network in held.of(Network)} >= {40.0}
         assert all(network.round_trip > 0 for network in held.of(Network))

@@ -14,7 +14,7 @@ from remote import Call, Serve
 from personaplex_cli.client import connection
 from personaplex_cli.conversation import Disconnected
 from personaplex_cli.errors import NetworkError
-from personaplex_cli.events import Network, Phase
+from personaplex_cli.events import Network, Note, Phase
 from personaplex_cli.samples import SILENT_FRAME
 
 
@@ -137,3 +137,24 @@ class TestFailures:
             talk(server.url).begin()
         assert "another conversation" in caught.value.hint
         server.loop.call_soon_threadsafe(gone.set)
+
+
+def test_a_goodbye_is_said_once(serve: Serve, talk: Call) -> None:
+    here = talk(serve(says(HANDSHAKE, FAILURE + b"The server shuts down.", code=1001)).url, paced=True)
+    here.begin()
+    with pytest.raises(NetworkError, match="ended the conversation: The server shuts down"):
+        here.until(lambda: False)
+    assert not here.of(Note)
+
+
+def test_an_error_that_ends_nothing_is_a_note(serve: Serve, talk: Call) -> None:
+    async def complains(guest: Guest) -> None:
+        await guest.say(HANDSHAKE)
+        await guest.say(FAILURE + b"Speak up.")
+        await guest.say(FAILURE + b"Louder.")
+        await echo_on(guest)
+
+    here = talk(serve(complains).url)
+    here.begin()
+    here.until(lambda: len(here.of(Note)) == 2)
+    assert [note.text.partition(": ")[2] for note in here.of(Note)] == ["Speak up.", "Louder."]

@@ -1,15 +1,18 @@
 """What a server can make its client do: nothing that costs memory or screen without end, or goes elsewhere."""
 
+import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
 from aiohttp import web
-from fakeserver import FAILURE, HANDSHAKE, METADATA, WORDS, Guest, echo_on
+from fakeserver import FAILURE, HANDSHAKE, METADATA, WORDS, Guest, echo, echo_on
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from remote import Call, Serve
 
+from personaplex_cli.client import engine
 from personaplex_cli.client.connection import CHARACTERS, DESCRIPTION, MAX_NOTE, NOTES, known
 from personaplex_cli.errors import NetworkError
 from personaplex_cli.events import Note, State
@@ -20,7 +23,7 @@ MANY = 3_000
 def test_no_redirect_is_followed(serve: Serve, talk: Call) -> None:
     other = serve()
     moved = serve(refuse=lambda request: web.Response(status=302, headers={"Location": other.url}))
-    with pytest.raises(NetworkError, match=f"{moved.port} sends its clients on to another address"):
+    with pytest.raises(NetworkError, match=f"{moved.port} redirects to another address"):
         talk(moved.url).begin()
     assert not other.guests
 
@@ -61,6 +64,40 @@ def test_notes_without_end_are_few_and_short(serve: Serve, talk: Call) -> None:
     shown = [*here.of(Note), *[state for state in here.of(State) if "before you" in state.detail]]
     assert NOTES <= len(shown) < MANY
     assert all(len(note.text) <= MAX_NOTE + 30 for note in here.of(Note))
+
+
+def test_a_queue_without_end_ends_a_run_and_lets_a_talk_wait(
+    serve: Serve, talk: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "PATIENCE", 0.3)
+
+    async def queue(guest: Guest) -> None:
+        for place in range(10):
+            await guest.say(METADATA + json.dumps({"queue": 10 - place}).encode())
+            await asyncio.sleep(0.1)
+        await echo(guest)
+
+    url = serve(queue).url
+    began = time.monotonic()
+    run = talk(url, paced=True)
+    for place in (r": still \d+ before you", ""):  # the next recording has no hour of its own
+        with pytest.raises(NetworkError, match=f"The wait for .* takes too long{place}"):
+            run.begin()
+    assert time.monotonic() - began < 0.9
+    assert talk(url).begin().device
+
+
+def test_sound_renews_the_patience_of_a_run(serve: Serve, talk: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "PATIENCE", 0.5)
+
+    async def slow(guest: Guest) -> None:
+        await asyncio.sleep(0.3)
+        await echo(guest)
+
+    here = talk(serve(slow).url, paced=True)
+    for _ in range(3):
+        here.begin()
+        here.until(lambda: len(here.step().pcm) > 0)
 
 
 numbers = st.integers() | st.floats() | st.just(10**400) | st.booleans() | st.none() | st.text()

@@ -78,7 +78,7 @@ class TestTalking:
         began = here.begin()
         assert (began.seed, began.model, began.precision) == (5, "a-model", "bf16")
         assert (began.prompt_frames, began.context, began.voice) == (40, 3000, "NATF2")
-        assert here.of(State)[-1].detail.endswith("2 before you")
+        assert here.of(State)[-1] == State(Phase.WAITING, f"at {began.device}, 2 before you")
         assert began.settings["sampling"]["seed"] == 5
         here.until(lambda: bool(here.of(Network)))
         assert here.of(Network)[-1].server_step == 31.5 and here.of(Network)[-1].round_trip > 0

@@ -100,7 +100,7 @@ def test_a_sound_file_is_a_voice_as_it_is(suffix: str, tmp_path: Path, monkeypat
     here = Path(f"sample{suffix}")
     here.touch()
     for spelling in (here, Path.cwd() / here):
-        assert catalog.find_voice(str(spelling)) == catalog.Voice("sample", path=spelling)
+        assert catalog.find_voice(str(spelling)) == catalog.Voice(f"sample{suffix}", path=spelling)
 
 
 def test_what_is_no_voice_is_not_listed() -> None:
@@ -122,6 +122,21 @@ def test_unknown_names_suggest_the_nearest() -> None:
     with pytest.raises(UsageError) as persona:
         catalog.find_persona("astronot")
     assert "astronaut" in persona.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("techer", "Did you mean teacher? See `personaplex personas`."),
+        ("chief", "Did you mean chef? See `personaplex personas`."),
+        ("costumer_service", "Did you mean customer_service? See `personaplex personas`."),
+        ("pirate", "See `personaplex personas`."),
+    ],
+)
+def test_only_close_names_are_suggested(name: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        catalog.find_persona(name)
+    assert caught.value.hint == hint
 
 
 @given(st.text())

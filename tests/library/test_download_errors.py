@@ -221,7 +221,7 @@ def test_a_cache_that_is_no_folder(hub: FakeHub, tmp_path: Path) -> None:
 def test_a_file_that_arrives_short_is_completed_by_the_next_run(hub: FakeHub, origin: Path) -> None:
     hub.short = 3
     error = failure()
-    assert isinstance(error, ModelError) and "whole" in str(error) and error.hint
+    assert isinstance(error, ModelError) and "incomplete" in str(error) and error.hint
     hub.short = 0
     files = download(DEFAULT_MODEL, None, ignore)
     assert files.weights.read_bytes() == (origin / WEIGHTS).read_bytes()

@@ -91,7 +91,7 @@ def said(port: int, scheme: str = "http", host: str = "127.0.0.1") -> Personaple
 )
 def test_a_hub_that_is_none(body: bytes) -> None:
     with answering(body=body) as port:
-        assert "127.0.0.1 is no Hugging Face hub" in str(error := said(port)) and "HF_ENDPOINT" in error.hint
+        assert "127.0.0.1 is not a Hugging Face hub" in str(error := said(port)) and "HF_ENDPOINT" in error.hint
 
 
 JSON = st.recursive(

@@ -61,7 +61,7 @@ def test_without_kernels_the_user_knows_what_is_lost(gpu: Any) -> None:
 
 def test_what_streams_too_slowly_is_refused_for_talking_and_told_for_files(gpu: Any) -> None:
     gpu(11.0)
-    with pytest.raises(DeviceError, match=r"too slow for talking here: \d\.\d GB .* ms of the 80") as refused:
+    with pytest.raises(DeviceError, match=r"too slow for talking here: \d\.\d GB .* ms of 80") as refused:
         choose(LiveModelOptions(cpu_offload=True))
     assert "int8" in refused.value.hint and "--force" in refused.value.hint
     chosen, told = choose(ModelOptions(cpu_offload=True))

@@ -77,7 +77,7 @@ def test_where_it_may_be_slow_it_goes_on_with_a_warning(
         load_cold(options, events.append)
     told = notes(events)
     assert "Running on cpu" in told and "14 times as long" in told
-    assert f"about 17 GB are downloaded to {tmp_path / 'hub'}" in told and "GB are free" in told
+    assert f"about 17 GB will be downloaded to {tmp_path / 'hub'}" in told and "GB are free" in told
     assert not any(isinstance(each, Downloading) for each in events), "licence and token are looked at before"
 
 

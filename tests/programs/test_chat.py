@@ -1,9 +1,13 @@
 """The live conversation, whole: demo model, real callback, a card made of numbers. See fakecard.py."""
 
+import errno
 import json
+import os
+import sys
 import threading
 import wave
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fakecard import FakeCard, plug_in
+from heldchat import Held, Nothing
 
 from personaplex_cli.audio.recording import Recording
 from personaplex_cli.character import Sampling
@@ -18,10 +23,10 @@ from personaplex_cli.cli import main as cli
 from personaplex_cli.conversation import converse
 from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.errors import AudioError, ModelError
-from personaplex_cli.events import Began, Event, Finished, Glitch, Hushed, Muted, Note, State, Step
+from personaplex_cli.events import Began, Finished, Glitch, Hushed, Muted, Note, State, Step
 from personaplex_cli.loader.load import load
 from personaplex_cli.lookup import find_character
-from personaplex_cli.options import CharacterOptions, LiveSoundCardOptions, ModelOptions
+from personaplex_cli.options import CharacterOptions, ModelOptions
 from personaplex_cli.programs.chat import Chat
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 
@@ -33,47 +38,9 @@ def speech(frames: int) -> Samples:
     return (random.standard_normal(frames * FRAME) * 0.1).astype(np.float32)
 
 
-class Nothing:
-    """A screen that nobody looks at and a keyboard that nobody touches."""
-
-    def show(self, event: Event) -> None: ...
-
-    def press(self, key: str) -> bool:
-        return False
-
-    def refresh(self, now: float) -> None: ...
-
-    def poll(self, seconds: float) -> str | None:
-        threading.Event().wait(0.001)
-        return None
-
-
-class Held:
-    """A chat on the fake card until the microphone's sound has ended; `at` says what happens at which step."""
-
-    def __init__(self, fake: FakeCard, model: Path | str, record: Path | None = None) -> None:
-        self.events: list[Event] = []
-        self.at: dict[int, Callable[[], None]] = {}
-        options = ModelOptions(str(model), device="cpu")
-        start = lambda: load(options, self._listen, CHARACTER)  # noqa: E731
-        self.chat = Chat(start, CHARACTER, LiveSoundCardOptions(), record, self._listen)
-        self._count = 0
-        fake.at_end = self.chat.stop
-
-    def run(self) -> "Held":
-        self.chat.run(Nothing(), Nothing())
-        while not self.chat.end():
-            pass
-        return self
-
-    def of(self, kind: type[Any]) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    def _listen(self, event: Event) -> None:
-        self.events.append(event)
-        if isinstance(event, Step):
-            self._count += 1
-            self.at.get(self._count, lambda: None)()
+def held_chat(fake: FakeCard, model: Path | str, record: Path | None = None) -> Held:
+    options = ModelOptions(str(model), device="cpu")
+    return Held(fake, lambda listen: load(options, listen, CHARACTER), CHARACTER, record)
 
 
 @pytest.fixture
@@ -98,7 +65,7 @@ def test_live_is_the_same_conversation_as_with_a_recording(
     plug: Callable[..., FakeCard], demo_folder: Path, tmp_path: Path
 ) -> None:
     sound = speech(60)
-    held = Held(plug(microphone=sound, blocks=(480, 77)), demo_folder, tmp_path).run()
+    held = held_chat(plug(microphone=sound, blocks=(480, 77)), demo_folder, tmp_path).run()
     answer, text = offline(demo_folder, sound)
     assert held.chat.error is None
     kept = kept_sound(tmp_path)
@@ -110,7 +77,7 @@ def test_live_is_the_same_conversation_as_with_a_recording(
 
 
 def test_it_says_what_it_does_in_order(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
-    held = Held(plug(microphone=speech(10)), demo_folder).run()
+    held = held_chat(plug(microphone=speech(10)), demo_folder).run()
     assert [event.name for event in held.of(State) if event.name != "loading"] == [
         "warming up",
         "priming",
@@ -130,17 +97,17 @@ def test_the_microphone_opens_only_when_the_model_is_ready(
     begin = LocalEngine._begin
     opened: list[int] = []
     monkeypatch.setattr(LocalEngine, "_begin", lambda *rest: (opened.append(len(fake.opened)), begin(*rest))[1])
-    Held(fake, demo_folder).run()
+    held_chat(fake, demo_folder).run()
     assert set(opened) == {0} and len(fake.opened) == 1
 
 
 def test_no_event_holds_a_tensor(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
-    held = Held(plug(microphone=speech(5)), demo_folder).run()
+    held = held_chat(plug(microphone=speech(5)), demo_folder).run()
     assert not any(isinstance(value, torch.Tensor) for event in held.events for value in vars(event).values())
 
 
 def test_muted_the_agent_hears_silence_and_the_clock_runs_on(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
-    held = Held(plug(microphone=speech(30)), demo_folder)
+    held = held_chat(plug(microphone=speech(30)), demo_folder)
     held.at = {10: lambda: held.chat.press("m"), 20: lambda: held.chat.press("m")}
     held.run()
     silent = [step.index for step in held.of(Step) if step.heard == -100]
@@ -153,7 +120,7 @@ def test_told_to_stop_talking_it_is_silent_until_the_user_speaks(
 ) -> None:
     sound = speech(60)
     sound[: 40 * FRAME] = 0
-    held = Held(plug(microphone=sound), demo_folder)
+    held = held_chat(plug(microphone=sound), demo_folder)
     held.at = {5: lambda: held.chat.press("s")}
     held.run()
     steps = held.of(Step)
@@ -168,7 +135,7 @@ def test_restarted_it_begins_anew_without_what_was_waiting(
     plug: Callable[..., FakeCard], demo_folder: Path, tmp_path: Path
 ) -> None:
     sound = np.tile(speech(20), 2)
-    held = Held(plug(microphone=sound), demo_folder, tmp_path)
+    held = held_chat(plug(microphone=sound), demo_folder, tmp_path)
     held.at = {20: lambda: held.chat.press("r")}
     held.run()
     steps = held.of(Step)
@@ -180,7 +147,7 @@ def test_restarted_it_begins_anew_without_what_was_waiting(
 
 
 def test_q_ends_it(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
-    held = Held(plug(microphone=speech(500)), demo_folder)
+    held = held_chat(plug(microphone=speech(500)), demo_folder)
     held.at = {7: lambda: held.chat.press("q")}
     held.run()
     assert len(held.of(Step)) == 7 and held.chat.error is None
@@ -197,7 +164,7 @@ def test_ctrl_c_ends_every_thread(plug: Callable[..., FakeCard], demo_folder: Pa
     before = threading.active_count()
     # The card never runs dry here: it repeats itself until somebody stops.
     fake = plug(microphone=speech(5))
-    held = Held(fake, demo_folder, tmp_path)
+    held = held_chat(fake, demo_folder, tmp_path)
 
     def refill() -> None:
         fake.microphone = speech(5)
@@ -214,10 +181,10 @@ def test_ctrl_c_ends_every_thread(plug: Callable[..., FakeCard], demo_folder: Pa
 def test_what_fails_in_the_model_thread_ends_it_with_its_error(
     plug: Callable[..., FakeCard], demo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = Held(plug(microphone=speech(5)), "./nowhere").run()
+    held = held_chat(plug(microphone=speech(5)), "./nowhere").run()
     assert isinstance(held.chat.error, ModelError) and held.of(State)[-1] == State("ended")
     monkeypatch.setattr(LocalEngine, "step", lambda *_: 1 / 0)
-    held = Held(plug(microphone=speech(5)), demo_folder).run()
+    held = held_chat(plug(microphone=speech(5)), demo_folder).run()
     assert isinstance(held.chat.error, ZeroDivisionError)
 
 
@@ -227,7 +194,7 @@ def test_a_card_that_dies_for_good_ends_it_with_an_audio_error(
     from collections import deque
 
     fake = plug(microphone=speech(500), lifetimes=deque([1.0] + [0.0] * 20))
-    held = Held(fake, demo_folder, tmp_path).run()
+    held = held_chat(fake, demo_folder, tmp_path).run()
     assert isinstance(held.chat.error, AudioError)
     assert held.of(Finished)[-1].files and len(kept_sound(tmp_path)) == len(held.of(Step)) * FRAME
     assert State("reconnecting", "the sound card has stopped") in held.of(State)
@@ -235,7 +202,7 @@ def test_a_card_that_dies_for_good_ends_it_with_an_audio_error(
 
 def test_stopped_before_it_is_live_it_opens_no_microphone(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
     fake = plug(microphone=speech(5))
-    held = Held(fake, demo_folder)
+    held = held_chat(fake, demo_folder)
     held.chat.stop()
     held.run()
     assert not fake.opened and not held.of(Step) and held.chat.error is None
@@ -282,6 +249,40 @@ class TestCommand:
         assert kinds.count("step") == 30 and kinds[-1] == "state" and "latency" in kinds and "began" in kinds
         assert err == ""
 
+    @pytest.mark.parametrize(("arguments", "last"), [(["--json"], '"step"'), ([], "Live")])
+    @pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 4), (errno.EPIPE, 0)])
+    def test_an_output_that_takes_no_more_ends_it_and_what_was_said_is_kept(
+        self,
+        number: int,
+        code: int,
+        arguments: list[str],
+        last: str,
+        chat: Callable[..., int],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        class Filling(StringIO):
+            def write(self, text: str) -> int:
+                if last in text:
+                    raise OSError(number, os.strerror(number))
+                return super().write(text)
+
+        monkeypatch.setattr(sys, "stdout", Filling())
+        assert chat(*arguments, "--record", str(tmp_path)) == code
+        err = capsys.readouterr().err
+        assert err == ("Standard output cannot be written (No space left on device).\n" if code else "")
+        json.loads(next(tmp_path.glob("*/transcript.json")).read_text())
+        kept_sound(tmp_path)
+
+    def test_a_full_disk_under_the_log_file_does_not_end_it(
+        self, chat: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert chat("--log-file", "/dev/full") == 0
+        out, err = capsys.readouterr()
+        assert out.count("The log file cannot be written any more (No space left on device).") == 1
+        assert "Ended" in out and err == ""
+
     def test_a_log_file_beside_the_screen(self, chat: Callable[..., int], tmp_path: Path) -> None:
         assert chat("--log-file", str(tmp_path / "log")) == 0
         assert "Live" in (tmp_path / "log").read_text()
@@ -314,7 +315,7 @@ class TestCommand:
 def test_what_is_wrong_with_the_devices_is_told_before_the_model_is_loaded(
     plug: Callable[..., FakeCard], demo_folder: Path
 ) -> None:
-    held = Held(plug(microphone=speech(2), listed=[]), demo_folder).run()
+    held = held_chat(plug(microphone=speech(2), listed=[]), demo_folder).run()
     assert isinstance(held.chat.error, AudioError) and not held.of(Note)
 
 
@@ -322,7 +323,7 @@ def test_what_is_wrong_with_the_devices_is_told_before_the_model_is_loaded(
 def test_losses_are_counted_and_told(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
     """A stall of the model: what the card heard meanwhile is not said twice, and nothing stays late."""
     fake = plug(microphone=speech(200))
-    held = Held(fake, demo_folder)
+    held = held_chat(fake, demo_folder)
     held.at = {20: lambda: [fake.pass_time() for _ in range(150)] and None}  # three seconds pass in one step
     held.run()
     dropped = [event for event in held.of(Glitch) if event.kind == "dropped"]

@@ -239,7 +239,7 @@ def test_the_advice_for_a_damaged_file_mends_it(tmp_path: Path, monkeypatch: pyt
     with FakeHub(origin):
         files = download(DEFAULT_MODEL, None, ignore)
         files.weights.resolve().write_bytes(WHOLE[WEIGHTS][:-1])
-        assert "Run `personaplex download`, which mends it" in named(found(DEFAULT_MODEL), "model").advice
+        assert "Run `personaplex download`, which repairs it" in named(found(DEFAULT_MODEL), "model").advice
         find_files(DEFAULT_MODEL, None, ignore, verify=True)  # as that command does
     reset_sessions()
     assert kinds(found(DEFAULT_MODEL))["model"] == OK

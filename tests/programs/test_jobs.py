@@ -328,6 +328,19 @@ def test_a_full_standard_output_is_no_bug(
         stdout.close()
 
 
+@pytest.mark.parametrize(("path", "code"), [("/dev/full", 4), (None, 0)])
+def test_json_that_cannot_be_written_costs_no_answer(
+    path: str | None, code: int, demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(path, "w") if path else open(writer, "w") as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert run(demo_folder, recorded(Path("a.wav")), recorded(Path("b.wav")), "-o", "out", "--json") == code
+    assert sorted(os.listdir("out")) == ["a.json", "a.wav", "b.json", "b.wav", "results.jsonl"]
+    assert capsys.readouterr().err == ("Standard output cannot be written (No space left on device).\n" if code else "")
+
+
 class TestOddText:
     """Text from outside never costs finished work."""
 

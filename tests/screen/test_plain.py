@@ -1,9 +1,7 @@
 import io
 import json
-import os
 import threading
 
-import pytest
 from rich.console import Console
 
 from personaplex_cli.events import (
@@ -21,7 +19,7 @@ from personaplex_cli.events import (
     Timings,
     as_json,
 )
-from personaplex_cli.screen.screens import WAITING, JsonLines, LogLines, PlainLines, Screen
+from personaplex_cli.screen.screens import WAITING, JsonLines, PlainLines, Screen
 
 STILL = Timings(5.0, 30.0, 5.0)
 
@@ -116,15 +114,3 @@ def test_events_that_are_not_written_do_not_pile_up() -> None:
 def test_only_the_panel_has_keys_of_its_own() -> None:
     screen: Screen = JsonLines(io.StringIO())
     assert not any(screen.press(key) for key in "msrd?q")
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is full")
-def test_a_full_disk_costs_the_log_and_not_the_talk() -> None:
-    notes: list[Event] = []
-    with open("/dev/full", "a", encoding="utf-8") as file, LogLines(Console(file=file), notes.append) as screen:
-        for number in range(3):
-            screen.show(Note(f"line {number}"))
-            screen.refresh(float(number))
-    assert notes == [
-        Note("The log file cannot be written any more (No space left on device): the talk goes on without it.")
-    ]

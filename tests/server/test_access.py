@@ -212,5 +212,5 @@ def test_a_listed_page_may_read_what_there_is_to_choose(demo_folder: Path) -> No
 
 @pytest.mark.parametrize("origin", ["foo", "https://", "ftp://host", "https://host/page", "*", ""])
 def test_what_is_no_origin_is_refused(origin: str) -> None:
-    with pytest.raises(UsageError, match="no origin of a web page"):
+    with pytest.raises(UsageError, match="not the origin of a web page"):
         AccessOptions(origin=("https://host:8443", origin))

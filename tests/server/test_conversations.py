@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def test_the_pace_of_the_model_is_sent_every_second(server: RunningServer) -> No
     asyncio.run(talk())
 
 
+@pytest.mark.model
 def test_the_first_message_may_choose_the_persona(server: RunningServer) -> None:
     async def ready(config: dict[str, Any]) -> dict[str, Any]:
         async with connected(server.socket("/pcm")) as socket:
@@ -116,6 +118,7 @@ def test_other_rates_are_resampled_both_ways(server: RunningServer, rate: int) -
     asyncio.run(talk())
 
 
+@pytest.mark.model
 def test_it_begins_again_when_asked_also_as_another_persona(server: RunningServer) -> None:
     async def talk() -> None:
         async with connected(server.socket(f"/pcm?{SEED}")) as socket:
@@ -159,6 +162,7 @@ def test_asked_to_stop_speaking_it_says_nothing_more(server: RunningServer) -> N
     asyncio.run(talk())
 
 
+@pytest.mark.model
 def test_an_interview_runs_on_the_real_model(server: RunningServer) -> None:
     sound = b64encode(bytes(2 * 1280)).decode()  # 80 ms at 16 kHz
 
@@ -181,6 +185,7 @@ def test_an_interview_runs_on_the_real_model(server: RunningServer) -> None:
     asyncio.run(talk())
 
 
+@pytest.mark.model
 def test_talks_are_recorded_when_wanted(demo_folder: Path, tmp_path: Path) -> None:
     with RunningServer(demo_folder, ServeOptions(record=tmp_path)) as server:
         answer = asyncio.run(pcm(server, 20))
@@ -188,3 +193,12 @@ def test_talks_are_recorded_when_wanted(demo_folder: Path, tmp_path: Path) -> No
     sound = samples(kept)
     assert sound[:, 0].tobytes() == pcm16(speech(20)) and sound[:, 1].tobytes() == answer
     assert json.loads(kept.with_name("transcript.json").read_text())["settings"]["sampling"]["seed"] == 3
+
+
+def test_a_visit_is_one_line_on_the_servers_screen(demo_folder: Path) -> None:
+    with RunningServer(demo_folder) as server:
+        before = len(server.notes)
+        asyncio.run(pcm(server, 5))
+        server.wait(lambda: len(server.notes) > before)
+    (note,) = server.notes[before:]
+    assert re.fullmatch(r"127\.0\.0\.1, /pcm: 0\.4 s with teacher, NATF2, slowest step [\d.]+ ms; left\.", note)

@@ -55,6 +55,7 @@ def test_a_spoiled_file_is_left_out_and_strangers_learn_its_name_only(
     assert any("cannot be used" in each for each in server.notes)
 
 
+@pytest.mark.model
 def test_a_saved_voice_that_is_none_is_not_described_to_strangers(server: RunningServer) -> None:
     folder = config_folder() / "voices"
     folder.mkdir(parents=True)

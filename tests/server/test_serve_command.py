@@ -64,6 +64,7 @@ def test_a_signal_ends_it_while_it_loads(demo_folder: Path, tmp_path: Path) -> N
         assert process.stderr.read() == "Stopped.\n"
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
