@@ -31,7 +31,7 @@ from personaplex_cli.options import (
     RemoteOptions,
     ServeOptions,
 )
-from personaplex_cli.screen.screens import JsonLines, ProgressScreen, Screen, Screens
+from personaplex_cli.screen.screens import JsonLines, PlainLines, ProgressScreen, Screen, Screens
 from personaplex_cli.screen.theme import THEMES
 
 
