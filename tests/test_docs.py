@@ -4,6 +4,7 @@ GPU runs as printed, with the demo model."""
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -28,8 +29,10 @@ from documents import (
     options,
     variables,
 )
+from typer.testing import CliRunner
 
 from personaplex_cli.cli.binding import settable
+from personaplex_cli.cli.help import EXAMPLES
 from personaplex_cli.cli.main import app
 from personaplex_cli.library.catalog import personas, voices
 from personaplex_cli.options import PORT
@@ -80,6 +83,17 @@ def test_a_wrong_command_line_is_noticed() -> None:
     ):
         with pytest.raises(Exception, match=r"No such|valid integer"):
             parse(wrong)
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_help_has_examples_that_parse_and_no_types_of_python(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "100", "TERM": "dumb"}).output
+    assert not re.search(r"<\w+[\[\w\]]*>|\[\[|\[default: \(|\[default: \]", shown)
+    for example in EXAMPLES[command]:
+        assert example[:60] in shown
+        line = shlex.split(example.rpartition("|")[2].partition("<")[0].partition(" > ")[0])
+        assert line[:2] == ["personaplex", command]
+        parse(line[1:])
 
 
 @documents()

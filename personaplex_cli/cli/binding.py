@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from personaplex_cli.cli.completion import completer
+from personaplex_cli.cli.help import with_default
 from personaplex_cli.library.settings import variable
 
 PLAIN: dict[Any, Any] = {int | str | None: str | None, tuple[str, ...]: list[str]}  # types as Typer knows them
@@ -47,15 +48,16 @@ def _options(group: type) -> Iterator[Parameter]:
     for each in fields(group):
         known = {"panel": getattr(group, "panel", None), "variable": each.name, **each.metadata}
         flag = each.name.replace("_", "-")
+        shown = ("yes" if each.default else "no") if known.get("paired") else known["shown"]
         short = [known["short"]] if "short" in known else []
         option = typer.Option(
             *short,
             f"--{flag}/--no-{flag}" if known.get("paired") else f"--{flag}",
-            help=known["help"],
+            help=with_default(known["help"], shown),
             envvar=variable(known["variable"]) if known["variable"] else None,
             show_envvar=False,
             rich_help_panel=known["panel"],
-            show_default=known["shown"] or True,
+            show_default=not shown and each.default is not False,
             min=known.get("min"),
             max=known.get("max"),
             autocompletion=completer(each.name),

@@ -16,6 +16,7 @@ from rich.console import Console
 from personaplex_cli.character import Sampling
 from personaplex_cli.cli.binding import settable
 from personaplex_cli.cli.completion import completer
+from personaplex_cli.cli.help import Command, plain
 from personaplex_cli.cli.terminal import complain, say, show_list, show_text, write_json
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Note
@@ -41,6 +42,9 @@ Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 class Personas(typer.core.TyperGroup):
     """`personas teacher` is `personas show teacher`."""
 
+    def get_params(self, ctx: Any) -> Any:
+        return plain(super().get_params(ctx))
+
     def resolve_command(self, context: Any, arguments: list[str]) -> Any:
         known = self.get_command(context, arguments[0])
         return super().resolve_command(context, arguments if known else ["show", *arguments])
@@ -55,7 +59,9 @@ def bench(
     *,
     recording: Annotated[
         Path | None,
-        typer.Argument(metavar="[INPUT]", help="A recording for the model to hear.", show_default="silence"),
+        typer.Argument(
+            metavar="INPUT", help="A recording for the model to hear, instead of silence.", show_default=False
+        ),
     ] = None,
     options: BenchOptions,
     who: VoiceOptions,
@@ -187,7 +193,7 @@ def voices(
     *,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="Only this one.", show_default="all", autocompletion=completer("voice")),
+        typer.Argument(metavar="NAME", help="Only this one.", show_default=False, autocompletion=completer("voice")),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -205,7 +211,7 @@ def personas(context: typer.Context, as_json: Json = False) -> None:
         show_list(["name", "description", "voice"], listed, as_json)
 
 
-@personas_app.command("show")
+@personas_app.command("show", cls=Command)
 def show_persona(
     name: Annotated[
         str, typer.Argument(help="A name from `personaplex personas`.", autocompletion=completer("persona"))

@@ -12,6 +12,7 @@ import typer.core
 
 from personaplex_cli import __version__
 from personaplex_cli.cli.binding import bound, settable
+from personaplex_cli.cli.help import Command, examples, plain
 from personaplex_cli.cli.machine import bench, devices, doctor, download, login, personas_app, voices
 from personaplex_cli.cli.output import ReaderLeft, drop, watched_streams
 from personaplex_cli.cli.talk import chat, run, serve
@@ -28,6 +29,9 @@ class Stopped(Exception):
 
 class Commands(typer.core.TyperGroup):
     """All commands, also by the names in ALIASES."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return plain(super().get_params(ctx))
 
     def resolve_command(self, context: Any, arguments: list[str]) -> Any:
         name, *rest = arguments
@@ -48,9 +52,16 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, chat, serve, bench, devices, doctor, login, download, voices):  # as help lists them
-    app.command()(bound(command))
-app.add_typer(personas_app, name="personas")
+PANELS = {  # as help lists them
+    "Talk": (chat, run, serve),
+    "Set up": (login, download, doctor, devices, bench),
+    "Choose": (voices,),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        name = command.__name__
+        app.command(cls=Command, epilog=examples(name), rich_help_panel=panel)(bound(command))
+app.add_typer(personas_app, name="personas", epilog=examples("personas"), rich_help_panel="Choose")
 
 
 def _show_version(wanted: bool) -> None:

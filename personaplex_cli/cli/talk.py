@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from personaplex_cli.character import Character, Sampling
+from personaplex_cli.cli.help import with_default
 from personaplex_cli.cli.output import Output
 from personaplex_cli.cli.terminal import JsonEvents, ProgramStack
 from personaplex_cli.conversation import Engine
@@ -46,11 +47,16 @@ def run(
     ] = None,
     listed: Annotated[
         str | None,
-        typer.Option("--list", metavar="FILE", help="A file with more names, one per line.", show_default="none"),
+        typer.Option("--list", metavar="FILE", help="A file with more names, one per line.", show_default=False),
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option("-o", "--out", help="A wav, a folder, or - for stdout.", show_default="INPUT.answer.wav"),
+        typer.Option(
+            "-o",
+            "--out",
+            help=with_default("A wav, a folder, or - for stdout.", "INPUT.answer.wav"),
+            show_default=False,
+        ),
     ] = None,
     character: CharacterOptions,
     output: OutputOptions,

@@ -40,7 +40,7 @@ def test_names_are_completed(user_folders: Path) -> None:
         "assistant", "astronaut", "chef", "customer_service", "pirate", "teacher"
     ]  # fmt: skip
     assert tab("personaplex personas show p") == ["pirate"]
-    assert tab("personaplex d") == ["devices", "doctor", "download"]
+    assert tab("personaplex d") == ["download", "doctor", "devices"]
     assert tab("personaplex serve --dev") == ["--device"]
     assert tab("personaplex chat --device c") == ["cuda", "cpu"]
 

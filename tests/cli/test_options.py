@@ -1,5 +1,6 @@
 """From flags, variables and config.toml to the objects that commands get."""
 
+import re
 from collections.abc import Iterator
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -33,7 +34,8 @@ def options(command: Any, name: str = "") -> Iterator[str]:
     """A line for each option: command, flags, the default that help shows, its panel, its environment variables."""
     for each in command.params:
         if each.param_type_name == "option" and "completion" not in each.name:
-            shown = each.show_default if isinstance(each.show_default, str) else each.default
+            told = re.search(r"\[default: (.*)\]\[", each.help or "")
+            shown = told.group(1) if told else each.default
             flags = "/".join([*each.opts, *each.secondary_opts])
             yield "\t".join([name, flags, str(shown), each.rich_help_panel or "", " ".join(each.envvar or ())])
     for sub, inner in getattr(command, "commands", {}).items():
