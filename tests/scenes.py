@@ -81,7 +81,7 @@ def disconnected() -> Iterator[tuple[float, Event]]:
 
 def connecting() -> Iterator[tuple[float, Event]]:
     yield 0.0, State(Phase.CONNECTING, "gpu.example.org:8998")
-    yield 1.0, State(Phase.WARMING_UP, "gpu.example.org:8998, 2 before you")
+    yield 1.0, State(Phase.WAITING, "at gpu.example.org:8998, 2 before you")
     yield 3.0, Muted(False)
 
 

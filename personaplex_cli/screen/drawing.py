@@ -20,7 +20,7 @@ from personaplex_cli.screen.state import PanelState, clock, counted, download_sp
 from personaplex_cli.screen.theme import Theme
 
 PHASES = (Phase.STARTING, Phase.DOWNLOADING, Phase.LOADING, Phase.WARMING_UP, Phase.PRIMING, Phase.LIVE)
-PHASES_ELSEWHERE = (Phase.CONNECTING, Phase.WARMING_UP, Phase.LIVE)
+PHASES_ELSEWHERE = (Phase.CONNECTING, Phase.WAITING, Phase.WARMING_UP, Phase.LIVE)
 WIDEST = 110  # cells; beyond that the eye has to travel, and a terminal that is made narrower folds what does not fit
 WIDE, NARROW = 96, 64  # cells: from here on there is room for all, below here bars and names of devices are left out
 TALL = 18  # rows of the terminal: from here on lanes are two rows high
@@ -172,7 +172,7 @@ class Pen:
         phases = PHASES_ELSEWHERE if Phase.CONNECTING in (state.phase, *state.passed) else PHASES
         if state.phase not in phases:
             return []
-        ahead = phases[phases.index(state.phase) + 1 :]
+        ahead = [phase for phase in phases[phases.index(state.phase) + 1 :] if phase != Phase.WAITING]
         words = [(f"{glyphs.done} {name} {seconds:.0f} s", theme.quiet) for name, seconds in state.passed.items()]
         words += [(f"{glyphs.working} {state.phase}", theme.strong), *((name, theme.quiet) for name in ahead)]
         while sum(len(word) + 3 for word, _ in words) - 3 > self.width - 6:
