@@ -199,8 +199,11 @@ def voices(
 ) -> None:
     """List the voices."""
     found = catalog.voices(_left_out) if name is None else [catalog.find_voice(name)]
-    listed = [(voice.name, voice.description, str(voice.path or voice.source)) for voice in found]
-    show_list(["name", "description", "source"], listed, as_json)
+    used_by = {persona.voice: persona.name for persona in catalog.personas(lambda error: None)}
+    listed = [
+        (voice.name, voice.description, used_by.get(voice.name, ""), str(voice.path or voice.source)) for voice in found
+    ]
+    show_list(["name", "description", "persona", "source"], listed, as_json)
 
 
 @personas_app.callback()
