@@ -21,10 +21,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_voices_are_lines_on_a_pipe_and_objects_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert program(["voices"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 18 and all(line.count("\t") == 2 for line in lines)
+    assert len(lines) == 18 and all(line.count("\t") == 3 for line in lines)
     assert program(["voices", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [voice["name"] for voice in listed] == [line.split("\t")[0] for line in lines]
+    assert {voice["name"]: voice["persona"] for voice in listed}["NATF2"] == "teacher"
 
 
 def test_personas_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
