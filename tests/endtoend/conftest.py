@@ -53,12 +53,12 @@ class Served:
 
 
 @pytest.fixture
-def serve(demo_folder: Path) -> Iterator[Callable[..., Served]]:
+def serve(random_folder: Path) -> Iterator[Callable[..., Served]]:
     """Starts servers and ends them."""
     with ExitStack() as running:
 
         def start(*arguments: str) -> Served:
-            server = Served(demo_folder, *arguments)
+            server = Served(random_folder, *arguments)
             running.callback(server.end)
             return server
 
@@ -66,9 +66,9 @@ def serve(demo_folder: Path) -> Iterator[Callable[..., Served]]:
 
 
 @pytest.fixture(scope="module")
-def url(demo_folder: Path) -> Iterator[str]:
+def url(random_folder: Path) -> Iterator[str]:
     """A server that lives through all tests. A client that has just left may still hold its place: others wait."""
-    server = Served(demo_folder, "--queue", "9")
+    server = Served(random_folder, "--queue", "9")
     yield server.url
     server.end()
 

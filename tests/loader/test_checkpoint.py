@@ -27,8 +27,8 @@ def golden_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def demo(demo_folder: Path, tmp_path: Path) -> Path:
-    shutil.copytree(demo_folder, tmp_path / "demo")
+def demo(random_folder: Path, tmp_path: Path) -> Path:
+    shutil.copytree(random_folder, tmp_path / "demo")
     return tmp_path / "demo"
 
 
