@@ -127,7 +127,7 @@ class OutputOptions:
     )
     srt: bool = chosen(False, "Write subtitles beside the wav (.srt).", variable=None)
     md: bool = chosen(False, "Write the words for reading beside the wav (.md).", variable=None)
-    tail: float = chosen(0.0, "Seconds of silence to add after the recording.")
+    tail: float = chosen(0.0, "Seconds of silence after the recording, for an answer to its last word.")
     channel: str | None = chosen(
         None, "Which channel to hear: left, right or a number.", "where the voice is", variable=None
     )

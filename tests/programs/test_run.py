@@ -1,7 +1,8 @@
-"""`personaplex run`, through the command line, on the demo model: what is written, and what never is."""
+"""`personaplex run`, through the command line, on a random model: what is written, and what never is."""
 
 import io
 import json
+import shutil
 import sys
 import wave
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from personaplex_cli.errors import UsageError
 from personaplex_cli.programs.jobs import Job, plan
 from personaplex_cli.samples import SAMPLE_RATE
 
+EXAMPLE = Path(__file__).parents[2] / "examples/question.wav"
 QUESTION = 0.5  # seconds
 
 
@@ -42,8 +44,8 @@ def recorded(path: Path, seconds: float = QUESTION, rate: int = SAMPLE_RATE, cha
     return path
 
 
-def run(demo: Path, *arguments: object) -> int:
-    return cli.program(["run", "--model", str(demo), "--device", "cpu", *map(str, arguments)])
+def run(model: Path, *arguments: object) -> int:
+    return cli.program(["run", "--model", str(model), "--device", "cpu", *map(str, arguments)])
 
 
 def length(path: Path) -> tuple[int, int]:
@@ -134,6 +136,25 @@ def test_pipes_carry_wav_in_and_out_and_nothing_else(
     monkeypatch.setattr(sys, "stdout", stdout)
     assert run(random_folder, "-", "--seed", 1) == 0
     assert stdout.buffer.getvalue() == Path("a.wav").read_bytes()  # type: ignore[attr-defined]
+
+
+def test_who_leaves_no_time_for_an_answer_is_told(random_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example ends with a pause: its first 1.6 seconds do not."""
+    shutil.copy(EXAMPLE, "whole.wav")
+    for name in ("a.wav", "b.wav"):
+        with wave.open(name, "wb") as file, wave.open(str(EXAMPLE)) as whole:
+            file.setparams(whole.getparams())
+            file.writeframes(whole.readframes(round(1.6 * SAMPLE_RATE)))
+    for arguments, note in (
+        (["a.wav"], "The recording ends with your last word: --tail 4 gives time to answer."),
+        (["a.wav", "whole.wav", "b.wav"], "2 recordings end with their last word: --tail 4 gives time to answer."),
+        (["a.wav", "--tail", "1.2"], ""),
+        (["whole.wav"], ""),
+    ):
+        assert run(random_folder, *arguments, "-o", "out/", "--overwrite") == 0
+        said = capsys.readouterr().err.splitlines()
+        assert [each for each in said if "--tail" in each] == [note] * bool(note)
+    assert length(Path("out/whole.wav"))[0] == length(EXAMPLE)[0]  # in its length, whatever is noted
 
 
 def test_json_lines_tell_everything_that_happens(
