@@ -33,9 +33,11 @@ ALLOWED = "--use-fake-ui-for-media-stream"
 class Served:
     """`personaplex serve` in a process of its own."""
 
-    def __init__(self, demo: Path, *arguments: str) -> None:
+    def __init__(self, model: Path, *arguments: str) -> None:
         command = [sys.executable, "-m", "personaplex_cli", "serve", "--port", "0", "--device", "cpu"]
-        self.process = subprocess.Popen([*command, "--model", str(demo), *arguments], stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [*command, "--model", str(model), *arguments], stderr=subprocess.PIPE, text=True
+        )
         assert self.process.stderr
         said = []
         for line in self.process.stderr:
@@ -53,12 +55,12 @@ class Served:
 
 
 @pytest.fixture
-def serve(random_folder: Path) -> Iterator[Callable[..., Served]]:
+def serve(demo_folder: Path) -> Iterator[Callable[..., Served]]:
     """Starts servers and ends them."""
     with ExitStack() as running:
 
         def start(*arguments: str) -> Served:
-            server = Served(random_folder, *arguments)
+            server = Served(demo_folder, *arguments)
             running.callback(server.end)
             return server
 
@@ -66,9 +68,9 @@ def serve(random_folder: Path) -> Iterator[Callable[..., Served]]:
 
 
 @pytest.fixture(scope="module")
-def url(random_folder: Path) -> Iterator[str]:
+def url(demo_folder: Path) -> Iterator[str]:
     """A server that lives through all tests. A client that has just left may still hold its place: others wait."""
-    server = Served(random_folder, "--queue", "9")
+    server = Served(demo_folder, "--queue", "9")
     yield server.url
     server.end()
 

@@ -28,8 +28,8 @@ CHAT = [sys.executable, "-m", "personaplex_cli", "chat", "--device", "cpu", "--s
 class Call:
     """`personaplex chat --json` in a process of its own; `until` reads its events."""
 
-    def __init__(self, demo: Path, *arguments: str) -> None:
-        command = [*CHAT, "--model", str(demo), *arguments]
+    def __init__(self, model: Path, *arguments: str) -> None:
+        command = [*CHAT, "--model", str(model), *arguments]
         self.events: list[dict[str, Any]] = []
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -58,9 +58,9 @@ class Call:
         return [event for event in self.events if event["event"] == kind]
 
 
-def test_a_call(random_folder: Path, tmp_path: Path) -> None:
+def test_a_call(demo_folder: Path, tmp_path: Path) -> None:
     """Somebody speaks into the microphone, is heard, and an answer comes out of the speaker."""
-    call = Call(random_folder, "--record", str(tmp_path))
+    call = Call(demo_folder, "--record", str(tmp_path))
     call.until("state", name="live")
     heard_outside = tmp_path / "speaker.wav"
     record = ["parec", "--device=speaker.monitor", "--rate=24000", "--channels=1", "--file-format=wav", heard_outside]
@@ -86,22 +86,22 @@ def test_a_call(random_folder: Path, tmp_path: Path) -> None:
     assert level(read_recording(heard_outside)) > -45
 
 
-def test_a_card_of_48_khz_only(random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_of_48_khz_only(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPEWIRE_ALSA", "{ alsa.rate=48000 }")
-    call = Call(random_folder)
+    call = Call(demo_folder)
     call.until("step", 40)
     code, _ = call.hang_up()
     assert code == 130
     assert any("48 kHz" in note["text"] for note in call.of("note"))
 
 
-def test_a_terminal_gets_its_settings_back(random_folder: Path) -> None:
+def test_a_terminal_gets_its_settings_back(demo_folder: Path) -> None:
     """In a real terminal: the panel comes, `q` ends it, the terminal is as it was."""
     if not shutil.which("tmux"):
         pytest.skip("needs tmux")
     server = ["tmux", "-u", "-L", f"personaplex-{os.getpid()}"]
-    command = f"LC_ALL=C.UTF-8 {sys.executable} -m personaplex_cli chat --device cpu --model {random_folder}"
-    shell = f"stty -a > {random_folder}/before; {command}; echo code $?; stty -a > {random_folder}/after; sleep 60"
+    command = f"LC_ALL=C.UTF-8 {sys.executable} -m personaplex_cli chat --device cpu --model {demo_folder}"
+    shell = f"stty -a > {demo_folder}/before; {command}; echo code $?; stty -a > {demo_folder}/after; sleep 60"
     subprocess.run([*server, "new-session", "-d", "-x", "80", "-y", "24", shell], check=True)
 
     def screen_shows(text: str) -> str:
@@ -121,8 +121,8 @@ def test_a_terminal_gets_its_settings_back(random_folder: Path) -> None:
         subprocess.run([*server, "send-keys", "q"], check=True)
         shown = screen_shows("code 0")
         assert "Talked for" in shown and "Traceback" not in shown
-        while not (random_folder / "after").exists() or not (random_folder / "after").stat().st_size:
+        while not (demo_folder / "after").exists() or not (demo_folder / "after").stat().st_size:
             time.sleep(0.05)
-        assert (random_folder / "before").read_text() == (random_folder / "after").read_text()
+        assert (demo_folder / "before").read_text() == (demo_folder / "after").read_text()
     finally:
         subprocess.run([*server, "kill-server"], check=False)

@@ -1,4 +1,4 @@
-"""The engine, whole: sound in, sound and text out, on the demo model through the real loader."""
+"""The engine, whole: sound in, sound and text out, on a random model through the real loader."""
 
 import shutil
 from collections.abc import Sequence

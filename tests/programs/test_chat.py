@@ -1,4 +1,4 @@
-"""The live conversation, whole: demo model, real callback, a card made of numbers. See fakecard.py."""
+"""The live conversation, whole: a random model, real callback, a card made of numbers. See fakecard.py."""
 
 import errno
 import json

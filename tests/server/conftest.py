@@ -1,4 +1,4 @@
-"""One server with the demo model for all tests that do not need one of their own."""
+"""One server with a random model for all tests that do not need one of their own."""
 
 import sys
 from collections.abc import Iterator
