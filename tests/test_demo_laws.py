@@ -99,6 +99,17 @@ def test_it_listens_and_answers_once(demo: Demo, name: str) -> None:
 
 @pytest.mark.slow
 @everyone
+def test_it_does_not_greet_who_speaks_first(demo: Demo, name: str) -> None:
+    """As when a recording is answered that begins with the first word."""
+    talk = demo.talk(character(*WHO[name]), question(), silence(ANSWERED_WITHIN + 4))
+    ((start, end),) = talk.turns
+    assert not talk.audible[start + QUIET_WITHIN : end].any()
+    assert talk.audible[end : end + ANSWERED_WITHIN].any()
+    assert [each.first >= end for each in talk.utterances] == [True]
+
+
+@pytest.mark.slow
+@everyone
 def test_it_can_be_interrupted(demo: Demo, name: str) -> None:
     talk = demo.talk(character(*WHO[name]), silence(24), question(), silence(ANSWERED_WITHIN + 4))
     ((start, end),) = talk.turns
