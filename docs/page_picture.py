@@ -3,7 +3,7 @@
 python docs/page_picture.py [TARGET] [--size 920x720] [--scheme light|dark] [--seconds 20] [--view talk|setup]
 
 Needs Playwright and Chromium (`pip install playwright && playwright install chromium`); CHROMIUM names another program.
-The microphone hears examples/question.wav and then as much silence, again and again. The agent answers by chance, so no
+The microphone hears examples/question.wav, which ends with a pause, again and again. The agent answers by chance, so no
 two pictures are the same.
 """
 
@@ -13,8 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +25,7 @@ SERVE = [sys.executable, "-m", "personaplex_cli", "serve", "--model", "demo", "-
 FLAGS = [
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
+    f"--use-file-for-fake-audio-capture={QUESTION}",
     "--no-sandbox",
 ]
 
@@ -47,22 +46,11 @@ def serving() -> Iterator[str]:
             process.communicate()
 
 
-def microphone(folder: str) -> str:
-    """A recording of somebody who asks, and waits for the answer."""
-    path = f"{folder}/microphone.wav"
-    with wave.open(str(QUESTION)) as question, wave.open(path, "wb") as file:
-        file.setparams(question.getparams())
-        sound = question.readframes(question.getnframes())
-        file.writeframes(sound + bytes(len(sound)))
-    return path
-
-
 def draw(target: Path, size: tuple[int, int], scheme: str, seconds: float, view: str) -> None:
     """Talk for so many seconds, then take the picture."""
-    with serving() as url, sync_playwright() as tool, tempfile.TemporaryDirectory() as folder:
+    with serving() as url, sync_playwright() as tool:
         program = os.environ.get("CHROMIUM") or shutil.which("chromium")
-        flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone(folder)}"]
-        browser = tool.chromium.launch(executable_path=program, args=flags)
+        browser = tool.chromium.launch(executable_path=program, args=FLAGS)
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, device_scale_factor=2
         )

@@ -7,6 +7,7 @@ they show that nothing is wrong, not how it sounds.
     python docs/precision.py
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,11 +23,13 @@ from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.sampling import sample
 from personaplex_cli.loader.checkpoint import load_lm
-from personaplex_cli.loader.demo import build_demo
 from personaplex_cli.loader.load import load_cold
 from personaplex_cli.loader.precision import Precision
 from personaplex_cli.options import ModelOptions
 from personaplex_cli.samples import FRAME
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from random_model import build_random
 
 SIZES = {
     "lm": {
@@ -71,7 +74,7 @@ def held(engine: LocalEngine, weights: Path, precision: str, said: list[Tensor])
 
 def main() -> None:
     with TemporaryDirectory() as scratch:
-        build_demo(Path(scratch), SIZES)
+        build_random(Path(scratch), SIZES)
         engine = load_cold(ModelOptions(scratch, device="cpu", precision="bf16"))
         weights = Path(scratch) / engine.model.spec.weights_file
         plain = held(engine, weights, "bf16", [])

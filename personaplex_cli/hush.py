@@ -1,7 +1,9 @@
-"""Silence on demand: the agent is silent until the user speaks again.
+"""When the user speaks, by levels; and silence on demand: the agent is silent until the user speaks again.
 
 Counts frames; knows no model and no network.
 """
+
+from collections.abc import Collection
 
 from personaplex_cli.samples import Samples, level
 
@@ -9,6 +11,14 @@ from personaplex_cli.samples import Samples, level
 MAX_FRAMES = 150  # 12 s of silence on demand
 SPEECH_LEVEL = -45.0  # dBFS; a frame above it is taken for speech
 SPEECH_FRAMES = 3  # in a row: 0.24 s, so that a click does not end the silence
+ABOVE_NOISE = 12.0  # dB by which speech is louder than the room
+LOUDEST_NOISE = -32.0  # dBFS: no room is taken to be louder
+
+
+def speech_above(levels: Collection[float]) -> float:
+    """The level in dBFS above which a frame is speech, where these have been heard: the quietest tenth is the room."""
+    noise = min(LOUDEST_NOISE, sorted(levels)[len(levels) // 10])
+    return max(SPEECH_LEVEL, noise + ABOVE_NOISE)
 
 
 class Hush:

@@ -12,7 +12,8 @@ from typing import Any
 from personaplex_cli.errors import UsageError
 
 DEFAULT_MODEL = "nvidia/personaplex-7b-v1"
-DEMO = "demo"  # the name of the model that is made here and needs no download
+DEMO = "demo"  # the name of the model that comes with the program
+DEMO_NOTE = "The demo speaks a closed set of sentences; it hears that you speak, not what you say."
 DEFAULT_PERSONA = "teacher"
 PORT = 8998  # of Moshi's servers
 MAX_CHANNEL = 1000
@@ -53,7 +54,7 @@ class ModelFilesOptions:
     @property
     def note(self) -> str:
         """What those who talk with the model should know of it."""
-        return "A tiny demo model, made to try the program: do not expect sense." if self.model == DEMO else ""
+        return DEMO_NOTE if self.model == DEMO else ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class OutputOptions:
     )
     srt: bool = chosen(False, "Write subtitles beside the wav (.srt).", variable=None)
     md: bool = chosen(False, "Write the words for reading beside the wav (.md).", variable=None)
-    tail: float = chosen(0.0, "Seconds of silence to add after the recording.")
+    tail: float = chosen(0.0, "Seconds of silence after the recording, for an answer to its last word.")
     channel: str | None = chosen(
         None, "Which channel to hear: left, right or a number.", "where the voice is", variable=None
     )

@@ -77,10 +77,23 @@ def user_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model's files. Tests that spoil files work on a copy."""
-    from personaplex_cli.loader.demo import build_demo
+def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of random weights. Tests that spoil files work on a copy."""
+    from random_model import build_random
 
-    folder = tmp_path_factory.mktemp("demo")
-    build_demo(folder)
+    folder = tmp_path_factory.mktemp("random")
+    build_random(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model, which speaks."""
+    from personaplex_cli.loader import demo
+
+    if not demo.ARCHIVE.exists():
+        pytest.skip("the demo's archive is not there")
+    name, files = demo.packed()
+    folder = tmp_path_factory.mktemp("demo") / name
+    demo.put(files, folder)
     return folder

@@ -1,6 +1,6 @@
 """A real server in a thread, on a free port of this machine, and real clients of it.
 
-with RunningServer(demo_folder) as server:
+with RunningServer(random_folder) as server:
     asyncio.run(talk(server.socket("/pcm")))
 """
 

@@ -22,13 +22,24 @@ from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.audio.voice import at_full_scale, one_voice
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.files import atomic_file
-from personaplex_cli.samples import SAMPLE_RATE, SILENT_FRAME, Samples, frame_at, frames_for, pcm16
+from personaplex_cli.hush import SPEECH_FRAMES, speech_above
+from personaplex_cli.samples import (
+    FRAME_SECONDS,
+    SAMPLE_RATE,
+    SILENT_FRAME,
+    Samples,
+    frame_at,
+    frames_for,
+    level,
+    pcm16,
+)
 
 STDIN = "-"
 VOICE_LOUDNESS = -24.0  # LUFS, to which the reference sets voice prompts
 VOICE_PEAK = 0.99
 MIN_VOICE_SECONDS = 0.4  # the block of BS.1770: loudness is not defined below
 MAX_VOICE_SECONDS = 60.0  # the model hears the whole sample before each conversation
+LAST_SECOND = round(1 / FRAME_SECONDS)  # frames
 MAX_LATE_FRAMES = 125  # 10 s: how late an answer from a server may be
 
 
@@ -66,6 +77,13 @@ class Recording:
             if self._length >= len(self.heard):
                 return
             yield SILENT_FRAME
+
+    @property
+    def ends_speaking(self) -> bool:
+        """Whether the user speaks in its last second: then there is no time to answer."""
+        levels = [level(frame_at(self.heard, index)) for index in range(len(self))]
+        loud = np.array(levels[-LAST_SECOND:]) > speech_above(levels)
+        return np.count_nonzero(loud) >= SPEECH_FRAMES
 
     def play(self, pcm: Samples) -> None:
         self._said.append(pcm)

@@ -45,7 +45,7 @@ class Inventory:
 def check(options: ModelFilesOptions) -> Iterator[Finding]:
     """The model's files and, for one from the hub, the token and the room on the disk that a download needs."""
     if options.model == DEMO:
-        yield Finding(OK, "model", "demo: made here when it is needed, nothing to download")
+        yield Finding(OK, "model", "demo: it comes with the program, nothing to download")
     elif is_folder(options.model):
         stock = inventory_of_folder(Path(os.path.expanduser(options.model)))
         yield _check_files(options.model_name, stock, "Copy it there again", "Copy what is missing into the folder.")

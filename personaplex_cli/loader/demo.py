@@ -1,234 +1,85 @@
-"""Models without training: the demo, and weights of no meaning in modules of any size.
+"""The demo: a tiny model of the 7B's classes that greets, listens, answers in English and can be interrupted.
 
-The demo is a tiny random checkpoint of the same classes under the same file names as the 7B. It goes through the real
-loader, the real prompt and the real loop, on any machine, faster than real time. What it says is noise and syllables:
-it proves that everything works, not how the 7B talks. Made on first use in a fraction of a second.
+It comes with the program as an archive, is unpacked into the cache on first use, and is then a model folder like any:
+nothing that loads or runs it knows that it is the demo. The archive also holds what it can say (`sentences.json`) and
+from what its voices were made (`NOTICE.txt`).
 """
 
 import atexit
+import hashlib
 import io
-import json
+import lzma
 import shutil
 import tarfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
-from zlib import crc32
 
-import sentencepiece
-import torch
 from platformdirs import user_cache_path
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
-from personaplex_cli.engine.prompting import lay_out
-from personaplex_cli.engine.slot import SPACE
 from personaplex_cli.errors import ModelError
 from personaplex_cli.events import Listener, Notice
-from personaplex_cli.files import atomic_folder
-from personaplex_cli.library.spec import CODEBOOKS, MOSHI, PERSONAPLEX, SPEC_FILE, ModelSpec, spec_of_folder, spec_with
-from personaplex_cli.library.weights import ModelFiles, unpack_voices
-from personaplex_cli.loader.checkpoint import M, file_shapes, unfilled_lm, unfilled_mimi
-from personaplex_cli.loader.quantised_cache import Place
-from personaplex_cli.options import DEMO
+from personaplex_cli.files import atomic_path, keep_newest
+from personaplex_cli.library.spec import spec_of_folder
+from personaplex_cli.library.weights import ModelFiles
+from personaplex_cli.options import DEMO, DEMO_NOTE
 
-UNWRITABLE = (OSError, SafetensorError)  # what a disk that is full or read-only comes to
-RECIPE = "1"  # changes with anything below that changes the files
-
-# What differs from the 7B. Frames, delays, codebooks and file layout are the same.
-DIFFERING: dict[str, Any] = {
-    "lm": {
-        "dim": 64,
-        "text_card": 480,
-        "num_heads": 4,
-        "num_layers": 2,
-        "depformer_dim": 32,
-        "depformer_dim_feedforward": 132,
-        "depformer_num_heads": 4,
-        "depformer_num_layers": 1,
-    },
-    "mimi": {
-        "seanet": {"n_filters": 4, "dimension": 32},
-        "quantizer": {"dimension": 16, "input_dimension": 32, "output_dimension": 32},
-        "transformer": {
-            "d_model": 32,
-            "num_heads": 2,
-            "num_layers": 1,
-            "dim_feedforward": 64,
-            "input_dimension": 32,
-            "output_dimensions": [32],
-        },
-    },
-}
-STEPS_IN_FILE = {PERSONAPLEX.name: 2 * CODEBOOKS, MOSHI.name: CODEBOOKS}  # of the depformer
-ONES = ("alpha", "_initialized", "cluster_usage", "norm1.weight", "norm2.weight")
-PACKED = (".scale", ".least")  # of quantised linears
-VOICE_FRAMES = 12
-VOICE_NAMES = [f"{kind}{sex}{n}" for kind, count in (("NAT", 4), ("VAR", 5)) for sex in "FM" for n in range(count)]
+ARCHIVE = Path(__file__).with_name("speaking.tar.xz")
+KEPT = 2  # unpacked: this one, and that of another version of the program
 
 
 def demo_files(listen: Listener) -> ModelFiles:
-    """The demo model's files, made now if they are not there yet.
+    """The demo's files, unpacked now if they are not there yet, and mended if they are not as they should be.
 
-    Where the cache is full or cannot be written they are made in a temporary folder. Raises ModelError if that fails.
+    Where the cache is full or cannot be written they are put into a temporary folder. Raises ModelError if that fails.
     """
-    listen(Notice("This is the demo model: its answer is noise."))
-    name = f"demo-{RECIPE}"
-    folder = user_cache_path("personaplex") / name
+    listen(Notice(DEMO_NOTE))
+    name, files = packed()
+    cache_folder = user_cache_path("personaplex")
+    folder = cache_folder / name
     try:
-        if not folder.exists():
-            with atomic_folder(folder) as partial:
-                build_demo(partial)
-    except UNWRITABLE:
+        put(files, folder)
+        keep_newest(cache_folder.glob("demo-*/"), KEPT)
+    except OSError:
         folder = _temporary_demo()
     return ModelFiles(DEMO, folder, name, spec_of_folder(folder))
 
 
+def packed() -> tuple[str, dict[str, bytes]]:
+    """The name of the demo's folder, which is that of its content, and its files. Raises ModelError."""
+    try:
+        content = ARCHIVE.read_bytes()
+        with tarfile.open(fileobj=io.BytesIO(lzma.decompress(content))) as archive:
+            members = [(each.name, archive.extractfile(each)) for each in archive]
+            files = {name: file.read() for name, file in members if file}
+    except (OSError, lzma.LZMAError, tarfile.TarError) as error:
+        raise ModelError(f"The demo model is damaged ({error}).", "Install the program again.") from error
+    return f"demo-{hashlib.sha256(content).hexdigest()[:16]}", files
+
+
+def put(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write those that are not there as they should be, each whole or not at all. Raises OSError.
+
+    Several programs may do it at once: all write the same.
+    """
+    for name, content in files.items():
+        path = folder / name
+        if not (path.is_file() and path.read_bytes() == content):
+            with atomic_path(path) as partial:
+                partial.write_bytes(content)
+
+
 @cache
 def _temporary_demo() -> Path:
-    """A folder with the demo model and its voices, unpacked, that is removed when the program ends."""
+    """A folder with the demo that is removed when the program ends."""
     try:
         folder = Path(mkdtemp(prefix="personaplex-demo-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        build_demo(folder)
-        archive = folder / (PERSONAPLEX.voices_file or "")
-        (folder / "voices").mkdir()
-        unpack_voices(archive, folder / "voices")
-        archive.unlink()
-    except UNWRITABLE as error:
+        put(packed()[1], folder)
+    except OSError as error:
         raise ModelError(
-            f"The demo model cannot be made: neither the cache nor the temporary folder can be written ({error}).",
+            f"The demo model cannot be unpacked: neither the cache nor the temporary folder can be written ({error}).",
             "Make room, or set XDG_CACHE_HOME or TMPDIR to a folder that can be written.",
         ) from error
     return folder
-
-
-def build_demo(folder: Path, differing: Mapping[str, Any] = DIFFERING, spec: ModelSpec = PERSONAPLEX) -> None:
-    """Write a whole model folder in the layout of `spec`, with random weights of the given sizes.
-
-    The files are the same every time.
-    """
-    described = dict(differing) if spec is PERSONAPLEX else {"spec": spec.name, **differing}
-    spec = spec_with(described)
-    random = torch.Generator().manual_seed(7)
-    lm = unfilled_lm({**spec.lm, "dep_q": STEPS_IN_FILE[spec.name]}, torch.bfloat16)
-    tokenizer = toy_tokenizer(spec.lm["text_card"])
-    weights = {name: _tensor(name, shape, random) for name, shape in file_shapes(lm).items()}
-    weights["text_linear.weight"] *= 0.5  # all words are about as likely
-    weights["text_linear.weight"][:, 0] = _liking(tokenizer, spec)
-    weights["text_emb.weight"][:, 0] += 12.0  # every frame leans this way
-    save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, folder / spec.weights_file)
-    mimi = file_shapes(unfilled_mimi(spec))
-    save_file({name: _tensor(name, shape, random) for name, shape in mimi.items()}, folder / spec.mimi_file)
-    (folder / spec.tokenizer_file).write_bytes(tokenizer)
-    (folder / SPEC_FILE).write_text(json.dumps(described, indent=1))
-    if spec.voices_file:
-        with tarfile.open(folder / spec.voices_file, "w:gz", compresslevel=1) as archive:
-            for name in VOICE_NAMES:
-                voice = _saved_voice(name, weights, spec)
-                entry = tarfile.TarInfo(f"voices/{name}.pt")
-                entry.size = len(voice)
-                archive.addfile(entry, io.BytesIO(voice))
-
-
-def _tensor(name: str, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
-    """Random values for a tensor of the language model or of Mimi, so sized that numbers stay about as large."""
-    if name.endswith(ONES):
-        return torch.ones(shape)
-    if name.endswith("bias"):
-        return torch.zeros(shape)
-    if name.endswith("scale"):
-        return torch.full(shape, 0.1)
-    size: float = max(1, torch.Size(shape[1:]).numel()) ** -0.5
-    if "codebook" in name:
-        size = 1.0
-    elif "emb" in name:
-        size = 0.5
-    elif name.startswith("decoder.model.14."):
-        size *= 0.3  # the last layer: noise should not hurt
-    return torch.randn(shape, generator=random) * size
-
-
-def _liking(tokenizer: bytes, spec: ModelSpec) -> torch.Tensor:
-    """How much the text head likes each token [text_card], on the axis along which every frame leans.
-
-    Like the real model this one mostly keeps quiet, and when it speaks, prefers words to fragments of them.
-    """
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
-    liking = torch.full((spec.lm["text_card"],), -3.0)  # bytes and fragments
-    for token in range(pieces.get_piece_size()):
-        if pieces.id_to_piece(token).startswith(SPACE) and len(pieces.id_to_piece(token)) > 4:
-            liking[token] = 0.0
-    liking[spec.padding] = 1.1
-    return liking
-
-
-def _saved_voice(name: str, weights: Mapping[str, torch.Tensor], spec: ModelSpec) -> bytes:
-    """A voice of its own random codes, as the reference saves voices."""
-    random = torch.Generator().manual_seed(crc32(name.encode()))
-    codes = torch.randint(spec.lm["card"], (CODEBOOKS, VOICE_FRAMES), generator=random)
-    columns = lay_out(codes, [], spec).columns
-    seen = columns[:, : VOICE_FRAMES - 1]
-    embedded = weights["text_emb.weight"][seen[0]]
-    for row in range(1, len(seen)):
-        embedded = embedded + weights[f"emb.{row - 1}.weight"][seen[row]]
-    cache = torch.zeros(1, len(spec.delays), max(spec.delays) + 3, dtype=torch.long)
-    for position in range(VOICE_FRAMES - 2, VOICE_FRAMES + 1):
-        cache[0, :, position % cache.shape[-1]] = columns[:, position]
-    file = io.BytesIO()
-    torch.save({"embeddings": embedded.bfloat16()[:, None, None], "cache": cache}, file)
-    return file.getvalue()
-
-
-def fill_randomly(module: M, place: Place, dtype: torch.dtype) -> M:
-    """Give a module on `meta` values that keep numbers within bounds, in `dtype` like the loader would."""
-    values = {}
-    for name, tensor in module.state_dict().items():
-        as_they_are = not tensor.is_floating_point() or name.endswith(PACKED)
-        value = torch.empty(tensor.shape, dtype=tensor.dtype if as_they_are else dtype, device=place(name))
-        if name.endswith(ONES):
-            value.fill_(1.0)
-        elif not value.is_floating_point():
-            value.random_(0, 127)
-        elif name.endswith(PACKED):
-            value.fill_(0.02 / 127)
-        else:
-            value.normal_(0.0, 0.02)
-        values[name] = value
-    module.load_state_dict(values, assign=True)
-    return module.requires_grad_(False).eval()
-
-
-def toy_tokenizer(pieces: int) -> bytes:
-    """A toy SentencePiece model trained on a few hundred made-up sentences."""
-    who = ["the teacher", "my neighbour", "a friendly voice", "the old captain", "your friend", "the cook"]
-    does = ["is talking about", "listens to", "knows a story of", "asks about", "would like to hear", "laughs at"]
-    what = [
-        "the weather and the sea",
-        "a question in the morning",
-        "good music",
-        "what happened yesterday",
-        "bread, butter and tea",
-        "how machines speak",
-        "a long journey home",
-    ]
-    sentences = [f"{a} {b} {c}." for a in who for b in does for c in what]
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences),
-        model_writer=model,
-        vocab_size=pieces,
-        model_type="bpe",
-        byte_fallback=True,
-        hard_vocab_limit=False,
-        num_threads=1,
-        minloglevel=2,
-        # The ids of the real tokenizer: silence is 3.
-        unk_id=0,
-        bos_id=1,
-        eos_id=2,
-        pad_id=3,
-    )
-    return model.getvalue()

@@ -27,7 +27,6 @@ from personaplex_cli.events import Listener, Note, Phase, State, ignore
 from personaplex_cli.library.spec import PERSONAPLEX, ModelSpec
 from personaplex_cli.library.weights import ModelFiles, voice_file
 from personaplex_cli.loader.checkpoint import load_lm, load_mimi, load_tokenizer, unfilled_lm, unfilled_mimi
-from personaplex_cli.loader.demo import fill_randomly, toy_tokenizer
 from personaplex_cli.loader.device import choose_device
 from personaplex_cli.loader.find import find_files
 from personaplex_cli.loader.memory_plan import choose_plan
@@ -35,6 +34,7 @@ from personaplex_cli.loader.offload import StreamedLayers, waits_in_main_memory
 from personaplex_cli.loader.precision import EMBEDDINGS, Precision, precision_for, quantise
 from personaplex_cli.loader.preflight import look_first
 from personaplex_cli.loader.quantised_cache import QuantisedCache
+from personaplex_cli.loader.random_weights import fill_randomly, toy_tokenizer
 from personaplex_cli.options import ModelOptions
 from personaplex_cli.samples import FRAME_MS, SAMPLE_RATE, Samples
 

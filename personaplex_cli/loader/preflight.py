@@ -17,7 +17,7 @@ from personaplex_cli.library.weights import cached
 from personaplex_cli.loader.device import choose_device
 from personaplex_cli.loader.memory_plan import choose_plan
 from personaplex_cli.loader.precision import precision_for
-from personaplex_cli.options import DEFAULT_MODEL, DEMO, DeviceOptions, ModelOptions
+from personaplex_cli.options import DEFAULT_MODEL, DEMO, DEMO_NOTE, DeviceOptions, ModelOptions
 from personaplex_cli.samples import FRAME_SECONDS
 
 
@@ -56,7 +56,7 @@ def check_talking(options: DeviceOptions) -> Iterator[Finding]:
     Raises DeviceError or UsageError as loading it would.
     """
     if options.model == DEMO:
-        yield Finding(OK, "talking", "the demo model is fast enough on any machine; what it says is noise")
+        yield Finding(OK, "talking", "the demo model is fast enough on any machine", DEMO_NOTE)
         return
     said: list[Event] = []
     device, _ = choose_device(options.device)

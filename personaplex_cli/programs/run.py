@@ -50,6 +50,9 @@ def answer(engine: Engine, character: Character, work: Work, output: OutputOptio
     with closing(results), closing(converse_all(engine, run.conversations(character))) as events:
         for conversation, event in events:
             conversation.listen(event)
+    if run.cut_short:
+        ended = "The recording ends with your" if work.count == 1 else f"{run.cut_short} recordings end with their"
+        listen(Note(f"{ended} last word: --tail 4 gives time to answer."))
 
 
 class Results:
@@ -117,6 +120,7 @@ class _Run:
         self._listen = listen
         self._results = results
         self._in_a_row = 0
+        self.cut_short = 0  # recordings that ended while the user spoke
         self._frames_left = sum(frames_for(each.samples) for each in work.todo)
 
     def conversations(self, character: Character) -> Iterator[Conversation]:
@@ -141,6 +145,7 @@ class _Run:
                 self._results.add(answer.finish())
                 self._work.finished += 1
                 self._in_a_row = 0
+                self.cut_short += answer.audio.ends_speaking
             except PersonaplexError as error:
                 self._fail(job, error)
 

@@ -45,6 +45,7 @@ TENTHS = 10  # lines that a download takes
 METER_RANGE = 70  # dB below full scale
 STOP: Any = getattr(signal, "SIGTSTP", None)  # Ctrl-Z; Windows has none
 SHOW_CURSOR, HIDE_CURSOR = b"\x1b[?25h", b"\x1b[?25l"
+SHORT_ANSWER = 400  # characters; a longer one is read in its file
 # Narrow bars: where a line is full, the ^C that the terminal shows breaks it in two, and half of it stays.
 TITLE, BAR = progress.TextColumn("{task.description}", markup=False), progress.BarColumn(24)
 SPEED = progress.TextColumn("{task.fields[speed]}")
@@ -238,10 +239,12 @@ class ProgressScreen(Sentences):
                 speed = (index + 1) * FRAME_SECONDS / (self._bar.tasks[0].elapsed or 1e-9)
                 left = self._time_left(index + 1)
                 self._bar.update(self._bar.task_ids[0], completed=index + 1, speed=f"{speed:.1f}x real time{left}")
-            case Finished(source, files, seconds, speed):
+            case Finished(source, files, seconds, speed, text):
                 self._close()
                 where = f" -> {', '.join(files)}" if files else ""
                 self._say(f"{source}{where}  ({seconds:.1f} s, {speed:.1f}x real time)")
+                if self._begun and self._begun.count == 1 and len(text) <= SHORT_ANSWER:
+                    self._say(f"It said: {text}" if text else "It said nothing.")
 
     def _time_left(self, done: int) -> str:
         """How long all recordings that are left will take, from how long all before took; nothing for a single one."""

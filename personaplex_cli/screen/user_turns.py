@@ -6,13 +6,11 @@ The words are not known: a model of this kind hears them, it does not write them
 from collections import deque
 from dataclasses import dataclass
 
-from personaplex_cli.hush import SPEECH_FRAMES, SPEECH_LEVEL
+from personaplex_cli.hush import ABOVE_NOISE, SPEECH_FRAMES, SPEECH_LEVEL, speech_above
 from personaplex_cli.samples import FRAME_SECONDS
 
 # Choices, not measurements.
 QUIET_FRAMES = round(0.8 / FRAME_SECONDS)  # without the user's voice, and what was said before is over
-ABOVE_NOISE = 12.0  # dB by which speech is louder than the room
-LOUDEST_NOISE = -32.0  # dBFS: no room is taken to be louder
 LONGEST = round(60 / FRAME_SECONDS)  # frames of a turn; then the next one begins
 ROOM_FRAMES = round(40 / FRAME_SECONDS)  # in which the room is listened to: the quietest tenth of them is its noise
 
@@ -51,8 +49,7 @@ class UserTurns:
     def add(self, frame: int, level: float) -> UserTurn | None:
         """Take the level of the next frame; returns the stretch that ends with it."""
         self._recent.append(level)
-        noise = min(LOUDEST_NOISE, sorted(self._recent)[len(self._recent) // 10])
-        loud = level > max(SPEECH_LEVEL, noise + ABOVE_NOISE)
+        loud = level > speech_above(self._recent)
         if not self._levels and not loud:
             return None
         if not self._levels:

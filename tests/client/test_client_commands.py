@@ -55,10 +55,10 @@ def in_frames(sound: Samples) -> Samples:
 class TestRun:
     @pytest.mark.slow
     def test_a_server_gives_the_words_that_a_model_here_gives_to_what_it_hears(
-        self, question: Path, demo_folder: Path, capsys: pytest.CaptureFixture[str]
+        self, question: Path, random_folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Same seed, same talk: the way there and back costs what Opus costs, and nothing else."""
-        with RunningServer(demo_folder) as server:
+        with RunningServer(random_folder) as server:
             arguments = ["--server", server.url, "--seed", "5", "--persona", "chef", "--tail", "2", "--json"]
             assert cli.program(["run", str(question), "-o", "answer.wav", *arguments]) == 0
         events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -68,7 +68,7 @@ class TestRun:
         silence = np.zeros(2 * SAMPLE_RATE, dtype=np.float32)
         audio = Recording(through_opus(in_frames(np.concatenate([read_recording(question), silence]))))
         character = find_character(CharacterOptions(persona="chef"), Sampling(seed=5))
-        engine = load(ModelOptions(str(demo_folder), device="cpu"))
+        engine = load(ModelOptions(str(random_folder), device="cpu"))
         text = "".join(step.text for step in converse(engine, audio, character)).strip()
         assert report["text"] == text != ""
         assert report["settings"]["sampling"]["seed"] == 5 and report["settings"]["model"]
@@ -231,8 +231,8 @@ class TestChat:
         assert Phase.DISCONNECTED not in held.states
 
     @pytest.mark.slow
-    def test_keys_work_as_with_a_model_here(self, plug: Callable[..., FakeCard], demo_folder: Path) -> None:
-        with RunningServer(demo_folder) as server:
+    def test_keys_work_as_with_a_model_here(self, plug: Callable[..., FakeCard], random_folder: Path) -> None:
+        with RunningServer(random_folder) as server:
             held = held_chat(plug(300), server.url)
             held.at = {
                 5: lambda: held.chat.press("m"),

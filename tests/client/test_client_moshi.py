@@ -26,10 +26,10 @@ START = "import runpy, torch; torch.cuda.synchronize = lambda: None; runpy.run_m
 
 
 @pytest.fixture(scope="module")
-def moshi_server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def moshi_server(random_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its address."""
     folder = tmp_path_factory.mktemp("moshi")
-    spec = spec_of_folder(demo_folder)
+    spec = spec_of_folder(random_folder)
     torch.manual_seed(1)
     save_file(LMModel(device="cpu", dtype=torch.bfloat16, **spec.lm).state_dict(), folder / "lm.safetensors")
     (folder / "mimi.json").write_text(json.dumps(spec.mimi))
@@ -41,9 +41,9 @@ def moshi_server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "port": port,
         "static": "none",
         "device": "cpu",
-        "tokenizer": demo_folder / spec.tokenizer_file,
+        "tokenizer": random_folder / spec.tokenizer_file,
         "moshi-weight": folder / "lm.safetensors",
-        "mimi-weight": demo_folder / spec.mimi_file,
+        "mimi-weight": random_folder / spec.mimi_file,
         "config-path": folder / "config.json",
     }
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]

@@ -33,9 +33,11 @@ ALLOWED = "--use-fake-ui-for-media-stream"
 class Served:
     """`personaplex serve` in a process of its own."""
 
-    def __init__(self, demo: Path, *arguments: str) -> None:
+    def __init__(self, model: Path, *arguments: str) -> None:
         command = [sys.executable, "-m", "personaplex_cli", "serve", "--port", "0", "--device", "cpu"]
-        self.process = subprocess.Popen([*command, "--model", str(demo), *arguments], stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [*command, "--model", str(model), *arguments], stderr=subprocess.PIPE, text=True
+        )
         assert self.process.stderr
         said = []
         for line in self.process.stderr:

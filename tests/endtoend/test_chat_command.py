@@ -28,8 +28,8 @@ CHAT = [sys.executable, "-m", "personaplex_cli", "chat", "--device", "cpu", "--s
 class Call:
     """`personaplex chat --json` in a process of its own; `until` reads its events."""
 
-    def __init__(self, demo: Path, *arguments: str) -> None:
-        command = [*CHAT, "--model", str(demo), *arguments]
+    def __init__(self, model: Path, *arguments: str) -> None:
+        command = [*CHAT, "--model", str(model), *arguments]
         self.events: list[dict[str, Any]] = []
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -65,9 +65,9 @@ def test_tokens_are_the_references(path: Path, streamed: int, tmp_path: Path) ->
     assert torch.equal(torch.tensor([codes for _, codes in answers]).T, golden.codes("expected_audio"))
 
 
-def test_graphs_are_recorded_and_change_nothing(demo_folder: Path, character: Character) -> None:
+def test_graphs_are_recorded_and_change_nothing(random_folder: Path, character: Character) -> None:
     told: list[Any] = []
-    engine = engine_for(demo_folder, listen=told.append)
+    engine = engine_for(random_folder, listen=told.append)
     plain = held(engine, character, 250)  # past the first span of the ring
     engine.warm_up(character)
     assert any("equal to the plain way" in each.text for each in told if isinstance(each, Note)), told
@@ -75,8 +75,8 @@ def test_graphs_are_recorded_and_change_nothing(demo_folder: Path, character: Ch
     assert held(engine, character, 250) == plain
 
 
-def test_no_frame_waits_but_for_its_answer(demo_folder: Path, character: Character) -> None:
-    engine = engine_for(demo_folder)
+def test_no_frame_waits_but_for_its_answer(random_folder: Path, character: Character) -> None:
+    engine = engine_for(random_folder)
     engine.warm_up(character)
     engine._begin(0, character)
     torch.cuda.set_sync_debug_mode("error")
@@ -87,8 +87,8 @@ def test_no_frame_waits_but_for_its_answer(demo_folder: Path, character: Charact
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_memory_stays_flat(demo_folder: Path, character: Character) -> None:
-    engine = engine_for(demo_folder)
+def test_memory_stays_flat(random_folder: Path, character: Character) -> None:
+    engine = engine_for(random_folder)
     engine.warm_up(character)
     held(engine, character)
     before = torch.cuda.memory_allocated()
@@ -102,8 +102,8 @@ def test_the_kernels_work() -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "int4"])
-def test_every_precision_talks(demo_folder: Path, character: Character, precision: str) -> None:
-    engine = engine_for(demo_folder, precision)
+def test_every_precision_talks(random_folder: Path, character: Character, precision: str) -> None:
+    engine = engine_for(random_folder, precision)
     engine.warm_up(character)
     first = held(engine, character)
     assert held(engine, character) == first

@@ -1,4 +1,4 @@
-"""The engine, whole: sound in, sound and text out, on the demo model through the real loader."""
+"""The engine, whole: sound in, sound and text out, on a random model through the real loader."""
 
 import shutil
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ def loaded(folder: Path, precision: str = "auto", cpu_offload: bool = False) -> 
 
 
 @pytest.fixture
-def engine(demo_folder: Path) -> LocalEngine:
-    return loaded(demo_folder)[0]
+def engine(random_folder: Path) -> LocalEngine:
+    return loaded(random_folder)[0]
 
 
 def speech(seconds: float, seed: int = 0) -> Samples:
@@ -113,11 +113,11 @@ def test_the_prompt_costs_what_it_says(engine: LocalEngine) -> None:
     assert prompt_frames(engine, replace(BARE, prompt="the")) > 12 + 6 + 6
 
 
-def test_began_tells_what_is_needed_to_hold_the_talk_again(engine: LocalEngine, demo_folder: Path) -> None:
+def test_began_tells_what_is_needed_to_hold_the_talk_again(engine: LocalEngine, random_folder: Path) -> None:
     priming, began = begun(engine, KIND)
     assert priming == State(Phase.PRIMING) and isinstance(began, Began)
     assert (began.persona, began.voice, began.device, began.seed) == ("kind", "NATF2", "cpu", 3)
-    assert began.settings["model"] == str(demo_folder) and began.settings["prompt"] == "You are kind."
+    assert began.settings["model"] == str(random_folder) and began.settings["prompt"] == "You are kind."
     assert began.settings["sampling"]["seed"] == 3 and began.settings["revision"] == "local"
 
 
@@ -133,19 +133,19 @@ def test_a_prompt_longer_than_the_context_is_refused_and_the_engine_stays_usable
     assert len(held(engine, BARE, speech(0.2))[1]) == 3
 
 
-def test_on_the_cpu_offload_is_said_to_change_nothing(demo_folder: Path) -> None:
-    _, heard = loaded(demo_folder, cpu_offload=True)
+def test_on_the_cpu_offload_is_said_to_change_nothing(random_folder: Path) -> None:
+    _, heard = loaded(random_folder, cpu_offload=True)
     assert any("changes nothing" in event.text for event in heard if isinstance(event, Note))
 
 
-def test_on_the_cpu_fewer_bits_are_said_to_cost_time(demo_folder: Path) -> None:
-    _, heard = loaded(demo_folder, "int8")
+def test_on_the_cpu_fewer_bits_are_said_to_cost_time(random_folder: Path) -> None:
+    _, heard = loaded(random_folder, "int8")
     assert any("more time" in event.text for event in heard if isinstance(event, Note))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32", "int8", "int4"])
-def test_precisions_run(demo_folder: Path, precision: str) -> None:
-    engine, _ = loaded(demo_folder, precision)
+def test_precisions_run(random_folder: Path, precision: str) -> None:
+    engine, _ = loaded(random_folder, precision)
     assert engine.model.precision == precision
     answer, _ = held(engine, BARE, speech(0.5))
     assert np.isfinite(answer).all()
@@ -164,13 +164,13 @@ def test_a_voice_that_does_not_fit_is_refused(engine: LocalEngine, tmp_path: Pat
             held(engine, replace(BARE, sound=sound), speech(0.1))
 
 
-def test_a_voice_that_is_not_there_is_refused_while_loading(demo_folder: Path) -> None:
+def test_a_voice_that_is_not_there_is_refused_while_loading(random_folder: Path) -> None:
     with pytest.raises(UsageError, match="no voice named"):
-        load(ModelOptions(str(demo_folder), device="cpu"), rehearsal=replace(BARE, sound="NATF9.pt"))
+        load(ModelOptions(str(random_folder), device="cpu"), rehearsal=replace(BARE, sound="NATF9.pt"))
 
 
-def test_no_event_and_no_reply_holds_a_tensor(demo_folder: Path) -> None:
-    engine, heard = loaded(demo_folder)
+def test_no_event_and_no_reply_holds_a_tensor(random_folder: Path) -> None:
+    engine, heard = loaded(random_folder)
     happened = [*heard, *begun(engine, BARE)]
     reply = engine.step({0: SILENT_FRAME})[0]
     assert isinstance(reply, Reply) and reply.timings
@@ -181,10 +181,10 @@ def test_no_event_and_no_reply_holds_a_tensor(demo_folder: Path) -> None:
     assert min(vars(reply.timings).values()) >= 0
 
 
-def test_a_model_folder_needs_no_archive_if_its_voices_are_unpacked(demo_folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(demo_folder, tmp_path / "model")
+def test_a_model_folder_needs_no_archive_if_its_voices_are_unpacked(random_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(random_folder, tmp_path / "model")
     (tmp_path / "model/voices").mkdir()
-    shutil.copy(voice_file(open_folder(demo_folder), "NATF2.pt"), tmp_path / "model/voices/MINE.pt")
+    shutil.copy(voice_file(open_folder(random_folder), "NATF2.pt"), tmp_path / "model/voices/MINE.pt")
     assert PERSONAPLEX.voices_file
     (tmp_path / "model" / PERSONAPLEX.voices_file).unlink()
     assert voice_file(open_folder(tmp_path / "model"), "MINE.pt").parent == tmp_path / "model/voices"
@@ -266,8 +266,8 @@ def test_warming_up_leaves_no_trace(engine: LocalEngine) -> None:
     assert np.array_equal(held(engine, KIND, speech(0.5))[0], cold)
 
 
-def test_a_machine_too_slow_to_talk_gets_a_note(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_too_slow_to_talk_gets_a_note(random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalEngine, "warm_up", lambda *_: 120.0)
     heard: list[Event] = []
-    load(ModelOptions(str(demo_folder), device="cpu"), heard.append)
+    load(ModelOptions(str(random_folder), device="cpu"), heard.append)
     assert any("120 ms" in event.text for event in heard if isinstance(event, Note))

@@ -54,9 +54,9 @@ def held(engine: LocalEngine, character: Character, frames: int, silent: range =
 
 
 @pytest.mark.slow
-def test_recorded_frames_answer_like_plain_ones_also_past_the_first_span(demo_folder: Path) -> None:
-    plain, _ = warmed_up(demo_folder, None)
-    recorded, notes = warmed_up(demo_folder, record)
+def test_recorded_frames_answer_like_plain_ones_also_past_the_first_span(random_folder: Path) -> None:
+    plain, _ = warmed_up(random_folder, None)
+    recorded, notes = warmed_up(random_folder, record)
     assert len(recorded.pipeline.recordings) == 1 + 5 + 1 + 1 and not plain.pipeline.recordings  # five spans
     assert len(notes) == 1 and "equal to the plain way" in notes[0]
     # 24 positions of prompt: the ring is read further from frame 232 on.
@@ -67,20 +67,20 @@ def test_recorded_frames_answer_like_plain_ones_also_past_the_first_span(demo_fo
 @pytest.mark.parametrize(
     "sampling", [Sampling(greedy=True), Sampling(audio_top_k=1000, seed=2), Sampling(audio_temperature=2, seed=2)]
 )
-def test_other_sampling_needs_no_other_engine(demo_folder: Path, sampling: Sampling) -> None:
-    plain, _ = warmed_up(demo_folder, None)
-    recorded, _ = warmed_up(demo_folder, record)
+def test_other_sampling_needs_no_other_engine(random_folder: Path, sampling: Sampling) -> None:
+    plain, _ = warmed_up(random_folder, None)
+    recorded, _ = warmed_up(random_folder, record)
     other = replace(CHARACTER, prompt="", sampling=sampling)
     assert held(recorded, other, 12) == held(plain, other, 12)
     assert held(recorded, CHARACTER, 12) == held(plain, CHARACTER, 12)
 
 
-def test_layers_that_come_over_the_bus_are_left_out(demo_folder: Path) -> None:
-    plain, _ = warmed_up(demo_folder, None)
-    model = engine_with(demo_folder, None).model
+def test_layers_that_come_over_the_bus_are_left_out(random_folder: Path) -> None:
+    plain, _ = warmed_up(random_folder, None)
+    model = engine_with(random_folder, None).model
     lm = model.generator.lm
     streaming = TokenGenerator(lm, StreamedLayers(lm.transformer.layers, 1, CPU))
-    mimi = load_mimi(open_folder(demo_folder).mimi, spec_of_folder(demo_folder), CPU)
+    mimi = load_mimi(open_folder(random_folder).mimi, spec_of_folder(random_folder), CPU)
     notes: list[Any] = []
     streamed = LocalEngine(replace(model, generator=streaming, codec=MimiCodec(mimi, CPU)), record, notes.append)
     streamed.warm_up(CHARACTER)
@@ -97,17 +97,17 @@ class Broken(CapturedGraph):
     ("recorder", "why"),
     [(lambda part: Broken(), "differently"), (lambda part: fail(RuntimeError("operation not permitted")), "permitted")],
 )
-def test_what_cannot_be_recorded_is_run(demo_folder: Path, recorder: GraphRecorder, why: str) -> None:
-    plain, _ = warmed_up(demo_folder, None)
-    engine, notes = warmed_up(demo_folder, recorder)
+def test_what_cannot_be_recorded_is_run(random_folder: Path, recorder: GraphRecorder, why: str) -> None:
+    plain, _ = warmed_up(random_folder, None)
+    engine, notes = warmed_up(random_folder, recorder)
     assert len(engine.pipeline.recordings) == 0
     assert len(notes) == 1 and "No CUDA graphs" in notes[0] and why in notes[0] and "several times" in notes[0]
     assert held(engine, CHARACTER, 12) == held(plain, CHARACTER, 12)
 
 
-def test_a_mistake_in_the_frame_is_not_taken_for_a_failed_recording(demo_folder: Path) -> None:
+def test_a_mistake_in_the_frame_is_not_taken_for_a_failed_recording(random_folder: Path) -> None:
     with pytest.raises((ValueError, PersonaplexError)):
-        warmed_up(demo_folder, lambda part: fail(ValueError("wrong")))
+        warmed_up(random_folder, lambda part: fail(ValueError("wrong")))
 
 
 def fail(error: Exception) -> CapturedGraph:

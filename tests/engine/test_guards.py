@@ -32,8 +32,8 @@ FRAMES = 1000
 
 
 @pytest.fixture(scope="module")
-def engine(demo_folder: Path) -> LocalEngine:
-    engine = load_cold(ModelOptions(str(demo_folder), device="cpu"))
+def engine(random_folder: Path) -> LocalEngine:
+    engine = load_cold(ModelOptions(str(random_folder), device="cpu"))
     engine._begin(0, Character("kind", "You are kind.", "NATF2", "NATF2.pt", Sampling(seed=3)))
     return engine
 

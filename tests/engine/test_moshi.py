@@ -7,6 +7,7 @@ import pytest
 import torch
 from golden import CPU, FP32, TokenTalk
 from moshi.models import LMGen
+from random_model import build_random
 
 from personaplex_cli.audio.recording import Recording
 from personaplex_cli.character import Character, Sampling
@@ -15,7 +16,6 @@ from personaplex_cli.engine.prompting import no_prompt
 from personaplex_cli.events import Event, Note
 from personaplex_cli.library.spec import MOSHI, spec_of_folder, spec_of_repo
 from personaplex_cli.loader.checkpoint import load_lm
-from personaplex_cli.loader.demo import build_demo
 from personaplex_cli.loader.load import load
 from personaplex_cli.options import ModelOptions
 from personaplex_cli.samples import FRAME, SILENT_FRAME
@@ -24,7 +24,7 @@ from personaplex_cli.samples import FRAME, SILENT_FRAME
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("moshi")
-    build_demo(folder, spec=MOSHI)
+    build_random(folder, spec=MOSHI)
     return folder
 
 

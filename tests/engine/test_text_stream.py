@@ -14,8 +14,8 @@ SILENT_TOKENS = PERSONAPLEX.silent_tokens
 
 
 @pytest.fixture(scope="module")
-def tokenizer(demo_folder: Path) -> SentencePieceProcessor:
-    return SentencePieceProcessor(model_file=str(demo_folder / PERSONAPLEX.tokenizer_file))
+def tokenizer(random_folder: Path) -> SentencePieceProcessor:
+    return SentencePieceProcessor(model_file=str(random_folder / PERSONAPLEX.tokenizer_file))
 
 
 @given(text=st.text(max_size=40), pauses=st.integers(0, 5))

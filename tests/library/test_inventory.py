@@ -9,9 +9,9 @@ from personaplex_cli.library.inventory import inventory_of_folder
 from personaplex_cli.library.spec import MOSHI, PERSONAPLEX, SPEC_FILE
 
 
-def test_real_safetensors_are_whole_and_cut_short_or_too_long_they_are_not(demo_folder: Path, tmp_path: Path) -> None:
-    assert inventory_of_folder(demo_folder).is_whole
-    copy = shutil.copytree(demo_folder, tmp_path / "copy")
+def test_real_safetensors_are_whole_and_cut_short_or_too_long_they_are_not(random_folder: Path, tmp_path: Path) -> None:
+    assert inventory_of_folder(random_folder).is_whole
+    copy = shutil.copytree(random_folder, tmp_path / "copy")
     for name in (PERSONAPLEX.weights_file, PERSONAPLEX.mimi_file):
         content = (copy / name).read_bytes()
         for spoiled in (content[:-1], content[:100], content + b"x", b""):

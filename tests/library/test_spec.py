@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from random_model import SIZES
 
 from personaplex_cli.errors import ModelError
 from personaplex_cli.library.spec import LM, MIMI, MOSHI, PERSONAPLEX, RANGES, SPEC_FILE, check_sizes, spec_of_folder
 from personaplex_cli.loader.checkpoint import file_shapes, unfilled_lm, unfilled_mimi
-from personaplex_cli.loader.demo import DIFFERING
 from personaplex_cli.loader.precision import PLAIN
 
 many = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
@@ -105,6 +105,6 @@ def test_a_file_that_is_nested_too_deeply_or_too_long_is_refused(tmp_path: Path)
 def test_the_models_that_there_are_are_possible(tmp_path: Path) -> None:
     check_sizes(PERSONAPLEX)
     check_sizes(MOSHI)
-    assert described(tmp_path, DIFFERING).lm["dim"] == 64
+    assert described(tmp_path, SIZES).lm["dim"] == 64
     flat = {f"{table}.{key}" for table, inside in tables.items() for key in inside}
     assert set(RANGES) < flat

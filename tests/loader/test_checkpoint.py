@@ -27,9 +27,9 @@ def golden_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def demo(demo_folder: Path, tmp_path: Path) -> Path:
-    shutil.copytree(demo_folder, tmp_path / "demo")
-    return tmp_path / "demo"
+def model(random_folder: Path, tmp_path: Path) -> Path:
+    shutil.copytree(random_folder, tmp_path / "model")
+    return tmp_path / "model"
 
 
 def load(path: Path, precision: str = "fp32") -> LMModel:
@@ -187,10 +187,10 @@ def test_weights_of_other_kinds_are_refused(dtype: torch.dtype, golden_weights: 
         load(path)
 
 
-def test_a_codec_that_is_no_numbers_is_refused(demo: Path) -> None:
-    _changed("decoder.model.0.conv.conv.weight", _one_value(torch.nan))(demo / MIMI)
+def test_a_codec_that_is_no_numbers_is_refused(model: Path) -> None:
+    _changed("decoder.model.0.conv.conv.weight", _one_value(torch.nan))(model / MIMI)
     with pytest.raises(ModelError, match="not numbers"):
-        load_mimi(demo / MIMI, spec_of_folder(demo), CPU)
+        load_mimi(model / MIMI, spec_of_folder(model), CPU)
 
 
 def test_weights_of_other_sizes_are_refused(golden_weights: Path) -> None:
@@ -200,27 +200,27 @@ def test_weights_of_other_sizes_are_refused(golden_weights: Path) -> None:
         load_lm(golden_weights, {**GOLDEN.sizes, "num_layers": 1}, FP32, lambda name: CPU)
 
 
-def test_mimi_keeps_eight_codebooks_in_float32(demo: Path) -> None:
-    with safe_open(demo / MIMI, framework="pt") as file:
+def test_mimi_keeps_eight_codebooks_in_float32(model: Path) -> None:
+    with safe_open(model / MIMI, framework="pt") as file:
         more = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     # The published file has 32 codebooks.
     for name in list(more):
         if "rvq_rest.vq.layers.6." in name:
             more[name.replace("layers.6.", "layers.30.")] = more[name].clone()
-    save_file(more, demo / MIMI)
-    mimi = load_mimi(demo / MIMI, spec_of_folder(demo), CPU)
+    save_file(more, model / MIMI)
+    mimi = load_mimi(model / MIMI, spec_of_folder(model), CPU)
     assert mimi.num_codebooks == mimi.total_codebooks == 8
     assert mimi.frame_size == 1920
     assert {tensor.dtype for tensor in mimi.parameters()} == {torch.float32}
 
 
-def test_a_tokenizer_must_be_one_and_fit(demo: Path) -> None:
-    assert load_tokenizer(demo / TOKENIZER, 480).get_piece_size() <= 480
+def test_a_tokenizer_must_be_one_and_fit(model: Path) -> None:
+    assert load_tokenizer(model / TOKENIZER, 480).get_piece_size() <= 480
     with pytest.raises(ModelError, match="the model knows 10"):
-        load_tokenizer(demo / TOKENIZER, 10)
-    (demo / TOKENIZER).write_bytes(b"\x01nonsense")
+        load_tokenizer(model / TOKENIZER, 10)
+    (model / TOKENIZER).write_bytes(b"\x01nonsense")
     with pytest.raises(ModelError, match="not a SentencePiece"):
-        load_tokenizer(demo / TOKENIZER, 480)
+        load_tokenizer(model / TOKENIZER, 480)
 
 
 @pytest.mark.parametrize(

@@ -1,78 +1,88 @@
-"""The demo model: honest, whole, the same every time, made once; and the tiny models of other layouts."""
+"""The demo comes with the program, is unpacked once, mended where it is damaged, and loaded like any model."""
 
-import json
-import tarfile
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from golden import CPU, FP32
-from safetensors import safe_open
 
 from personaplex_cli.errors import ModelError
-from personaplex_cli.events import Event, Notice, Phase, State, ignore
+from personaplex_cli.events import Event, Notice, ignore
 from personaplex_cli.library.catalog import voices
-from personaplex_cli.library.spec import MOSHI, PERSONAPLEX, SPEC_FILE
-from personaplex_cli.library.weights import open_folder, voice_names
-from personaplex_cli.loader.checkpoint import load_lm, load_mimi, load_tokenizer
-from personaplex_cli.loader.demo import DIFFERING, build_demo, demo_files
+from personaplex_cli.library.weights import ModelFiles, open_folder, voice_names
+from personaplex_cli.loader import demo
 from personaplex_cli.loader.find import find_files
+from personaplex_cli.options import DEMO_NOTE, ModelOptions
 
-VOICES = PERSONAPLEX.voices_file or ""
-
-
-def test_it_is_the_same_every_time(demo_folder: Path, tmp_path: Path) -> None:
-    build_demo(tmp_path)
-    for path in demo_folder.iterdir():
-        if path.name != VOICES:  # an archive holds the time of packing
-            assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+pytestmark = pytest.mark.skipif(not demo.ARCHIVE.exists(), reason="the demo's archive is not there")
 
 
-def test_it_has_all_the_voices_of_the_catalog(demo_folder: Path) -> None:
-    with tarfile.open(demo_folder / VOICES) as archive:
-        packed = {Path(name).name for name in archive.getnames()}
-    shipped = {voice.file for voice in voices()}
-    assert packed == shipped and len(shipped) == 18
+def content(files: ModelFiles) -> dict[str, bytes]:
+    paths = [path for path in files.folder.rglob("*") if path.is_file()]
+    return {path.relative_to(files.folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_it_is_made_once_and_says_what_it_is() -> None:
-    said: list[Event] = []
-    with ThreadPoolExecutor(4) as threads:
-        made = list(threads.map(lambda _: demo_files(said.append), range(4)))
-    assert len({files.folder for files in made}) == 1
-    assert list(made[0].folder.parent.iterdir()) == [made[0].folder]
-    assert open_folder(made[0].folder).weights.stat().st_size > 1_000_000
-    assert any(isinstance(event, Notice) and "noise" in event.text for event in said)
-
-
-def test_a_moshi_model_of_its_sizes(demo_folder: Path, tmp_path: Path) -> None:
-    """No voices, and eight depformer steps in the file instead of sixteen."""
-    build_demo(tmp_path, spec=MOSHI)
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in demo_folder.iterdir()} - {VOICES}
-    assert json.loads((tmp_path / SPEC_FILE).read_text()) == {"spec": "moshi", **DIFFERING}
-    files = open_folder(tmp_path)
-    assert files.spec.name == "moshi" and not files.spec.is_prompted and voice_names(files) == []
-    lm = load_lm(files.weights, files.spec.lm, FP32, lambda name: CPU)
-    with safe_open(files.weights, framework="pt") as file:
-        assert "linears.7.weight" in file.keys() and "linears.8.weight" not in file.keys()  # noqa: SIM118
-        stacked = file.get_tensor("depformer.layers.0.self_attn.in_proj_weight").float()
-    ours = [linear.weight for linear in lm.depformer.layers[0].self_attn.in_projs]
-    assert torch.equal(torch.cat(ours), stacked)
-    assert load_mimi(files.mimi, files.spec, CPU).num_codebooks == 8
-    assert load_tokenizer(files.tokenizer, files.spec.lm["text_card"])
-
-
-def test_a_models_name_finds_its_files_wherever_they_come_from(
-    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_says_what_it_is_with_one_voice() -> None:
     said: list[Event] = []
     assert find_files("demo", None, said.append).name == "demo"
-    assert find_files(str(demo_folder), None, ignore).folder == demo_folder
-    with pytest.raises(ModelError, match="no model folder"):
-        find_files("./nowhere", None, ignore)
-    files = open_folder(demo_folder)
-    monkeypatch.setattr("personaplex_cli.library.weights.cached", lambda model, revision: None)
-    monkeypatch.setattr("personaplex_cli.library.weights.download", lambda model, revision, listen: files)
-    assert find_files("org/name", "main", said.append) is files
-    assert said[-1] == State(Phase.DOWNLOADING, "org/name")
+    assert said == [Notice(DEMO_NOTE)] and ModelOptions("demo").note == DEMO_NOTE
+
+
+def test_it_is_a_model_folder_like_any_with_all_voices() -> None:
+    files = demo.demo_files(ignore)
+    opened = open_folder(files.folder)
+    assert opened.spec == files.spec and opened.spec.is_prompted
+    assert voice_names(files) == sorted(voice.name for voice in voices()) and len(voice_names(files)) == 18
+
+
+def test_programs_that_start_at_once_all_get_it(user_folders: Path) -> None:
+    code = "from personaplex_cli.loader.demo import *; print(demo_files(lambda event: None).folder)"
+    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    folders = {process.communicate()[0].strip() for process in started}
+    assert [process.returncode for process in started] == [0, 0, 0]
+    files = demo.demo_files(ignore)
+    assert folders == {str(files.folder)} and content(files) == demo.packed()[1]
+    assert list((user_folders / "xdg_cache_home/personaplex").iterdir()) == [files.folder]
+
+
+def test_what_is_whole_is_left_alone() -> None:
+    """What is made of the weights is kept by the time at which they were written."""
+    before, after = (demo.demo_files(ignore).weights.stat() for _ in range(2))
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def shortened(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def changed(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("spoil", [shortened, changed, Path.unlink])
+@pytest.mark.parametrize("name", ["model.safetensors", "personaplex.json", "voices/NATF2.pt"])
+def test_what_is_damaged_is_mended(spoil: Callable[[Path], None], name: str) -> None:
+    folder = demo.demo_files(ignore).folder
+    spoil(folder / name)
+    assert content(demo.demo_files(ignore)) == demo.packed()[1]
+
+
+def test_demos_of_older_versions_do_not_pile_up(user_folders: Path) -> None:
+    for number in range(5):
+        (user_folders / f"xdg_cache_home/personaplex/demo-{number}").mkdir(parents=True)
+    folder = demo.demo_files(ignore).folder
+    assert folder in folder.parent.iterdir() and len(list(folder.parent.iterdir())) == demo.KEPT
+
+
+@pytest.mark.parametrize("spoil", [shortened, changed, Path.unlink])
+def test_an_archive_that_is_damaged_is_told(
+    spoil: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "archive.tar.xz"
+    archive.write_bytes(demo.ARCHIVE.read_bytes())
+    spoil(archive)
+    monkeypatch.setattr(demo, "ARCHIVE", archive)
+    with pytest.raises(ModelError, match="The demo model is damaged") as caught:
+        demo.demo_files(ignore)
+    assert caught.value.hint

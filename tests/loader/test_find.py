@@ -24,11 +24,11 @@ SPOILED = {
 
 
 @pytest.fixture
-def hub(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def hub(random_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
-    with FakeHub(demo_folder) as hub:
+    with FakeHub(random_folder) as hub:
         yield hub
     reset_sessions()
 
@@ -36,13 +36,13 @@ def hub(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("how", SPOILED)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_damaged_is_fetched_anew_and_nothing_else(
-    hub: FakeHub, demo_folder: Path, name: str, how: str, capsys: pytest.CaptureFixture[str]
+    hub: FakeHub, random_folder: Path, name: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = find_files(DEFAULT_MODEL, None, ignore).folder
     path = (folder / name).resolve()
     path.write_bytes(SPOILED[how](path.read_bytes()))
     assert program(["download"]) == 0
-    assert (folder / name).read_bytes() == (demo_folder / name).read_bytes()
+    assert (folder / name).read_bytes() == (random_folder / name).read_bytes()
     assert name in capsys.readouterr().err
     assert [len(hub.downloads(each)) for each in NAMES] == [2 if each == name else 1 for each in NAMES]
     asked = len(hub.asked)
@@ -58,10 +58,10 @@ def test_before_the_hub_has_answered_nothing_is_removed(hub: FakeHub, monkeypatc
     assert files.weights.stat().st_size == 100
 
 
-def test_a_folder_of_ones_own_is_compared_too(demo_folder: Path, tmp_path: Path) -> None:
-    for name in os.listdir(demo_folder):
-        if (demo_folder / name).is_file():
-            (tmp_path / name).write_bytes((demo_folder / name).read_bytes())
+def test_a_folder_of_ones_own_is_compared_too(random_folder: Path, tmp_path: Path) -> None:
+    for name in os.listdir(random_folder):
+        if (random_folder / name).is_file():
+            (tmp_path / name).write_bytes((random_folder / name).read_bytes())
     assert find_files(str(tmp_path), None, ignore, verify=True).folder == tmp_path
     os.truncate(tmp_path / PERSONAPLEX.mimi_file, 1000)
     with pytest.raises(ModelError, match=PERSONAPLEX.mimi_file) as caught:

@@ -30,13 +30,13 @@ def machine(monkeypatch: pytest.MonkeyPatch, free: float | None, speed: float, t
 
 
 @pytest.fixture
-def hub(tmp_path, demo_folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+def hub(tmp_path, random_folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with FakeHub(demo_folder) as hub:
+    with FakeHub(random_folder) as hub:
         yield hub
     reset_sessions()
 

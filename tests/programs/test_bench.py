@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from random_model import SIZES
 
 from personaplex_cli.character import Character, Sampling
 from personaplex_cli.cli import main as cli
@@ -20,7 +21,6 @@ from personaplex_cli.findings import OK, WARNING, WRONG
 from personaplex_cli.library.spec import PERSONAPLEX, spec_with
 from personaplex_cli.loader import measure
 from personaplex_cli.loader.checkpoint import unfilled_lm, unfilled_mimi
-from personaplex_cli.loader.demo import DIFFERING
 from personaplex_cli.loader.load import NOISE_VOICE, load_random
 from personaplex_cli.options import BenchOptions, ModelOptions
 from personaplex_cli.programs import bench
@@ -28,8 +28,8 @@ from personaplex_cli.samples import SILENT_FRAME
 
 
 @pytest.mark.slow
-def test_the_command_reports_one_json_line(demo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--model", str(demo_folder), "--device", "cpu", "--frames", "20", "--context-fill", "150"]
+def test_the_command_reports_one_json_line(random_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model", str(random_folder), "--device", "cpu", "--frames", "20", "--context-fill", "150"]
     assert cli.program(["bench", *arguments]) == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
@@ -44,15 +44,17 @@ def test_the_command_reports_one_json_line(demo_folder: Path, capsys: pytest.Cap
     assert report["bytes"]["layers"] > 0 and report["bytes"]["mimi"] > 0
 
 
-def test_a_recording_is_heard_over_and_over(demo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recording_is_heard_over_and_over(random_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     question = Path(__file__).parents[2] / "examples/question.wav"
-    assert cli.program(["bench", str(question), "--model", str(demo_folder), "--device", "cpu", "--frames", "80"]) == 0
+    assert (
+        cli.program(["bench", str(question), "--model", str(random_folder), "--device", "cpu", "--frames", "80"]) == 0
+    )
     assert json.loads(capsys.readouterr().out)["frames"] == 80
 
 
 @pytest.mark.slow
 def test_random_weights_run_like_any() -> None:
-    start = partial(load_random, ModelOptions(device="cpu", precision="bf16"), spec=spec_with(DIFFERING))
+    start = partial(load_random, ModelOptions(device="cpu", precision="bf16"), spec=spec_with(SIZES))
     character = Character("kind", "You are kind.", "noise", NOISE_VOICE, Sampling(seed=0))
     report = bench.measure(start, character, SILENT_FRAME, BenchOptions(frames=5), ignore)
     assert report["precision"] == "bf16" and report["frames"] == 5 and report["bandwidth_gb_per_s"] > 0

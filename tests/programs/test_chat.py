@@ -1,4 +1,4 @@
-"""The live conversation, whole: demo model, real callback, a card made of numbers. See fakecard.py."""
+"""The live conversation, whole: a random model, real callback, a card made of numbers. See fakecard.py."""
 
 import errno
 import json
@@ -62,11 +62,11 @@ def kept_sound(folder: Path) -> np.ndarray[Any, Any]:
 
 
 def test_live_is_the_same_conversation_as_with_a_recording(
-    plug: Callable[..., FakeCard], demo_folder: Path, tmp_path: Path
+    plug: Callable[..., FakeCard], random_folder: Path, tmp_path: Path
 ) -> None:
     sound = speech(60)
-    held = held_chat(plug(microphone=sound, blocks=(480, 77)), demo_folder, tmp_path).run()
-    answer, text = offline(demo_folder, sound)
+    held = held_chat(plug(microphone=sound, blocks=(480, 77)), random_folder, tmp_path).run()
+    answer, text = offline(random_folder, sound)
     assert held.chat.error is None
     kept = kept_sound(tmp_path)
     assert np.allclose(kept[:, 0], np.clip(sound, -1, 1), atol=1e-4)
@@ -76,8 +76,8 @@ def test_live_is_the_same_conversation_as_with_a_recording(
     assert all(Path(name).exists() for name in finished.files)
 
 
-def test_it_says_what_it_does_in_order(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
-    held = held_chat(plug(microphone=speech(10)), demo_folder).run()
+def test_it_says_what_it_does_in_order(plug: Callable[..., FakeCard], random_folder: Path) -> None:
+    held = held_chat(plug(microphone=speech(10)), random_folder).run()
     assert [event.name for event in held.of(State) if event.name != "loading"] == [
         "warming up",
         "priming",
@@ -91,23 +91,25 @@ def test_it_says_what_it_does_in_order(plug: Callable[..., FakeCard], demo_folde
 
 
 def test_the_microphone_opens_only_when_the_model_is_ready(
-    plug: Callable[..., FakeCard], demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    plug: Callable[..., FakeCard], random_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = plug(microphone=speech(3))
     begin = LocalEngine._begin
     opened: list[int] = []
     monkeypatch.setattr(LocalEngine, "_begin", lambda *rest: (opened.append(len(fake.opened)), begin(*rest))[1])
-    held_chat(fake, demo_folder).run()
+    held_chat(fake, random_folder).run()
     assert set(opened) == {0} and len(fake.opened) == 1
 
 
-def test_no_event_holds_a_tensor(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
-    held = held_chat(plug(microphone=speech(5)), demo_folder).run()
+def test_no_event_holds_a_tensor(plug: Callable[..., FakeCard], random_folder: Path) -> None:
+    held = held_chat(plug(microphone=speech(5)), random_folder).run()
     assert not any(isinstance(value, torch.Tensor) for event in held.events for value in vars(event).values())
 
 
-def test_muted_the_agent_hears_silence_and_the_clock_runs_on(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
-    held = held_chat(plug(microphone=speech(30)), demo_folder)
+def test_muted_the_agent_hears_silence_and_the_clock_runs_on(
+    plug: Callable[..., FakeCard], random_folder: Path
+) -> None:
+    held = held_chat(plug(microphone=speech(30)), random_folder)
     held.at = {10: lambda: held.chat.press("m"), 20: lambda: held.chat.press("m")}
     held.run()
     silent = [step.index for step in held.of(Step) if step.heard == -100]
@@ -116,11 +118,11 @@ def test_muted_the_agent_hears_silence_and_the_clock_runs_on(plug: Callable[...,
 
 
 def test_told_to_stop_talking_it_is_silent_until_the_user_speaks(
-    plug: Callable[..., FakeCard], demo_folder: Path
+    plug: Callable[..., FakeCard], random_folder: Path
 ) -> None:
     sound = speech(60)
     sound[: 40 * FRAME] = 0
-    held = held_chat(plug(microphone=sound), demo_folder)
+    held = held_chat(plug(microphone=sound), random_folder)
     held.at = {5: lambda: held.chat.press("s")}
     held.run()
     steps = held.of(Step)
@@ -132,10 +134,10 @@ def test_told_to_stop_talking_it_is_silent_until_the_user_speaks(
 
 
 def test_restarted_it_begins_anew_without_what_was_waiting(
-    plug: Callable[..., FakeCard], demo_folder: Path, tmp_path: Path
+    plug: Callable[..., FakeCard], random_folder: Path, tmp_path: Path
 ) -> None:
     sound = np.tile(speech(20), 2)
-    held = held_chat(plug(microphone=sound), demo_folder, tmp_path)
+    held = held_chat(plug(microphone=sound), random_folder, tmp_path)
     held.at = {20: lambda: held.chat.press("r")}
     held.run()
     steps = held.of(Step)
@@ -146,15 +148,15 @@ def test_restarted_it_begins_anew_without_what_was_waiting(
     assert len(kept_sound(tmp_path)) == 40 * FRAME  # one recording of it all
 
 
-def test_q_ends_it(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
-    held = held_chat(plug(microphone=speech(500)), demo_folder)
+def test_q_ends_it(plug: Callable[..., FakeCard], random_folder: Path) -> None:
+    held = held_chat(plug(microphone=speech(500)), random_folder)
     held.at = {7: lambda: held.chat.press("q")}
     held.run()
     assert len(held.of(Step)) == 7 and held.chat.error is None
     assert held.of(State)[-1] == State("ended")
 
 
-def test_ctrl_c_ends_every_thread(plug: Callable[..., FakeCard], demo_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_every_thread(plug: Callable[..., FakeCard], random_folder: Path, tmp_path: Path) -> None:
     class Impatient(Nothing):
         def poll(self, seconds: float) -> str | None:
             if held.of(Step):
@@ -164,7 +166,7 @@ def test_ctrl_c_ends_every_thread(plug: Callable[..., FakeCard], demo_folder: Pa
     before = threading.active_count()
     # The card never runs dry here: it repeats itself until somebody stops.
     fake = plug(microphone=speech(5))
-    held = held_chat(fake, demo_folder, tmp_path)
+    held = held_chat(fake, random_folder, tmp_path)
 
     def refill() -> None:
         fake.microphone = speech(5)
@@ -179,30 +181,30 @@ def test_ctrl_c_ends_every_thread(plug: Callable[..., FakeCard], demo_folder: Pa
 
 
 def test_what_fails_in_the_model_thread_ends_it_with_its_error(
-    plug: Callable[..., FakeCard], demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    plug: Callable[..., FakeCard], random_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = held_chat(plug(microphone=speech(5)), "./nowhere").run()
     assert isinstance(held.chat.error, ModelError) and held.of(State)[-1] == State("ended")
     monkeypatch.setattr(LocalEngine, "step", lambda *_: 1 / 0)
-    held = held_chat(plug(microphone=speech(5)), demo_folder).run()
+    held = held_chat(plug(microphone=speech(5)), random_folder).run()
     assert isinstance(held.chat.error, ZeroDivisionError)
 
 
 def test_a_card_that_dies_for_good_ends_it_with_an_audio_error(
-    plug: Callable[..., FakeCard], demo_folder: Path, tmp_path: Path
+    plug: Callable[..., FakeCard], random_folder: Path, tmp_path: Path
 ) -> None:
     from collections import deque
 
     fake = plug(microphone=speech(500), lifetimes=deque([1.0] + [0.0] * 20))
-    held = held_chat(fake, demo_folder, tmp_path).run()
+    held = held_chat(fake, random_folder, tmp_path).run()
     assert isinstance(held.chat.error, AudioError)
     assert held.of(Finished)[-1].files and len(kept_sound(tmp_path)) == len(held.of(Step)) * FRAME
     assert State("reconnecting", "the sound card has stopped") in held.of(State)
 
 
-def test_stopped_before_it_is_live_it_opens_no_microphone(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
+def test_stopped_before_it_is_live_it_opens_no_microphone(plug: Callable[..., FakeCard], random_folder: Path) -> None:
     fake = plug(microphone=speech(5))
-    held = held_chat(fake, demo_folder)
+    held = held_chat(fake, random_folder)
     held.chat.stop()
     held.run()
     assert not fake.opened and not held.of(Step) and held.chat.error is None
@@ -212,11 +214,11 @@ class TestCommand:
     """The command line around it."""
 
     @pytest.fixture
-    def chat(self, plug: Callable[..., FakeCard], demo_folder: Path) -> Callable[..., int]:
+    def chat(self, plug: Callable[..., FakeCard], random_folder: Path) -> Callable[..., int]:
         def run(*arguments: str, **settings: Any) -> int:
             fake = plug(**{"microphone": speech(30), **settings})
             fake.at_end = lambda: stop_the_chat()
-            return cli.program(["chat", "--model", str(demo_folder), "--device", "cpu", "--seed", "3", *arguments])
+            return cli.program(["chat", "--model", str(random_folder), "--device", "cpu", "--seed", "3", *arguments])
 
         def stop_the_chat() -> None:
             for each in chats:
@@ -313,17 +315,17 @@ class TestCommand:
 
 
 def test_what_is_wrong_with_the_devices_is_told_before_the_model_is_loaded(
-    plug: Callable[..., FakeCard], demo_folder: Path
+    plug: Callable[..., FakeCard], random_folder: Path
 ) -> None:
-    held = held_chat(plug(microphone=speech(2), listed=[]), demo_folder).run()
+    held = held_chat(plug(microphone=speech(2), listed=[]), random_folder).run()
     assert isinstance(held.chat.error, AudioError) and not held.of(Note)
 
 
 @pytest.mark.slow
-def test_losses_are_counted_and_told(plug: Callable[..., FakeCard], demo_folder: Path) -> None:
+def test_losses_are_counted_and_told(plug: Callable[..., FakeCard], random_folder: Path) -> None:
     """A stall of the model: what the card heard meanwhile is not said twice, and nothing stays late."""
     fake = plug(microphone=speech(200))
-    held = held_chat(fake, demo_folder)
+    held = held_chat(fake, random_folder)
     held.at = {20: lambda: [fake.pass_time() for _ in range(150)] and None}  # three seconds pass in one step
     held.run()
     dropped = [event for event in held.of(Glitch) if event.kind == "dropped"]

@@ -255,9 +255,9 @@ def test_what_has_begun_to_come_is_counted(tmp_path: Path) -> None:
     assert "3.0 GB of it are" in finding.found and finding.figures["begun"] == 3 * 10**9
 
 
-def test_a_folder_of_ones_own(demo_folder: Path, tmp_path: Path) -> None:
-    assert kinds(found(str(demo_folder)))["model"] == OK
-    copy = shutil.copytree(demo_folder, tmp_path / "copy")
+def test_a_folder_of_ones_own(random_folder: Path, tmp_path: Path) -> None:
+    assert kinds(found(str(random_folder)))["model"] == OK
+    copy = shutil.copytree(random_folder, tmp_path / "copy")
     (copy / WEIGHTS).write_bytes(b"\xff" * 20)
     assert named(found(str(copy)), "model").figures["damaged"] == [WEIGHTS]
     shutil.rmtree(copy)

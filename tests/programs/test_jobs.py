@@ -65,18 +65,18 @@ class TestInputs:
         with pytest.raises(UsageError, match="There are no recordings in in"):
             plan(["in"], "out")
 
-    def test_a_name_without_suffix_is_a_folder(self, demo_folder: Path) -> None:
-        assert run(demo_folder, recorded(Path("a.wav"), SHORT), "-o", "out") == 0
+    def test_a_name_without_suffix_is_a_folder(self, random_folder: Path) -> None:
+        assert run(random_folder, recorded(Path("a.wav"), SHORT), "-o", "out") == 0
         assert wavs("out") == ["a.wav"]
 
-    def test_a_list_names_them(self, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_list_names_them(self, random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         recorded(Path("a b.wav"), SHORT)
         recorded(Path("c.wav"), SHORT)
         Path("list.txt").write_text("a b.wav\n\n")
-        assert run(demo_folder, "c.wav", "--list", "list.txt", "-o", "out") == 0
+        assert run(random_folder, "c.wav", "--list", "list.txt", "-o", "out") == 0
         assert wavs("out") == ["a b.wav", "c.wav"]
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a b.wav\r\nc.wav")))
-        assert run(demo_folder, "--list", "-", "-o", "again") == 0
+        assert run(random_folder, "--list", "-", "-o", "again") == 0
         assert wavs("again") == ["a b.wav", "c.wav"]
 
     @pytest.mark.parametrize("content", [b"a\0b", b"a" * 101], ids=["a NUL", "too long"])
@@ -88,10 +88,10 @@ class TestInputs:
         with pytest.raises(UsageError, match=r"/dev/zero is no list of names"):
             jobs.read_list("/dev/zero")  # which has no end
 
-    def test_a_loop_of_links(self, demo_folder: Path) -> None:
+    def test_a_loop_of_links(self, random_folder: Path) -> None:
         Path("a.wav").symlink_to("b.wav")
         Path("b.wav").symlink_to("a.wav")
-        assert run(demo_folder, "a.wav", "-o", "out") == 4
+        assert run(random_folder, "a.wav", "-o", "out") == 4
 
 
 class TestNothingIsOverwritten:
@@ -109,7 +109,7 @@ class TestNothingIsOverwritten:
             ("other.wav", "q.wav", ["--prompt", "@q.json"]),
         ],
     )
-    def test_no_input_by_any_name(self, source: str, out: str, more: list[str], demo_folder: Path) -> None:
+    def test_no_input_by_any_name(self, source: str, out: str, more: list[str], random_folder: Path) -> None:
         for name in ("q.wav", "q.json", "q.srt", "q.md", "out/results.jsonl", "other.wav"):
             recorded(Path(name))
         Path("link.wav").symlink_to("q.wav")
@@ -117,7 +117,7 @@ class TestNothingIsOverwritten:
         if "--prompt" in more:
             Path("q.json").write_text("You are kind.")
         before = {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
-        assert run(demo_folder, source, "-o", out, "--overwrite", *more) == 2
+        assert run(random_folder, source, "-o", out, "--overwrite", *more) == 2
         assert {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()} == before
 
     @given(
@@ -143,19 +143,19 @@ class TestNothingIsOverwritten:
             plan(["A.wav", "in/a.wav"], "out")
 
     def test_an_answer_that_is_there_is_refused_unless_it_was_named(
-        self, demo_folder: Path, capsys: pytest.CaptureFixture[str]
+        self, random_folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         recorded(Path("q.wav"), SHORT)
         for out, codes in (("out", (0, 2)), (None, (0, 2)), ("a.wav", (0, 0))):
             for code in codes:
-                assert run(demo_folder, "q.wav", *(["-o", out] if out else []), "--seed", 1) == code
+                assert run(random_folder, "q.wav", *(["-o", out] if out else []), "--seed", 1) == code
         assert "--skip-existing" in capsys.readouterr().err
-        assert run(demo_folder, "q.wav", "-o", "out", "--overwrite") == 0 and len(results()) == 1
+        assert run(random_folder, "q.wav", "-o", "out", "--overwrite") == 0 and len(results()) == 1
 
-    def test_what_lies_beside_a_new_answer_is_refused(self, demo_folder: Path) -> None:
+    def test_what_lies_beside_a_new_answer_is_refused(self, random_folder: Path) -> None:
         recorded(Path("q.wav"), SHORT)
         Path("config.json").write_text("mine")
-        assert run(demo_folder, "q.wav", "-o", "config.wav") == 2
+        assert run(random_folder, "q.wav", "-o", "config.wav") == 2
         assert Path("config.json").read_text() == "mine"
 
 
@@ -172,22 +172,22 @@ class TestWhatIsNoFile:
         assert caught.value.hint == f"Write: -o - > {out}" and Path("pipe.wav").is_fifo()
 
     @pytest.mark.parametrize("name", ["out/a.wav", "out/a.json", "out/a.srt"])
-    def test_in_the_place_of_an_answer(self, name: str, demo_folder: Path) -> None:
+    def test_in_the_place_of_an_answer(self, name: str, random_folder: Path) -> None:
         Path("out").mkdir()
         os.mkfifo(name)
-        assert run(demo_folder, recorded(Path("a.wav"), SHORT), "-o", "out", "--srt", "--overwrite") == 4
+        assert run(random_folder, recorded(Path("a.wav"), SHORT), "-o", "out", "--srt", "--overwrite") == 4
         assert Path(name).is_fifo()
 
 
 class TestFailures:
     def test_a_bad_one_is_reported_and_the_rest_is_answered(
-        self, demo_folder: Path, capsys: pytest.CaptureFixture[str]
+        self, random_folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         for name in ("a", "c"):
             recorded(Path(f"in/{name}.wav"), SHORT)
         Path("in/b.wav").write_text("no sound")
         Path("in/d.wav").touch()
-        assert run(demo_folder, "in", "nothing.wav", "-o", "out") == 4
+        assert run(random_folder, "in", "nothing.wav", "-o", "out") == 4
         err = capsys.readouterr().err
         assert "3 of 5 recordings were not answered" in err and err.count("in/b.wav is not a sound file") == 2
         assert wavs("out") == ["a.wav", "c.wav"]
@@ -196,13 +196,13 @@ class TestFailures:
             *((False, each) for each in ("in/a.wav", "in/c.wav")),
         ]
 
-    def test_strictly_the_first_one_ends_it(self, demo_folder: Path) -> None:
+    def test_strictly_the_first_one_ends_it(self, random_folder: Path) -> None:
         recorded(Path("in/a.wav"), SHORT)
         Path("in/b.wav").write_text("no sound")
-        assert run(demo_folder, "in", "-o", "out", "--strict") == 4
+        assert run(random_folder, "in", "-o", "out", "--strict") == 4
         assert wavs("out") == []
 
-    def test_what_fails_again_and_again_ends_it(self, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_fails_again_and_again_ends_it(self, random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from personaplex_cli.errors import AudioError
         from personaplex_cli.programs import run as program
 
@@ -215,12 +215,12 @@ class TestFailures:
 
         monkeypatch.setattr(program, "write_wav", full)
         inputs = [recorded(Path(f"in/{name}.wav"), SHORT) for name in "abcdef"]
-        assert run(demo_folder, *inputs, "-o", "out") == 4
+        assert run(random_folder, *inputs, "-o", "out") == 4
         assert tried == 3
 
 
 def test_stopped_anywhere_it_goes_on_and_each_is_answered_once(
-    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    random_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before the wav is written, and again later: a wav is there only if everything is."""
     from personaplex_cli.programs import run as program
@@ -242,7 +242,7 @@ def test_stopped_anywhere_it_goes_on_and_each_is_answered_once(
     monkeypatch.setattr(program, "write_wav", killed)
     codes, seen = [], dict[str, bytes]()
     for _ in range(3):
-        codes.append(run(demo_folder, "in", "-o", "out", "--seed", 1, "--skip-existing"))
+        codes.append(run(random_folder, "in", "-o", "out", "--seed", 1, "--skip-existing"))
         for path in Path("out").glob("*.wav"):
             assert seen.setdefault(path.name, path.read_bytes()) == path.read_bytes()
         with Path("out/results.jsonl").open("ab") as file:
@@ -255,22 +255,22 @@ def test_stopped_anywhere_it_goes_on_and_each_is_answered_once(
     # The line that a stop has cost comes back, the one that was cut off goes.
     recorded(Path("in/06.wav"), SHORT)
     Path("out/results.jsonl").write_bytes(b"\n".join(lines[:2]) + b'\n{"input": "cut off')
-    assert run(demo_folder, "in", "-o", "out", "--skip-existing") == 0
+    assert run(random_folder, "in", "-o", "out", "--skip-existing") == 0
     assert [line["input"] for line in results()] == [f"in/{name}.wav" for name in [*names, "06"]]
-    assert run(demo_folder, "in", "-o", "out", "--skip-existing") == 0
+    assert run(random_folder, "in", "-o", "out", "--skip-existing") == 0
 
 
-def test_failures_are_noted_once(demo_folder: Path) -> None:
+def test_failures_are_noted_once(random_folder: Path) -> None:
     recorded(Path("in/a.wav"), SHORT)
     Path("in/b.wav").write_text("no sound")
     for code in (4, 4):
-        assert run(demo_folder, "in", "-o", "out", "--skip-existing") == code
+        assert run(random_folder, "in", "-o", "out", "--skip-existing") == code
         assert sorted((line["input"], "error" in line) for line in results()) == [
             ("in/a.wav", False),
             ("in/b.wav", True),
         ]
     recorded(Path("in/b.wav"), SHORT)
-    assert run(demo_folder, "in", "-o", "out", "--skip-existing") == 0
+    assert run(random_folder, "in", "-o", "out", "--skip-existing") == 0
     assert [line["input"] for line in results()] == ["in/a.wav", "in/b.wav"] and not any(
         "error" in x for x in results()
     )
@@ -288,18 +288,18 @@ class TestReadOnce:
 
         return fill
 
-    def test_a_named_pipe_is_answered(self, pipe: Callable[[bytes], str], demo_folder: Path) -> None:
+    def test_a_named_pipe_is_answered(self, pipe: Callable[[bytes], str], random_folder: Path) -> None:
         content = recorded(Path("q.wav"), SHORT).read_bytes()
-        assert run(demo_folder, "q.wav", "-o", "a.wav", "--seed", 1) == 0
-        assert run(demo_folder, pipe(content), "-o", "b.wav", "--seed", 1) == 0
+        assert run(random_folder, "q.wav", "-o", "a.wav", "--seed", 1) == 0
+        assert run(random_folder, pipe(content), "-o", "b.wav", "--seed", 1) == 0
         assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
         assert json.loads(Path("b.json").read_text())["input"] == "pipe"
 
-    def test_a_descriptor_is_answered(self, demo_folder: Path) -> None:
+    def test_a_descriptor_is_answered(self, random_folder: Path) -> None:
         content = recorded(Path("q.wav"), SHORT).read_bytes()
         reader, writer = os.pipe()
         threading.Thread(target=lambda: (os.write(writer, content), os.close(writer)), daemon=True).start()
-        assert run(demo_folder, f"/dev/fd/{reader}", "-o", "b.wav") == 0
+        assert run(random_folder, f"/dev/fd/{reader}", "-o", "b.wav") == 0
         os.close(reader)
 
     @pytest.mark.parametrize("source", ["-", "pipe"])
@@ -318,11 +318,11 @@ class TestReadOnce:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
 def test_a_full_standard_output_is_no_bug(
-    demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    random_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stdout = open("/dev/full", "w")  # noqa: SIM115
     monkeypatch.setattr(sys, "stdout", stdout)
-    assert run(demo_folder, recorded(Path("q.wav"), SHORT), "-o", "-") == 4
+    assert run(random_folder, recorded(Path("q.wav"), SHORT), "-o", "-") == 4
     assert "Standard output cannot be written" in capsys.readouterr().err
     with suppress(OSError):
         stdout.close()
@@ -330,13 +330,17 @@ def test_a_full_standard_output_is_no_bug(
 
 @pytest.mark.parametrize(("path", "code"), [("/dev/full", 4), (None, 0)])
 def test_json_that_cannot_be_written_costs_no_answer(
-    path: str | None, code: int, demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    path: str | None,
+    code: int,
+    random_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(path, "w") if path else open(writer, "w") as broken:
         monkeypatch.setattr(sys, "stdout", broken)
-        assert run(demo_folder, recorded(Path("a.wav")), recorded(Path("b.wav")), "-o", "out", "--json") == code
+        assert run(random_folder, recorded(Path("a.wav")), recorded(Path("b.wav")), "-o", "out", "--json") == code
     assert sorted(os.listdir("out")) == ["a.json", "a.wav", "b.json", "b.wav", "results.jsonl"]
     assert capsys.readouterr().err == ("Standard output cannot be written (No space left on device).\n" if code else "")
 
@@ -345,25 +349,25 @@ class TestOddText:
     """Text from outside never costs finished work."""
 
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
-    def test_a_name_that_is_no_utf_8(self, demo_folder: Path) -> None:
+    def test_a_name_that_is_no_utf_8(self, random_folder: Path) -> None:
         name = os.fsdecode(b"caf\xe9.wav")
         recorded(Path("q.wav"), SHORT).rename(name)
-        assert run(demo_folder, name, "-o", "out", "--srt", "--md", "--json") == 0
+        assert run(random_folder, name, "-o", "out", "--srt", "--md", "--json") == 0
         assert json.loads(Path(os.fsdecode(b"out/caf\xe9.json")).read_text())["input"] == name
         assert results()[0]["input"] == name
 
-    def test_half_of_a_pair_from_a_server(self, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_half_of_a_pair_from_a_server(self, random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from personaplex_cli.transcript import Transcript
 
         add = Transcript.add
         monkeypatch.setattr(Transcript, "add", lambda self, frame, piece: add(self, frame, " \ud800\n1"))
-        assert run(demo_folder, recorded(Path("q.wav"), SHORT), "-o", "a.wav", "--srt", "--md") == 0
+        assert run(random_folder, recorded(Path("q.wav"), SHORT), "-o", "a.wav", "--srt", "--md") == 0
         assert "\\ud800" in Path("a.srt").read_text() and "\\ud800" in Path("a.md").read_text()
         assert json.loads(Path("a.json").read_text())["text"].startswith("\ud800 1")
 
 
 def test_of_a_long_recording_it_is_said_when_the_persona_is_forgotten(
-    demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    random_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from personaplex_cli.events import Began
     from personaplex_cli.programs import run as program
@@ -377,7 +381,7 @@ def test_of_a_long_recording_it_is_said_when_the_persona_is_forgotten(
         hear(self, event)
 
     monkeypatch.setattr(program._Answer, "hear", with_little_context)
-    assert run(demo_folder, recorded(Path("q.wav"), SHORT), "-o", "a.wav", "--md") == 0
+    assert run(random_folder, recorded(Path("q.wav"), SHORT), "-o", "a.wav", "--md") == 0
     err = capsys.readouterr().err
     assert err.index("forgets its persona") < err.index("-> a.wav")
     report = json.loads(Path("a.json").read_text())

@@ -1,7 +1,8 @@
-"""`personaplex run`, through the command line, on the demo model: what is written, and what never is."""
+"""`personaplex run`, through the command line, on a random model: what is written, and what never is."""
 
 import io
 import json
+import shutil
 import sys
 import wave
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from personaplex_cli.errors import UsageError
 from personaplex_cli.programs.jobs import Job, plan
 from personaplex_cli.samples import SAMPLE_RATE
 
+EXAMPLE = Path(__file__).parents[2] / "examples/question.wav"
 QUESTION = 0.5  # seconds
 
 
@@ -42,8 +44,8 @@ def recorded(path: Path, seconds: float = QUESTION, rate: int = SAMPLE_RATE, cha
     return path
 
 
-def run(demo: Path, *arguments: object) -> int:
-    return cli.program(["run", "--model", str(demo), "--device", "cpu", *map(str, arguments)])
+def run(model: Path, *arguments: object) -> int:
+    return cli.program(["run", "--model", str(model), "--device", "cpu", *map(str, arguments)])
 
 
 def length(path: Path) -> tuple[int, int]:
@@ -55,15 +57,15 @@ def length(path: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize(("given", "name"), [([], "teacher"), (["--prompt", "You sing."], "own words")])
 def test_who_says_other_words_is_not_called_by_the_personas_name(
-    given: list[str], name: str, question: Path, demo_folder: Path
+    given: list[str], name: str, question: Path, random_folder: Path
 ) -> None:
-    assert run(demo_folder, question, "-o", "answer.wav", *given) == 0
+    assert run(random_folder, question, "-o", "answer.wav", *given) == 0
     settings = json.loads(Path("answer.json").read_text())["settings"]
     assert settings["persona"] == name and settings["prompt"].startswith("You ")
 
 
-def test_a_question_is_answered_in_its_length_with_a_transcript(question: Path, demo_folder: Path) -> None:
-    assert run(demo_folder, question, "-o", "answer.wav", "--seed", 5, "--srt") == 0
+def test_a_question_is_answered_in_its_length_with_a_transcript(question: Path, random_folder: Path) -> None:
+    assert run(random_folder, question, "-o", "answer.wav", "--seed", 5, "--srt") == 0
     assert length(Path("answer.wav")) == (QUESTION * SAMPLE_RATE, 1)
     report = json.loads(Path("answer.json").read_text())
     assert report["seconds"] == QUESTION
@@ -81,25 +83,25 @@ def test_a_question_is_answered_in_its_length_with_a_transcript(question: Path, 
     ]
 
 
-def test_same_seed_same_bytes(question: Path, demo_folder: Path) -> None:
+def test_same_seed_same_bytes(question: Path, random_folder: Path) -> None:
     for name in ("a", "b"):
-        assert run(demo_folder, question, "-o", f"{name}.wav", "--seed", 7, "--no-transcript") == 0
+        assert run(random_folder, question, "-o", f"{name}.wav", "--seed", 7, "--no-transcript") == 0
     assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
     assert not Path("a.json").exists()
 
 
 def test_without_a_seed_one_is_drawn_and_kept(
-    question: Path, demo_folder: Path, capsys: pytest.CaptureFixture[str]
+    question: Path, random_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(demo_folder, question, "-o", "a.wav") == 0
+    assert run(random_folder, question, "-o", "a.wav") == 0
     seed = json.loads(Path("a.json").read_text())["settings"]["sampling"]["seed"]
     assert f"seed {seed}" in capsys.readouterr().err
-    assert run(demo_folder, question, "-o", "b.wav", "--seed", seed) == 0
+    assert run(random_folder, question, "-o", "b.wav", "--seed", seed) == 0
     assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
 
 
-def test_stereo_has_the_user_left_and_a_tail_is_listened_to(question: Path, demo_folder: Path) -> None:
-    assert run(demo_folder, question, "-o", "a.wav", "--stereo", "--tail", 0.25) == 0
+def test_stereo_has_the_user_left_and_a_tail_is_listened_to(question: Path, random_folder: Path) -> None:
+    assert run(random_folder, question, "-o", "a.wav", "--stereo", "--tail", 0.25) == 0
     assert length(Path("a.wav")) == ((QUESTION + 0.25) * SAMPLE_RATE, 2)
     with wave.open("a.wav") as answer, wave.open(str(question)) as asked:
         left = np.frombuffer(answer.readframes(10**6), "<i2").reshape(-1, 2)[:, 0].astype(int)
@@ -108,13 +110,13 @@ def test_stereo_has_the_user_left_and_a_tail_is_listened_to(question: Path, demo
     assert not left[len(heard) :].any()
 
 
-def test_several_inputs_go_into_a_folder_each_from_the_same_beginning(demo_folder: Path) -> None:
+def test_several_inputs_go_into_a_folder_each_from_the_same_beginning(random_folder: Path) -> None:
     inputs = [
         recorded(Path("in/a.wav")),
         recorded(Path("in/b.wav")),
         recorded(Path("in/c.wav"), rate=48000, channels=2),
     ]
-    assert run(demo_folder, *inputs, "-o", "out", "--seed", 1) == 0
+    assert run(random_folder, *inputs, "-o", "out", "--seed", 1) == 0
     assert sorted(path.name for path in Path("out").iterdir()) == [
         *(f"{x}.{y}" for x in "abc" for y in ("json", "wav")),
         "results.jsonl",
@@ -126,20 +128,39 @@ def test_several_inputs_go_into_a_folder_each_from_the_same_beginning(demo_folde
 
 
 def test_pipes_carry_wav_in_and_out_and_nothing_else(
-    question: Path, demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    question: Path, random_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(demo_folder, question, "-o", "a.wav", "--seed", 1) == 0
+    assert run(random_folder, question, "-o", "a.wav", "--seed", 1) == 0
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(question.read_bytes())))
     stdout = io.TextIOWrapper(io.BytesIO())
     monkeypatch.setattr(sys, "stdout", stdout)
-    assert run(demo_folder, "-", "--seed", 1) == 0
+    assert run(random_folder, "-", "--seed", 1) == 0
     assert stdout.buffer.getvalue() == Path("a.wav").read_bytes()  # type: ignore[attr-defined]
 
 
+def test_who_leaves_no_time_for_an_answer_is_told(random_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example ends with a pause: its first 1.6 seconds do not."""
+    shutil.copy(EXAMPLE, "whole.wav")
+    for name in ("a.wav", "b.wav"):
+        with wave.open(name, "wb") as file, wave.open(str(EXAMPLE)) as whole:
+            file.setparams(whole.getparams())
+            file.writeframes(whole.readframes(round(1.6 * SAMPLE_RATE)))
+    for arguments, note in (
+        (["a.wav"], "The recording ends with your last word: --tail 4 gives time to answer."),
+        (["a.wav", "whole.wav", "b.wav"], "2 recordings end with their last word: --tail 4 gives time to answer."),
+        (["a.wav", "--tail", "1.2"], ""),
+        (["whole.wav"], ""),
+    ):
+        assert run(random_folder, *arguments, "-o", "out/", "--overwrite") == 0
+        said = capsys.readouterr().err.splitlines()
+        assert [each for each in said if "--tail" in each] == [note] * bool(note)
+    assert length(Path("out/whole.wav"))[0] == length(EXAMPLE)[0]  # in its length, whatever is noted
+
+
 def test_json_lines_tell_everything_that_happens(
-    question: Path, demo_folder: Path, capsys: pytest.CaptureFixture[str]
+    question: Path, random_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(demo_folder, question, "-o", "a.wav", "--json") == 0
+    assert run(random_folder, question, "-o", "a.wav", "--json") == 0
     out, err = capsys.readouterr()
     events = [json.loads(line) for line in out.splitlines()]
     kinds = [event["event"] for event in events]
@@ -198,7 +219,7 @@ class TestWrong:
         code: int,
         said: str,
         question: Path,
-        demo_folder: Path,
+        random_folder: Path,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         recorded(Path("in/question.wav"))
@@ -207,7 +228,7 @@ class TestWrong:
         Path("worse.wav").write_text("")
         recorded(Path("short.wav"), seconds=0.2)
         before = sorted(Path().rglob("*"))
-        assert run(demo_folder, *arguments) == code
+        assert run(random_folder, *arguments) == code
         out, err = capsys.readouterr()
         assert said in err and "Traceback" not in err and out == ""
         # Only what depends on the machine waits until the model is looked at.
@@ -220,7 +241,7 @@ class TestWrong:
         assert "nowhere" in capsys.readouterr().err
 
     def test_what_was_finished_stays_when_the_user_stops(
-        self, demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, random_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         from personaplex_cli.engine.engine import LocalEngine
 
@@ -234,20 +255,20 @@ class TestWrong:
             return step(*rest)
 
         monkeypatch.setattr(LocalEngine, "step", interrupted)
-        assert run(demo_folder, recorded(Path("a.wav")), recorded(Path("b.wav")), "-o", "out") == 130
+        assert run(random_folder, recorded(Path("a.wav")), recorded(Path("b.wav")), "-o", "out") == 130
         assert sorted(path.name for path in Path("out").iterdir()) == ["a.json", "a.wav", "results.jsonl"]
         assert capsys.readouterr().err.endswith("Stopped. Kept: 1 of 2 answers.\n")
 
     def test_a_bug_says_so_and_shows_itself_only_when_asked(
-        self, question: Path, demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, question: Path, random_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         from personaplex_cli.engine.engine import LocalEngine
 
         monkeypatch.setattr(LocalEngine, "step", lambda *_: 1 / 0)
-        assert run(demo_folder, question, "-o", "a.wav") == 1
+        assert run(random_folder, question, "-o", "a.wav") == 1
         err = capsys.readouterr().err
         assert "bug: ZeroDivisionError" in err and "Traceback" not in err
-        assert cli.program(["--debug", "run", "--model", str(demo_folder), "question.wav", "-o", "a.wav"]) == 1
+        assert cli.program(["--debug", "run", "--model", str(random_folder), "question.wav", "-o", "a.wav"]) == 1
         assert "Traceback" in capsys.readouterr().err
         assert not Path("a.wav").exists()
 

@@ -22,7 +22,7 @@ EVENTS: list[Event] = [
     Started("folder/a[1].wav", 2),
     Step(0, " a", -20, -30, Timings(1, 2, 3)),
     Step(1, "", -20, -30, Timings(1, 2, 3)),
-    Finished("folder/a[1].wav", ("b[1].wav", "b[1].json"), 0.16, 3.5, "a"),
+    Finished("folder/a[1].wav", ("b[1].wav", "b[1].json"), 0.16, 3.5, "[a] b."),
 ]
 
 
@@ -67,7 +67,14 @@ def test_elsewhere_there_are_only_sentences() -> None:
         "Loading org/[model]",
         "Running on [cpu].",
         "folder/a[1].wav -> b[1].wav, b[1].json  (0.2 s, 3.5x real time)",
+        "It said: [a] b.",
     ]
+
+
+@pytest.mark.parametrize(("text", "count", "said"), [("", 1, ["It said nothing."]), ("a" * 401, 1, []), ("a", 2, [])])
+def test_the_words_of_a_single_short_answer_are_told(text: str, count: int, said: list[str]) -> None:
+    events: list[Event] = [Started("a.wav", 2, 1, count), Finished("a.wav", (), 0.16, 3.5, text)]
+    assert shown(terminal=False, events=events).splitlines()[1:] == said
 
 
 def test_on_a_terminal_bars_come_and_go() -> None:

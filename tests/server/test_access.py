@@ -30,7 +30,7 @@ from personaplex_cli.samples import FRAME
 from personaplex_cli.server.access import warning
 
 
-def test_only_with_the_token_one_gets_in(demo_folder: Path) -> None:
+def test_only_with_the_token_one_gets_in(random_folder: Path) -> None:
     async def knock(server: RunningServer) -> None:
         for given in ("", "?token=wrong", "?token=", "?token=gehe%C3%ADm"):
             for path in (PATH, "/pcm", "/ws", "/"):
@@ -42,22 +42,22 @@ def test_only_with_the_token_one_gets_in(demo_folder: Path) -> None:
         async with connected(server.socket(f"/pcm?{SEED}&token=geheim%C3%ADs")) as socket:
             await next_json(socket, "ready")
 
-    with RunningServer(demo_folder, access=AccessOptions(port=0, token="geheimís")) as server:
+    with RunningServer(random_folder, access=AccessOptions(port=0, token="geheimís")) as server:
         asyncio.run(knock(server))
 
 
-def test_the_token_may_come_in_the_header(demo_folder: Path) -> None:
+def test_the_token_may_come_in_the_header(random_folder: Path) -> None:
     async def knock(server: RunningServer) -> None:
         async with connected(server.socket(PATH), headers={"Authorization": "Bearer open-sesame"}) as socket:
             await next_message(socket, Handshake)
         for header in ("Bearer open-sesam", "Basic open-sesame", "open-sesame", "Bearer", "Bearer \udcff"):
             assert (await refused(server.socket(PATH), headers={"Authorization": header}))[0] == 401
 
-    with RunningServer(demo_folder, access=AccessOptions(port=0, token="open-sesame")) as server:
+    with RunningServer(random_folder, access=AccessOptions(port=0, token="open-sesame")) as server:
         asyncio.run(knock(server))
 
 
-def test_pages_from_elsewhere_are_refused_unless_they_are_listed(demo_folder: Path) -> None:
+def test_pages_from_elsewhere_are_refused_unless_they_are_listed(random_folder: Path) -> None:
     async def knock(server: RunningServer) -> None:
         for origin in (
             "https://evil.example",
@@ -73,12 +73,12 @@ def test_pages_from_elsewhere_are_refused_unless_they_are_listed(demo_folder: Pa
             async with connected(server.socket(PATH), headers={"Origin": origin}) as socket:
                 await next_message(socket, Handshake)
 
-    with RunningServer(demo_folder, access=AccessOptions(port=0, origin=("https://friend.example",))) as server:
+    with RunningServer(random_folder, access=AccessOptions(port=0, origin=("https://friend.example",))) as server:
         asyncio.run(knock(server))
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
-def test_with_a_certificate_it_speaks_tls(demo_folder: Path, tmp_path: Path) -> None:
+def test_with_a_certificate_it_speaks_tls(random_folder: Path, tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -out {cert} -keyout {key}"
     subprocess.run(command.split(), check=True, capture_output=True)
@@ -92,7 +92,7 @@ def test_with_a_certificate_it_speaks_tls(demo_folder: Path, tmp_path: Path) -> 
         info = json.loads((await fetched(f"{server.url}/api/info", ssl=trust))[1])
         assert info["sockets"]["pcm"].startswith("wss://")
 
-    with RunningServer(demo_folder, access=AccessOptions(port=0, ssl_cert=cert, ssl_key=key)) as server:
+    with RunningServer(random_folder, access=AccessOptions(port=0, ssl_cert=cert, ssl_key=key)) as server:
         assert server.url.startswith("https://")
         asyncio.run(talk(server))
 
@@ -140,7 +140,7 @@ def hosts(port: int) -> list[str]:
     return [*bad, *(f"{each}:{port}" for each in bad), "localhost:x", "a@localhost", "localhost/x", "[::1", ""]
 
 
-def test_a_name_that_is_not_the_servers_own_is_refused_on_every_path(demo_folder: Path) -> None:
+def test_a_name_that_is_not_the_servers_own_is_refused_on_every_path(random_folder: Path) -> None:
     async def knock(server: RunningServer) -> None:
         port = int(server.url.rpartition(":")[2])
         for host in hosts(port):
@@ -170,12 +170,12 @@ def test_a_name_that_is_not_the_servers_own_is_refused_on_every_path(demo_folder
         await writer.wait_closed()
         return status
 
-    with RunningServer(demo_folder, access=AccessOptions(port=0, origin=("https://friend.example",))) as server:
+    with RunningServer(random_folder, access=AccessOptions(port=0, origin=("https://friend.example",))) as server:
         asyncio.run(knock(server))
     assert len([note for note in server.notes if "--origin" in note]) < 60
 
 
-def test_with_a_token_a_web_server_in_between_may_pass_its_own_name_on(demo_folder: Path) -> None:
+def test_with_a_token_a_web_server_in_between_may_pass_its_own_name_on(random_folder: Path) -> None:
     async def knock(server: RunningServer) -> None:
         host = {"Host": "talk.example", "Origin": "https://talk.example"}
         assert (await fetched(f"{server.url}/", headers=host))[0] == 200
@@ -183,7 +183,7 @@ def test_with_a_token_a_web_server_in_between_may_pass_its_own_name_on(demo_fold
         async with connected(server.socket("/pcm?token=secret"), headers=host) as socket:
             await next_json(socket, "ready")
 
-    with RunningServer(demo_folder, access=AccessOptions(port=0, token="secret")) as server:
+    with RunningServer(random_folder, access=AccessOptions(port=0, token="secret")) as server:
         asyncio.run(knock(server))
 
 
@@ -194,7 +194,7 @@ def test_the_owner_reads_once_which_page_was_refused_and_what_to_do(server: Runn
     assert "--origin" in note and "Host" in note
 
 
-def test_a_listed_page_may_read_what_there_is_to_choose(demo_folder: Path) -> None:
+def test_a_listed_page_may_read_what_there_is_to_choose(random_folder: Path) -> None:
     async def look(server: RunningServer) -> None:
         for path in ("/api/info", "/health", "/livez"):
             for origin, allowed in (("https://friend.example", True), ("https://evil.example", False)):
@@ -206,7 +206,7 @@ def test_a_listed_page_may_read_what_there_is_to_choose(demo_folder: Path) -> No
             async with asking.options(f"{server.url}/api/info", headers=ask) as answer:
                 assert answer.status == 204 and answer.headers["Access-Control-Allow-Headers"] == "Authorization"
 
-    with RunningServer(demo_folder, access=AccessOptions(port=0, origin=("https://friend.example",))) as server:
+    with RunningServer(random_folder, access=AccessOptions(port=0, origin=("https://friend.example",))) as server:
         asyncio.run(look(server))
 
 

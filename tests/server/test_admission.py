@@ -96,11 +96,13 @@ def test_a_sign_of_life_comes_while_one_waits(
     asyncio.run(wait())
 
 
-def test_while_the_model_loads_the_port_is_open_and_says_so(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_the_model_loads_the_port_is_open_and_says_so(
+    random_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = threading.Event()
     really = load.load
     monkeypatch.setattr(load, "load", lambda *arguments: (loaded.wait(), really(*arguments))[1])
-    with RunningServer(demo_folder, wait_for=Phase.LISTENING) as server:
+    with RunningServer(random_folder, wait_for=Phase.LISTENING) as server:
         try:
             status, health, _ = asyncio.run(fetched(f"{server.url}/health"))
             assert (status, json.loads(health)["state"]) == (503, "loading")

@@ -71,7 +71,7 @@ def test_who_asks_nothing_is_hung_up_on(
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
 @pytest.mark.parametrize("first", [b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n\r\n"])
 def test_tls_has_the_same_clock(
-    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bytes
+    random_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bytes
 ) -> None:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(connections, "MAX_PER_ADDRESS", 5)
@@ -91,7 +91,7 @@ def test_tls_has_the_same_clock(
         for each in held:
             each.close()
 
-    with RunningServer(demo_folder, access=AccessOptions(port=0, ssl_cert=cert, ssl_key=key)) as server:
+    with RunningServer(random_folder, access=AccessOptions(port=0, ssl_cert=cert, ssl_key=key)) as server:
         asyncio.run(dawdle(server))
 
 
@@ -121,7 +121,7 @@ def test_a_crowd_that_asks_nothing_keeps_nobody_out(
 
 
 def test_an_answer_that_is_not_taken_is_given_up(
-    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    random_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.5)
     (tmp_path / "index.html").write_bytes(bytes(50_000_000))
@@ -135,7 +135,7 @@ def test_an_answer_that_is_not_taken_is_given_up(
                 while len(server.app._connections):
                     await asyncio.sleep(0.05)
 
-    with RunningServer(demo_folder, access=AccessOptions(port=0, static=tmp_path)) as server:
+    with RunningServer(random_folder, access=AccessOptions(port=0, static=tmp_path)) as server:
         asyncio.run(stare(server))
 
 

@@ -33,10 +33,10 @@ from personaplex_cli.samples import FRAME, SAMPLE_RATE, pcm16
 
 
 def test_over_the_network_the_same_is_said_as_in_files(
-    server: RunningServer, demo_folder: Path, tmp_path: Path
+    server: RunningServer, random_folder: Path, tmp_path: Path
 ) -> None:
     question = wav(tmp_path / "question.wav", speech(30))
-    arguments = ["run", str(question), "--model", str(demo_folder), "--device", "cpu", "--seed", "3"]
+    arguments = ["run", str(question), "--model", str(random_folder), "--device", "cpu", "--seed", "3"]
     assert cli.program([*arguments, "-o", str(tmp_path / "answer.wav")]) == 0
     answer = asyncio.run(pcm(server, 30))
     assert answer == samples(tmp_path / "answer.wav").tobytes()
@@ -186,8 +186,8 @@ def test_an_interview_runs_on_the_real_model(server: RunningServer) -> None:
 
 
 @pytest.mark.model
-def test_talks_are_recorded_when_wanted(demo_folder: Path, tmp_path: Path) -> None:
-    with RunningServer(demo_folder, ServeOptions(record=tmp_path)) as server:
+def test_talks_are_recorded_when_wanted(random_folder: Path, tmp_path: Path) -> None:
+    with RunningServer(random_folder, ServeOptions(record=tmp_path)) as server:
         answer = asyncio.run(pcm(server, 20))
     (kept,) = tmp_path.glob("*/conversation.wav")
     sound = samples(kept)
@@ -195,8 +195,8 @@ def test_talks_are_recorded_when_wanted(demo_folder: Path, tmp_path: Path) -> No
     assert json.loads(kept.with_name("transcript.json").read_text())["settings"]["sampling"]["seed"] == 3
 
 
-def test_a_visit_is_one_line_on_the_servers_screen(demo_folder: Path) -> None:
-    with RunningServer(demo_folder) as server:
+def test_a_visit_is_one_line_on_the_servers_screen(random_folder: Path) -> None:
+    with RunningServer(random_folder) as server:
         before = len(server.notes)
         asyncio.run(pcm(server, 5))
         server.wait(lambda: len(server.notes) > before)

@@ -25,7 +25,7 @@ from personaplex_cli.samples import FRAME, pcm16
 
 
 def test_a_talk_that_fails_ends_alone_and_the_next_one_is_served(
-    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    random_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = FramePipeline.run
 
@@ -44,13 +44,13 @@ def test_a_talk_that_fails_ends_alone_and_the_next_one_is_served(
             await socket.receive()
             assert socket.close_code == 1011
 
-    with RunningServer(demo_folder) as server:
+    with RunningServer(random_folder) as server:
         asyncio.run(fail(server))
         asyncio.run(pcm(server))
         assert any("ZeroDivisionError" in note for note in server.notes)
 
 
-def test_a_model_that_does_not_recover_ends_the_server(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_does_not_recover_ends_the_server(random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(server: RunningServer) -> None:
         async with connected(server.socket("/pcm")) as socket:
             await next_json(socket, "ready")
@@ -60,7 +60,7 @@ def test_a_model_that_does_not_recover_ends_the_server(demo_folder: Path, monkey
                 pass
             assert socket.close_code == 1011  # not "the server shuts down": it did not mean to
 
-    with pytest.raises(ZeroDivisionError), RunningServer(demo_folder) as server:
+    with pytest.raises(ZeroDivisionError), RunningServer(random_folder) as server:
         asyncio.run(fail(server))
         server.wait(lambda: False)
 
@@ -70,16 +70,16 @@ def test_without_a_model_it_ends_with_the_reason(tmp_path: Path) -> None:
         pass
 
 
-def test_a_port_that_is_taken_is_refused(server: RunningServer, demo_folder: Path) -> None:
+def test_a_port_that_is_taken_is_refused(server: RunningServer, random_folder: Path) -> None:
     port = int(server.url.rpartition(":")[2])
     with (
         pytest.raises(NetworkError, match=f"port {port} cannot be opened"),
-        RunningServer(demo_folder, access=AccessOptions(port=port)),
+        RunningServer(random_folder, access=AccessOptions(port=port)),
     ):
         pass
 
 
-def test_clients_get_an_error_when_it_shuts_down(demo_folder: Path, tmp_path: Path) -> None:
+def test_clients_get_an_error_when_it_shuts_down(random_folder: Path, tmp_path: Path) -> None:
     async def talk(server: RunningServer) -> None:
         async with connected(server.socket(f"{PATH}?{SEED}")) as socket:
             await next_message(socket, Handshake)
@@ -92,7 +92,7 @@ def test_clients_get_an_error_when_it_shuts_down(demo_folder: Path, tmp_path: Pa
                 await socket.receive()
                 assert socket.close_code == 1001
 
-    with RunningServer(demo_folder, ServeOptions(queue=1, record=tmp_path)) as server:
+    with RunningServer(random_folder, ServeOptions(queue=1, record=tmp_path)) as server:
         asyncio.run(talk(server))
     (kept,) = tmp_path.glob("*/conversation.wav")
     assert len(samples(kept)) >= 19 * FRAME
@@ -110,8 +110,8 @@ def test_what_cannot_work_is_refused_before_the_model_loads(tmp_path: Path) -> N
         RunningServer(tmp_path, ServeOptions(persona="nobody"))
 
 
-def test_a_recording_that_fails_does_not_end_the_talk(demo_folder: Path, tmp_path: Path) -> None:
-    with RunningServer(demo_folder, ServeOptions(record=tmp_path / "talks")) as server:
+def test_a_recording_that_fails_does_not_end_the_talk(random_folder: Path, tmp_path: Path) -> None:
+    with RunningServer(random_folder, ServeOptions(record=tmp_path / "talks")) as server:
         (tmp_path / "talks").rmdir()
         (tmp_path / "talks").touch()
         assert len(asyncio.run(pcm(server))) == 5 * 2 * FRAME

@@ -26,7 +26,7 @@ from personaplex_cli.options import AccessOptions
 from personaplex_cli.protocols.wire import PATH
 
 
-def test_health_and_metrics(demo_folder: Path) -> None:
+def test_health_and_metrics(random_folder: Path) -> None:
     async def look(server: RunningServer) -> None:
         health = json.loads((await fetched(f"{server.url}/health"))[1])
         idle = {"active": 0, "waiting": 0, "served": 0, "refused": 0}
@@ -52,7 +52,7 @@ def test_health_and_metrics(demo_folder: Path) -> None:
         ):
             assert line in figures.splitlines()
 
-    with RunningServer(demo_folder) as server:
+    with RunningServer(random_folder) as server:
         asyncio.run(look(server))
 
 
@@ -66,7 +66,7 @@ def test_info_names_what_can_be_asked_for(server: RunningServer) -> None:
     assert (info["max_minutes"], info["note"]) == (None, "")  # no limit, nothing that one should know of the model
 
 
-def test_another_client_can_be_served(demo_folder: Path, tmp_path: Path) -> None:
+def test_another_client_can_be_served(random_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "dist" / "assets").mkdir(parents=True)
     (tmp_path / "dist" / "index.html").write_text("<p>theirs")
     (tmp_path / "dist" / "assets" / "a.js").write_text("1")
@@ -86,7 +86,7 @@ def test_another_client_can_be_served(demo_folder: Path, tmp_path: Path) -> None
             await writer.wait_closed()
         await pcm(server, path="/")
 
-    with RunningServer(demo_folder, access=AccessOptions(port=0, static=tmp_path / "dist")) as server:
+    with RunningServer(random_folder, access=AccessOptions(port=0, static=tmp_path / "dist")) as server:
         asyncio.run(look(server))
 
 

@@ -42,7 +42,7 @@ def test_a_silent_client_is_disconnected(server: RunningServer, monkeypatch: pyt
     asyncio.run(keep_silent())
 
 
-def test_a_talk_that_has_lasted_too_long_is_ended(demo_folder: Path) -> None:
+def test_a_talk_that_has_lasted_too_long_is_ended(random_folder: Path) -> None:
     async def talk_on(server: RunningServer) -> None:
         async with connected(server.socket("/pcm")) as socket:
             await next_json(socket, "ready")
@@ -58,7 +58,7 @@ def test_a_talk_that_has_lasted_too_long_is_ended(demo_folder: Path) -> None:
             await socket.send_bytes(pcm16(speech(1)))
             await asyncio.sleep(0.02)
 
-    with RunningServer(demo_folder, ServeOptions(max_minutes=0.005)) as server:
+    with RunningServer(random_folder, ServeOptions(max_minutes=0.005)) as server:
         asyncio.run(talk_on(server))
 
 
@@ -203,7 +203,7 @@ def test_what_is_no_sound_does_not_keep_the_place(
     asyncio.run(pretend())
 
 
-def test_conversations_without_sound_are_counted(demo_folder: Path, tmp_path: Path) -> None:
+def test_conversations_without_sound_are_counted(random_folder: Path, tmp_path: Path) -> None:
     async def restart(server: RunningServer) -> None:
         async with connected(server.socket(f"/pcm?{SEED}")) as socket:
             await next_json(socket, "ready")
@@ -215,7 +215,7 @@ def test_conversations_without_sound_are_counted(demo_folder: Path, tmp_path: Pa
                 pass
             assert socket.close_code == 1008
 
-    with RunningServer(demo_folder, ServeOptions(record=tmp_path / "talks")) as server:
+    with RunningServer(random_folder, ServeOptions(record=tmp_path / "talks")) as server:
         asyncio.run(restart(server))
     assert len(list((tmp_path / "talks").iterdir())) == 1
 

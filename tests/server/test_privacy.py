@@ -28,7 +28,7 @@ SPOILED: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
 @pytest.mark.parametrize(("kind", "suffix"), [("persona", ".toml"), ("voice", ".toml"), ("voice", ".wav")])
 def test_a_spoiled_file_is_left_out_and_strangers_learn_its_name_only(
-    demo_folder: Path, kind: str, suffix: str, spoil: Callable[[Path], object]
+    random_folder: Path, kind: str, suffix: str, spoil: Callable[[Path], object]
 ) -> None:
     folder = config_folder() / f"{kind}s"
     folder.mkdir(parents=True)
@@ -48,7 +48,7 @@ def test_a_spoiled_file_is_left_out_and_strangers_learn_its_name_only(
             assert socket.close_code == 4400
         await pcm(server)
 
-    with RunningServer(demo_folder) as server:
+    with RunningServer(random_folder) as server:
         asyncio.run(look(server))
     (note,) = {each for each in server.notes if str(folder) in each and "Left out" in each} or {""}
     assert bool(note) or suffix == ".wav"
@@ -95,7 +95,7 @@ def test_a_folder_that_is_none_is_left_out(server: RunningServer) -> None:
     asyncio.run(look())
 
 
-def test_dot_files_are_not_served(demo_folder: Path, tmp_path: Path) -> None:
+def test_dot_files_are_not_served(random_folder: Path, tmp_path: Path) -> None:
     for name in ("index.html", ".env", ".git/config", "a/.b/c", "a/.htpasswd"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text("secret")
@@ -105,7 +105,7 @@ def test_dot_files_are_not_served(demo_folder: Path, tmp_path: Path) -> None:
         for path in ("/.env", "/.git/config", "/a/.b/c", "/a/.htpasswd", "/%2eenv", "//.env", "/a/..%2f.env"):
             assert (await fetched(server.url + path))[0] == 404, path
 
-    with RunningServer(demo_folder, access=AccessOptions(port=0, static=tmp_path)) as server:
+    with RunningServer(random_folder, access=AccessOptions(port=0, static=tmp_path)) as server:
         asyncio.run(look(server))
 
 

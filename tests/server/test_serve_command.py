@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such sig
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_ends_it_cleanly(number: int, code: int, demo_folder: Path, tmp_path: Path) -> None:
+def test_a_signal_ends_it_cleanly(number: int, code: int, random_folder: Path, tmp_path: Path) -> None:
     async def talk(url: str) -> None:
         async with connected(f"ws{url.removeprefix('http')}{PATH}?seed=3") as socket:
             await next_message(socket, Handshake)
@@ -29,7 +29,7 @@ def test_a_signal_ends_it_cleanly(number: int, code: int, demo_folder: Path, tmp
             await socket.receive()
             assert socket.close_code == 1001
 
-    command = ["serve", "--model", str(demo_folder), "--device", "cpu", "--port", "0", "--record", str(tmp_path)]
+    command = ["serve", "--model", str(random_folder), "--device", "cpu", "--port", "0", "--record", str(tmp_path)]
     with subprocess.Popen(
         [sys.executable, "-m", "personaplex_cli", *command], stderr=subprocess.PIPE, text=True
     ) as process:
@@ -49,14 +49,14 @@ def test_a_signal_ends_it_cleanly(number: int, code: int, demo_folder: Path, tmp
 
 
 @pytest.mark.slow
-def test_a_signal_ends_it_while_it_loads(demo_folder: Path, tmp_path: Path) -> None:
+def test_a_signal_ends_it_while_it_loads(random_folder: Path, tmp_path: Path) -> None:
     """The model's thread cannot be interrupted then."""
     code = (
         "import sys, time; from personaplex_cli.loader import load; from personaplex_cli.cli.main import program;"
         "load.load = lambda *_: time.sleep(60);"
         "sys.exit(program(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", code, "serve", "--model", str(demo_folder), "--port", "0"]
+    command = [sys.executable, "-c", code, "serve", "--model", str(random_folder), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None and process.stderr.readline().startswith("Listening http://127.0.0.1:")
         process.send_signal(signal.SIGTERM)
@@ -78,8 +78,8 @@ def test_a_signal_ends_it_while_it_loads(demo_folder: Path, tmp_path: Path) -> N
     ],
 )
 def test_what_is_wrong_ends_it_with_an_error(
-    arguments: list[str], code: int, said: str, demo_folder: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], code: int, said: str, random_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.program(["serve", "--model", str(demo_folder), "--port", "0", *arguments]) == code
+    assert cli.program(["serve", "--model", str(random_folder), "--port", "0", *arguments]) == code
     err = capsys.readouterr().err
     assert said in err and "Traceback" not in err
