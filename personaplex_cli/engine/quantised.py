@@ -3,17 +3,21 @@
 int8: a scale per row, near-neutral. int4: scale and least value per 64 columns of a row, experimental: it can be heard.
 What is multiplied with them, and the result, stay in the model's dtype.
 
-One frame is one vector: on CUDA the kernels of `kernels.py` read the weights as they are. A prompt is many vectors, and
-other devices have no such kernels: there the weights are unpacked first, one layer at a time.
+One frame is one vector for each slot: on CUDA the kernels of `kernels.py` read the weights as they are. A prompt is
+many vectors, and other devices have no such kernels: there the weights are unpacked first, one layer at a time.
 """
 
 import functools
+from contextlib import redirect_stdout
+from io import StringIO
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 GROUP = 64  # columns that share a scale in int4
+VECTORS = 8  # at most for a kernel: for more, unpacking the weights once is cheaper
+PACKING = 2  # changes with anything that `pack` makes: what was kept on disk is then made anew
 
 
 class QuantisedLinear(nn.Module):
@@ -29,11 +33,17 @@ class QuantisedLinear(nn.Module):
             self.register_buffer(name, torch.empty(shape, dtype=dtype, device="meta"))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.is_cuda or x.numel() > x.shape[-1] or why_no_kernels():
+        columns = x.shape[-1]
+        if not x.is_cuda or x.numel() > VECTORS * columns or columns % GROUP or why_no_kernels(x.device, x.dtype):
             return self.plain(x)
+        return self.with_kernel(x)
+
+    def with_kernel(self, x: Tensor) -> Tensor:
+        """The product by the kernel, on CUDA: of few vectors, of a multiple of 64 columns."""
         from personaplex_cli.engine import kernels
 
-        product: Tensor = getattr(kernels, self.kernel)(x.flatten(), **self._buffers)
+        vectors = x.reshape(-1, x.shape[-1]).contiguous()
+        product: Tensor = getattr(kernels, self.kernel)(vectors, **self._buffers)
         return product.view(*x.shape[:-1], -1)
 
     def plain(self, x: Tensor) -> Tensor:
@@ -68,14 +78,18 @@ class Int8Linear(QuantisedLinear):
 
 
 class Int4Linear(QuantisedLinear):
-    """`weight` [rows, columns / 2] uint8, two values a byte, times `scale` plus `least` [rows, groups] float16."""
+    """`weight` [rows, columns / 2] int8, two values a byte, times `scale` plus `least` [rows, groups] float16.
+
+    A byte is low + 16 * high - 128. In a unit of 32 columns byte j has column j as low, column 16 + j as high: what the
+    kernel needs of its vector for 16 bytes then lies in a row, twice. A tiny model's row is one unit.
+    """
 
     kernel = "int4_times"
     least: Tensor
 
     def __init__(self, rows: int, columns: int) -> None:
         groups = (rows, columns // _group(columns)), torch.float16
-        super().__init__(weight=((rows, columns // 2), torch.uint8), scale=groups, least=groups)
+        super().__init__(weight=((rows, columns // 2), torch.int8), scale=groups, least=groups)
 
     @staticmethod
     def pack(weight: Tensor) -> dict[str, Tensor]:
@@ -85,12 +99,12 @@ class Int4Linear(QuantisedLinear):
         least = grouped.amin(dim=2).half()
         scale = ((grouped.amax(dim=2) - least) / 15).clamp_min_(1e-7).half()
         steps = (grouped - least[..., None].float()) / scale[..., None].float()
-        values = steps.round_().clamp_(0, 15).to(torch.uint8).view(rows, columns)
-        return {"weight": values[:, 0::2] | values[:, 1::2] << 4, "scale": scale, "least": least}
+        values = steps.round_().clamp_(0, 15).to(torch.int8).view(rows, columns)
+        return {"weight": _in_pairs(values), "scale": scale, "least": least}
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         rows, groups = self.scale.shape
-        values = torch.stack([self.weight & 15, self.weight >> 4], dim=-1).view(rows, groups, -1)
+        values = _out_of_pairs(self.weight).view(rows, groups, -1)
         return (values * self.scale[..., None].float() + self.least[..., None].float()).view(rows, -1).to(dtype)
 
 
@@ -98,22 +112,38 @@ Quantised = type[Int8Linear] | type[Int4Linear]
 
 
 @functools.cache
-def why_no_kernels() -> str:
-    """Why the kernels cannot be used on CUDA here; empty if they can: they are tried, and compared."""
-    try:
-        from personaplex_cli.engine import kernels
+def why_no_kernels(device: torch.device, dtype: torch.dtype) -> str:
+    """Why the kernels cannot be used on this CUDA device, for vectors of `dtype`; empty if they can: they are tried."""
+    return _failure(device, dtype)
 
-        weight, x = torch.randn(96, 2 * GROUP, device="cuda"), torch.randn(2 * GROUP, device="cuda")
-        for kind in (Int8Linear, Int4Linear):
-            module = filled(kind, weight)
-            product = getattr(kernels, kind.kernel)(x, **dict(module.named_buffers()))
-            if not torch.allclose(product, module.unpacked(x.dtype) @ x, atol=1e-2):
+
+def _failure(device: torch.device, dtype: torch.dtype) -> str:
+    """In the dtype that will be used, since each is compiled on its own, and with as many columns as the real model
+    has, so that long and unfinished rounds of the loops and each width of program come to pass.
+    """
+    try:
+        for kind, columns in ((Int8Linear, 2816), (Int8Linear, 11264), (Int4Linear, 11264)):
+            module = filled(kind, torch.randn(48, columns, device=device))
+            with redirect_stdout(StringIO()):  # Triton prints all of what it cannot compile
+                right = kernel_is_right(module, dtype)
+            if not right:
                 return "its kernels answer wrongly"
     except ImportError:
         return "it is not installed"
     except Exception as error:  # a compiler that is missing, a driver that does not fit: Triton raises many kinds
+        if "'gpu-name'" in str(error):
+            return "its ptxas is older than this GPU; TRITON_PTXAS_PATH can name a newer one"
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     return ""
+
+
+def kernel_is_right(module: QuantisedLinear, dtype: torch.dtype) -> bool:
+    """Whether a module's kernel agrees, on two vectors of `dtype`, with what the weights stand for."""
+    weight = module.unpacked(torch.float32).double()
+    x = torch.randn(2, weight.shape[1], device=weight.device).to(dtype)
+    expected = x.double() @ weight.T
+    tolerance = max(2 * torch.finfo(dtype).eps, 1e-4) * float(expected.abs().max())
+    return torch.allclose(module.with_kernel(x).double(), expected, rtol=0, atol=tolerance)
 
 
 def filled(kind: Quantised, weight: Tensor) -> QuantisedLinear:
@@ -126,3 +156,22 @@ def filled(kind: Quantised, weight: Tensor) -> QuantisedLinear:
 def _group(columns: int) -> int:
     """Columns that share a scale: 64, or as many as there are in a tiny model."""
     return GROUP if columns % GROUP == 0 else columns
+
+
+def _unit(columns: int) -> int:
+    """Columns of a unit of int4's bytes."""
+    return 32 if columns % GROUP == 0 else columns
+
+
+def _in_pairs(values: Tensor) -> Tensor:
+    """Values 0 to 15 [rows, columns] int8 -> two to the byte [rows, columns / 2]."""
+    rows, columns = values.shape
+    low, high = values.view(rows, -1, 2, _unit(columns) // 2).unbind(2)
+    return (low + 16 * (high - 8)).view(rows, -1)
+
+
+def _out_of_pairs(both: Tensor) -> Tensor:
+    """Bytes [rows, columns / 2] -> their values 0 to 15 [rows, columns]."""
+    rows, half = both.shape
+    units = both.view(rows, -1, _unit(2 * half) // 2)
+    return torch.stack([units & 15, (units >> 4) + 8], dim=2).view(rows, -1)

@@ -22,6 +22,7 @@ from personaplex_cli.engine.memory import out_of_memory_explained
 from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import load_saved_voice
+from personaplex_cli.engine.quantised import PACKING
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Listener, Note, Phase, State, ignore
 from personaplex_cli.library.spec import PERSONAPLEX, ModelSpec
@@ -156,7 +157,7 @@ def _caches(weights: Path, precision: Precision, device: torch.device) -> tuple[
     prompts = PromptCache(folder / "prompts", f"{digest} {device.type}")
     if not precision.is_quantised:
         return None, prompts
-    cached = folder / "quantised" / f"{precision.name}-{digest}"
+    cached = folder / "quantised" / f"{precision.name}-{PACKING}-{digest}"
     return QuantisedCache(cached, expected=int(CACHED_SHARE * about.st_size)), prompts
 
 

@@ -69,7 +69,7 @@ def choose_plan(options: ModelOptions, device: torch.device, spec: ModelSpec, li
     wanted = [(each, needs(spec, each)) for each in (precision_for(name, device) for name in names)]
     plan = plan_memory(free, wanted, context, options.cpu_offload)
     listen(Note(_sentence(plan, free, context)))
-    if plan.precision.is_quantised and (why := why_no_kernels()):
+    if plan.precision.is_quantised and (why := why_no_kernels(device, plan.precision.dtype)):
         listen(Note(f"Without Triton ({why}) {plan.precision.name} saves memory but takes more time than bf16."))
     if plan.streamed:
         _check_bus(needs(spec, plan.precision).layer * plan.streamed, device, not options.force, listen)

@@ -76,7 +76,7 @@ def check_talking(options: DeviceOptions) -> Iterator[Finding]:
         return
     notes = " ".join(event.text for event in said if isinstance(event, Note))
     yield Finding(OK, "talking", f"{precision}, and {seconds:.0f} s of the talk are remembered", notes, figures)
-    why = why_no_kernels()
+    why = why_no_kernels(device, plan.precision.dtype)
     found = f"cannot be used: {why}" if why else "can be used"
     advice = "int8 and int4 then save memory, but take more time than bf16."
     yield warn_if(bool(why) and plan.precision.is_quantised, "Triton kernels", found, advice, {"why_not": why})

@@ -96,9 +96,12 @@ def test_memory_stays_flat(random_folder: Path, character: Character) -> None:
     assert torch.cuda.memory_allocated() == before
 
 
-def test_the_kernels_work() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_kernels_work(dtype: torch.dtype) -> None:
     pytest.importorskip("triton", reason="there is no Triton for this system")
-    assert why_no_kernels() == ""
+    if dtype == torch.bfloat16 and torch.cuda.get_device_capability(GPU) < (8, 0):
+        pytest.skip("bf16 is newer than this GPU")
+    assert why_no_kernels(GPU, dtype) == ""
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "int4"])

@@ -23,6 +23,7 @@ from personaplex_cli.events import Event, Phase, State, ignore
 from personaplex_cli.library.spec import PERSONAPLEX
 from personaplex_cli.library.weights import voice_names
 from personaplex_cli.loader import demo, find, quantised_cache
+from personaplex_cli.loader import load as loader
 from personaplex_cli.loader.load import load, load_cold, load_random
 from personaplex_cli.loader.quantised_cache import QuantisedCache
 from personaplex_cli.options import ModelOptions
@@ -90,6 +91,17 @@ def test_the_demo_answers_the_same_without_a_cache(
     if spoil is not full_disk:
         (((_, folder), _),) = cleaning
         assert folder.is_dir() and len(voice_names(demo.demo_files(ignore))) == 18  # made once
+
+
+def test_weights_that_were_packed_otherwise_are_not_read(
+    random_folder: Path, user_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ModelOptions(str(random_folder), device="cpu", precision="int4")
+    for packing in ("1", "2", "2"):
+        monkeypatch.setattr(loader, "PACKING", packing)
+        load_cold(options)
+    kept = user_folders / "xdg_cache_home/personaplex/quantised"
+    assert sorted(each.name.split("-")[1] for each in kept.iterdir()) == ["1", "2"]
 
 
 @needs_demo

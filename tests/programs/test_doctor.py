@@ -158,7 +158,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, free: float, capability: tuple[int, int
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     for place in ("preflight", "memory_plan"):
-        monkeypatch.setattr(f"personaplex_cli.loader.{place}.why_no_kernels", lambda: kernels)
+        monkeypatch.setattr(f"personaplex_cli.loader.{place}.why_no_kernels", lambda device, dtype: kernels)
 
 
 @pytest.mark.parametrize(
