@@ -40,14 +40,15 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
 
 
-def compiled(kernel: tuple[Any, dict[str, str]], arch: int, dtype: str, warps: int) -> Any:
-    """As a launch compiles it, for addresses and sizes that are multiples of 16."""
+def compiled(kernel: tuple[Any, dict[str, str]], arch: int | str, dtype: str, warps: int, wave: int = 32) -> Any:
+    """As a launch compiles it, for addresses and sizes that are multiples of 16. A name is one of AMD's."""
     function, kinds = kernel
     names = function.arg_names
     signature = {name: kind or dtype for name, kind in kinds.items()} | {"UNITS": "constexpr"}
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in kinds}
     source = ASTSource(function, signature, {(names.index("UNITS"),): 32 * warps}, aligned)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": warps})
+    target = GPUTarget("hip" if isinstance(arch, str) else "cuda", arch, wave)
+    return triton.compile(source, target=target, options={"num_warps": warps})
 
 
 def loops(code: str) -> Iterator[list[str]]:
@@ -95,6 +96,14 @@ def test_it_is_lean_on_every_architecture(name: str, arch: int, tmp_path: Path) 
 @pytest.mark.parametrize("name", LIMITS)
 def test_it_is_lean_in_every_dtype_and_width(name: str, dtype: str, warps: int, tmp_path: Path) -> None:
     check_is_lean(name, 90, dtype, warps, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "wave"), [("gfx942", 64), ("gfx1100", 32)])
+@pytest.mark.parametrize("kernel", [INT8, INT4], ids=LIMITS)
+def test_it_compiles_for_rocm(kernel: tuple[Any, dict[str, str]], arch: str, wave: int) -> None:
+    code = compiled(kernel, arch, "*bf16", 4, wave).asm["amdgcn"]
+    assert re.findall(r"vgpr_spill_count:\s+(\d+)", code) == ["0"] and "scratch_load" not in code
 
 
 @pytest.mark.slow
