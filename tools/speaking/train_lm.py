@@ -1,0 +1,174 @@
+"""The language model on simulated talks.
+
+Usage: train_lm.py UNITS.pt TRACKS.pt OUT.pt
+
+Only the codes that occur take part: every table has one row for each, one for all others, one for "not begun".
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from codec import CLASS_CODES, PAD, SILENCE, TONE, UNIT_CODES, VOICE_CODES
+from moshi.models import LMModel
+from speech import VOICES
+from talks import Talks, new_tokenizer
+from torch.nn import functional as F
+from training import train
+
+from personaplex_cli.library.spec import spec_with
+
+STEPS, SEED = 3000, 41
+PEAK = 3e-3
+CHOSEN = 2  # codes that differ from silence: the unit and the voice
+SHORT, LONG, LONGEST = 300, 1400, 3000  # frames of a talk
+BATCH = 4  # short talks
+LONG_FROM, LONGEST_FROM = 0.3, 0.75  # of all steps: from when on every fifth talk is long, every third the longest
+WRONG_UNITS, DROPPED_TEXT = 0.03, 0.01  # what was sampled is not always what was meant
+
+
+def lm_sizes(pieces: int) -> dict:
+    """What differs from the 7B's language model, as `personaplex.json` has it."""
+    return {
+        "dim": 128,
+        "text_card": pieces,
+        "num_heads": 4,
+        "num_layers": 4,
+        "depformer_dim": 64,
+        "depformer_dim_feedforward": 264,
+        "depformer_num_heads": 4,
+        "depformer_num_layers": 1,
+    }
+
+
+def used_codes(data) -> list[list[int]]:
+    """The codes of each codebook that occur."""
+    units, voices = UNIT_CODES[: len(data["start"])], VOICE_CODES[: len(VOICES)]
+    own = [[*CLASS_CODES, *units], voices, *[[]] * 6]
+    return [[SILENCE[k], TONE[k], *codes] for k, codes in enumerate(own)]
+
+
+class Tables:
+    """From codes to the rows of the small tables, and which rows there are."""
+
+    def __init__(self, data) -> None:
+        used = used_codes(data)
+        self.card = max(map(len, used)) + 1  # the last is for all codes that do not occur
+        self.rows = torch.full((8, 2049), self.card - 1)
+        self.rows[:, 2048] = self.card
+        for k, codes in enumerate(used):
+            self.rows[k, torch.tensor(codes)] = torch.arange(len(codes))
+        # That row's logit stands for all codes that do not occur; rows without a code are never meant.
+        self.bias = torch.zeros(CHOSEN, self.card)
+        self.bias[:, -1] = math.log(2048 - self.card + 1)
+        for k in range(CHOSEN):
+            self.bias[k, len(used[k]) : self.card - 1] = -1e4
+
+    def small(self, columns: torch.Tensor) -> torch.Tensor:
+        """Columns [17, n] of tokens -> of rows."""
+        parts = [self.rows.gather(1, columns[start : start + 8]) for start in (1, 9)]
+        return torch.cat([columns[:1], *parts])
+
+
+def new_lm(pieces: int, card: int) -> LMModel:
+    """An untrained language model with tables of `card` codes and as many steps as there are codes to choose."""
+    torch.manual_seed(SEED)
+    sizes = spec_with({"lm": lm_sizes(pieces)}).lm
+    lm = LMModel(device="cpu", **{**sizes, "card": card, "dep_q": CHOSEN})
+    with torch.no_grad():
+        for name, tensor in lm.named_parameters():
+            if "emb" in name:
+                tensor.mul_(0.15)
+    for k in (*range(2, 8), *range(9, 16)):  # these rows never say anything: their vectors are zero
+        lm.emb[k].weight.requires_grad_(False).zero_()
+    return lm.train()
+
+
+class Batches:
+    """Batches of talks, as the model reads them."""
+
+    def __init__(self, talks: Talks, tables: Tables, tracks, units: int) -> None:
+        self.talks, self.tables, self.units = talks, tables, tables.rows[0, torch.tensor(UNIT_CODES[:units])]
+        self.heard, self.active = tracks["heard"], tracks["active"].numpy()
+        self.codes = torch.tensor([SILENCE[0], *CLASS_CODES])
+
+    def batch(self, count: int, length: int, random: np.random.Generator):
+        """-> rows [count, 17, n], text [count, n] (-1: not judged), where the agent has a sentence [count, n]"""
+        examples = [self._example(length, random) for _ in range(count)]
+        longest = max(columns.shape[1] for columns, *_ in examples)
+        rows = torch.zeros(count, 17, longest, dtype=torch.long)
+        text, saying = torch.full((count, longest), -1), torch.zeros(count, longest, dtype=torch.bool)
+        for b, (columns, start, speaking, unknown) in enumerate(examples):
+            n = columns.shape[1]
+            rows[b, :, :n] = self.tables.small(columns)
+            text[b, start:n] = torch.where(torch.from_numpy(unknown), -1, columns[0, start:])
+            saying[b, start:n] = torch.from_numpy(speaking | np.roll(speaking, 1))
+        return rows, text, saying
+
+    def _example(self, length: int, random: np.random.Generator):
+        picks = random.integers(0, len(self.heard), 1 + length // self.heard.shape[1])
+        heard, active = self.heard[picks].flatten(), self.active[picks].flatten()
+        at = random.integers(0, len(heard) - length + 1)
+        return self.talks.example(self.codes[heard[at : at + length]], active[at : at + length], random)
+
+    def mistaken(self, rows: torch.Tensor, text: torch.Tensor, saying: torch.Tensor) -> torch.Tensor:
+        """The same with some wrong units, and some words left out where a sentence is under way."""
+        seen, shape = rows.clone(), text.shape
+        wrong = (torch.rand(shape) < WRONG_UNITS) & (text >= 0)
+        seen[:, 1] = torch.where(wrong, self.units[torch.randint(len(self.units), shape)], seen[:, 1])
+        # Not where a sentence begins: there one word tells which.
+        left_out = (torch.rand(shape) < DROPPED_TEXT) & F.pad(saying[:, :-4], (4, 0))
+        seen[:, 0] = torch.where(left_out, PAD, seen[:, 0])
+        return seen
+
+
+def losses(lm: LMModel, seen: torch.Tensor, rows: torch.Tensor, text: torch.Tensor, saying: torch.Tensor, bias):
+    """-> the loss of the text, of the codes, the share of units that is right"""
+    hidden, logits = lm.forward_text(seen[:, :, :-1])
+    wanted, judged = text[:, 1:], text[:, 1:] >= 0
+    word_loss = F.cross_entropy(logits[:, 0][judged], wanted[judged], reduction="none")
+    said = (wanted[judged] != PAD).float()
+    begins = (saying[:, 1:] & ~F.pad(saying[:, 1:-4], (4, 0)))[judged].float()  # which sentence is decided there
+    weight = 1 + 3 * said + 6 * said * begins
+    speak = saying[:, 1:]
+    picked = judged & (speak | (torch.rand(judged.shape) < 0.15))
+    target = rows[:, :, 1:].transpose(1, 2)[picked].T[None]
+    codes = lm.forward_depformer_training(target, hidden[picked][None])[0] + bias[:, None]
+    code_loss = F.cross_entropy(codes.flatten(0, 1), target[0, 1 : 1 + CHOSEN].flatten(), reduction="none")
+    right = (codes[0].argmax(-1) == target[0, 1])[speak[picked]].float().mean().item()
+    return (word_loss * weight).sum() / weight.sum(), code_loss.view(CHOSEN, -1).sum(0).mean(), right
+
+
+def main(units: Path, tracks: Path, out: Path) -> None:
+    """Train on talks that become longer."""
+    data = torch.load(units, weights_only=False)
+    tokenizer = new_tokenizer()
+    out.with_suffix(".model").write_bytes(tokenizer)
+    talks = Talks(data, tokenizer, lambda pieces: spec_with({"lm": lm_sizes(pieces)}))
+    pieces = talks.pieces.get_piece_size()
+    tables = Tables(data)
+    lm = new_lm(pieces, tables.card)
+    batches = Batches(talks, tables, torch.load(tracks, weights_only=True), len(data["start"]))
+    trained = [tensor for tensor in lm.parameters() if tensor.requires_grad]
+    print(pieces, "pieces of text,", tables.card, "codes,", sum(map(torch.numel, trained)), "parameters", flush=True)
+    optimiser = torch.optim.AdamW([{"params": trained, "peak": PEAK}], lr=PEAK, betas=(0.9, 0.98), weight_decay=0.01)
+
+    def loss_of(step, random):
+        done = step / STEPS
+        count, length = BATCH, SHORT
+        if done >= LONGEST_FROM and step % 3 == 0:
+            count, length = 1, LONGEST
+        elif LONG_FROM <= done < LONGEST_FROM and step % 5 == 0:
+            count, length = 1, LONG
+        rows, text, saying = batches.batch(count, length, random)
+        seen = batches.mistaken(rows, text, saying)
+        words, codes, right = losses(lm, seen, rows, text, saying, tables.bias)
+        return words + 2 * codes, f"text {words.item():.3f}, codes {codes.item():.3f}, units right {100 * right:.1f} %"
+
+    train(lm, optimiser, STEPS, SEED, out, loss_of, clip=1.0)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))
