@@ -12,7 +12,7 @@ from codec import EAR_FILTERS, FRAME, HEARD, RATE, activity, new_mimi
 from noises import Surroundings, room
 from train_encoder import faster, hear, read_clips
 
-LENGTH, COUNT, SEED = 360, 240, 37
+LENGTH, COUNT, SEED = 360, 160, 37
 AT_ONCE = 4
 
 

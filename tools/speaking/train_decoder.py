@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from training import train
 
-STEPS, SEED = 10000, 11
+STEPS, SEED = 5500, 11
 WINDOW, BEFORE, BATCH = 11, 3, 8  # frames of a window; those before it that only the first layer sees
 PEAK = 2e-3
 
