@@ -235,7 +235,7 @@ class Count:
     def report(self, kind: str) -> None:
         """Print it."""
         tell(f"{kind}: greeted after frames {self.greeted}; {dict(self.found)}")
-        waits = self.waits
+        waits = self.waits or [-1]
         tell(
             f"    answered {len(waits)}, frames after the user: {min(waits)} to {max(waits)}, median {np.median(waits)}"
         )
@@ -357,7 +357,7 @@ def main(folder: Path, out: Path, how: str, paths: list[str]) -> None:
     interruptions(tester, 2 if few else 10)
     hushes(tester, 2 if few else 8)
     events(tester, 3 if few else 12)
-    noise_alone(tester, 10 if few else 30)
+    noise_alone(tester, 8 if few else 20)
     recordings(tester, paths)
     if not few:
         pitches(tester)

@@ -1,13 +1,14 @@
 """Simulated talks: what the agent says and when, as a reaction to who speaks. The rules that the model shall learn.
 
 It greets if nobody speaks first; is silent while the user speaks; answers when the user has been quiet for REPLY
-frames; stops when the user speaks for STOP frames into its sentence; says nothing into silence. Text is LEAD frames
-ahead of sound. A cough or a short "mm" is not speech.
+frames or a few more; stops when the user speaks for STOP frames into its sentence; says nothing into silence. Text is
+LEAD frames ahead of sound. A cough or a short "mm" is not speech.
 """
 
 import io
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from speech import VOICES
 from personaplex_cli.engine.prompting import lay_out, system_text
 from personaplex_cli.library.spec import AGENT, USER, ModelSpec
 
-GREET, REPLY, STOP, LEAD = 6, 8, 3, 2
+GREET, REPLY, STOP, LEAD = 6, 7, 3, 2
+HESITATION = 3  # frames, at most, less one: nothing but the first word foretells when the sound begins
 SHORTEST = 3  # frames of speech that are worth an answer
 PERSONA_FILES = Path(__file__).parents[2] / "personas"
 OTHERS = [
@@ -93,8 +95,27 @@ def lines_of(data, pieces) -> list[torch.Tensor]:
     return lines
 
 
+@dataclass(frozen=True)
+class Habit:
+    """How alike talks are, in shares.
+
+    Of answers: how many follow the persona's `usual` order; how many are `strange`, any sentence at all, so that every
+    first word is followed by its own sentence; how many come `late`. Of frames: in how many the agent `yields` to who
+    speaks for long enough. A model that never saw it late would not know what to do when it is. Of what is heard: how
+    many frames are `misheard`, so that other people are understood, too.
+    """
+
+    usual: float
+    strange: float
+    late: float = 0.0
+    yields: float = 1.0
+    misheard: float = 0.0
+
+
 class Talks:
-    """Makes one talk after another."""
+    """Makes one talk after another, by the present `habit`."""
+
+    habit = Habit(0.75, 0.04)
 
     def __init__(self, data, tokenizer: bytes, spec_of: Callable[[int], ModelSpec]) -> None:
         """`spec_of(pieces)` is the model with so many pieces of text."""
@@ -135,14 +156,15 @@ class Talks:
         """-> the agent's rows [9, T], which frames are in a sentence, which nobody can foretell."""
         length = len(active)
         rows, speaking, unknown = silence(length), np.zeros(length, bool), np.zeros(length, bool)
-        choice = Choice(persona, random)
+        choice = Choice(persona, self.habit, random)
+        wait = self._wait(random)
         saying, at, quiet, heard, stopped = None, 0, 0, 0, False
         for t in range(length):
             spoke = t > 0 and active[t - 1]
             quiet = 0 if spoke else quiet + 1
             heard += int(spoke)
             if saying is not None:
-                if t >= STOP and active[t - STOP : t].all():
+                if t >= STOP and active[t - STOP : t].all() and self._yields(random):
                     saying, stopped = None, True
                 elif at == saying.shape[1]:
                     saying = None
@@ -151,12 +173,13 @@ class Talks:
                     unknown[t : t + 2] = True
             if saying is None:
                 pick = None
-                if t == GREET and quiet >= 3 and heard == 0:
+                if t == GREET + wait % HESITATION and quiet >= 3 and heard == 0:
                     pick = choice.greeting
-                elif heard >= SHORTEST and quiet >= REPLY:
+                elif heard >= SHORTEST and quiet >= REPLY + wait:
                     pick = choice.answer(stopped)
                 if pick is not None:
                     saying, at, heard, stopped = self.said_by(self.lines[pick], voice), 0, 0, False
+                    wait = self._wait(random)
             elif quiet >= REPLY:
                 heard = 0  # said into its sentence, too short to stop it: forgotten
             if saying is not None:
@@ -164,6 +187,14 @@ class Talks:
                 at += 1
                 speaking[t] = True
         return rows, speaking, unknown
+
+    def _wait(self, random) -> int:
+        if self.habit.late and random.random() < self.habit.late:
+            return int(random.integers(HESITATION, 3 * HESITATION))
+        return int(random.integers(HESITATION))
+
+    def _yields(self, random) -> bool:
+        return self.habit.yields == 1 or random.random() < self.habit.yields
 
     def _prompt(self, random):
         if random.random() < 0.8:
@@ -187,7 +218,8 @@ class Talks:
 class Choice:
     """What a persona says next: mostly what follows its last answer in its chain, sometimes another sentence."""
 
-    def __init__(self, persona: str | None, random: np.random.Generator) -> None:
+    def __init__(self, persona: str | None, habit: Habit, random: np.random.Generator) -> None:
+        self.habit = habit
         self.greeting = own_of(persona)[0]
         self.chain = chain_of(persona)
         self.common = chain_of(None)
@@ -200,11 +232,13 @@ class Choice:
         random = self.random
         if stopped and random.random() < 0.4:
             return SENTENCES.index(SORRY)
+        if random.random() < self.habit.strange:
+            return int(random.integers(len(SENTENCES)))
         place = self.chain.index(self.last) + 1 if self.last in self.chain else 0
         follows = self.chain[place % len(self.chain)]
         pool = self.chain if random.random() < 0.8 else self.common
         free = [number for number in pool if number not in self.recent]
-        usual = 0.5 if self.last is None else 0.75
+        usual = self.habit.usual * (2 / 3 if self.last is None else 1)
         self.last = follows if random.random() < usual else int(random.choice(free))
         self.recent = [*self.recent, self.last][-4:]
         return self.last

@@ -14,14 +14,16 @@ import torch
 from codec import CLASS_CODES, PAD, SILENCE, TONE, UNIT_CODES, VOICE_CODES
 from moshi.models import LMModel
 from speech import VOICES
-from talks import Talks, new_tokenizer
+from talks import Habit, Talks, new_tokenizer
 from torch.nn import functional as F
 from training import train
 
 from personaplex_cli.library.spec import spec_with
 
-STEPS, SEED = 2000, 41
-PEAK = 3e-3
+SEED = 41
+# Two trainings, the second from where the first ended: steps, highest rate, how alike talks are.
+STEPS, PEAK, HABIT = 1800, 3e-3, Habit(usual=0.75, strange=0.04)
+MORE_STEPS, MORE_PEAK, MORE_HABIT = 1200, 1.5e-3, Habit(0.6, strange=0.12, late=0.05, yields=0.6, misheard=0.25)
 CHOSEN = 2  # codes that differ from silence: the unit and the voice
 SHORT, LONG, LONGEST = 300, 1400, 3000  # frames of a talk
 BATCH = 4  # short talks
@@ -124,6 +126,8 @@ class Batches:
         picks = random.integers(0, len(self.heard), 1 + length // self.heard.shape[1])
         heard, active = self.heard[picks].flatten(), self.active[picks].flatten()
         at = random.integers(0, len(heard) - length + 1)
+        if share := self.talks.habit.misheard:
+            heard = misheard(heard, share, random)
         return self.talks.example(self.codes[heard[at : at + length]], active[at : at + length], random)
 
     def mistaken(self, rows: torch.Tensor, text: torch.Tensor, saying: torch.Tensor) -> torch.Tensor:
@@ -135,6 +139,14 @@ class Batches:
         left_out = (torch.rand(shape) < DROPPED_TEXT) & F.pad(saying[:, :-4], (4, 0))
         seen[:, 0] = torch.where(left_out, PAD, seen[:, 0])
         return seen
+
+
+def misheard(heard: torch.Tensor, share: float, random: np.random.Generator) -> torch.Tensor:
+    """The same classes with some others in between, and some not heard at all (0)."""
+    chance = torch.from_numpy(random.random(len(heard)))
+    other = torch.from_numpy(random.integers(1, len(CLASS_CODES) + 1, len(heard)))
+    changed = torch.where(chance < share, torch.where(chance < share / 3, 0, other), heard)
+    return torch.where(heard > 0, changed, heard)
 
 
 def losses(lm: LMModel, seen: torch.Tensor, rows: torch.Tensor, text: torch.Tensor, saying: torch.Tensor, bias):
@@ -167,21 +179,41 @@ def main(units: Path, tracks: Path, out: Path) -> None:
     batches = Batches(talks, tables, torch.load(tracks, weights_only=True), len(data["start"]))
     trained = [tensor for tensor in lm.parameters() if tensor.requires_grad]
     print(pieces, "pieces of text,", tables.card, "codes,", sum(map(torch.numel, trained)), "parameters", flush=True)
-    optimiser = torch.optim.AdamW([{"params": trained, "peak": PEAK}], lr=PEAK, betas=(0.9, 0.98), weight_decay=0.01)
 
-    def loss_of(step, random):
-        done = step / STEPS
-        count, length = BATCH, SHORT
-        if done >= LONGEST_FROM and step % 3 == 0:
-            count, length = 1, LONGEST
-        elif LONG_FROM <= done < LONGEST_FROM and step % 5 == 0:
-            count, length = 1, LONG
-        rows, text, saying = batches.batch(count, length, random)
-        seen = batches.mistaken(rows, text, saying)
-        words, codes, right = losses(lm, seen, rows, text, saying, tables.bias)
-        return words + 2 * codes, f"text {words.item():.3f}, codes {codes.item():.3f}, units right {100 * right:.1f} %"
+    def learn(steps: int, peak: float, habit: Habit, seed: int, result: Path) -> None:
+        talks.habit = habit
+        optimiser = torch.optim.AdamW(
+            [{"params": trained, "peak": peak}], lr=peak, betas=(0.9, 0.98), weight_decay=0.01
+        )
 
-    train(lm, optimiser, STEPS, SEED, out, loss_of, clip=1.0)
+        def loss_of(step, random):
+            count, length = size_of(step, steps)
+            rows, text, saying = batches.batch(count, length, random)
+            seen = batches.mistaken(rows, text, saying)
+            words, codes, right = losses(lm, seen, rows, text, saying, tables.bias)
+            return (
+                words + 2 * codes,
+                f"text {words.item():.3f}, codes {codes.item():.3f}, units right {100 * right:.1f} %",
+            )
+
+        train(lm, optimiser, steps, seed, result, loss_of, clip=1.0)
+
+    first = out.with_name(f"{out.stem}-first.pt")
+    if first.exists():
+        lm.load_state_dict(torch.load(first, weights_only=True))
+    else:
+        learn(STEPS, PEAK, HABIT, SEED, first)
+    learn(MORE_STEPS, MORE_PEAK, MORE_HABIT, SEED + 1, out)
+
+
+def size_of(step: int, steps: int) -> tuple[int, int]:
+    """How many talks of how many frames a step learns from."""
+    done = step / steps
+    if done >= LONGEST_FROM and step % 3 == 0:
+        return 1, LONGEST
+    if LONG_FROM <= done < LONGEST_FROM and step % 5 == 0:
+        return 1, LONG
+    return BATCH, SHORT
 
 
 if __name__ == "__main__":
