@@ -1,6 +1,6 @@
 """Holds talks with a model through the project's own engine, and counts.
 
-Usage: measure.py FOLDER OUT QUICK|WHOLE [RECORDING.wav...]
+Usage: measure.py FOLDER OUT all|PART,... [RECORDING.wav...]
 
 FOLDER is the model, unpacked. The users took no part in the training: other synthetic voices (espeak-ng), other
 sentences, noises of other seeds; a RECORDING is of real people. OUT gets every whole utterance, for heard.py.
@@ -350,18 +350,23 @@ def recordings(tester: Tester, paths: list[str]) -> None:
                 )
 
 
-def main(folder: Path, out: Path, how: str, paths: list[str]) -> None:
-    """All of it; QUICK is a tenth."""
-    tester, few = Tester(folder, out), how == "QUICK"
-    answers(tester, 2 if few else 10)
-    interruptions(tester, 2 if few else 10)
-    hushes(tester, 2 if few else 8)
-    events(tester, 3 if few else 12)
-    noise_alone(tester, 8 if few else 20)
+PARTS = {
+    "answers": partial(answers, talks=10),
+    "interruptions": partial(interruptions, talks=10),
+    "hushes": partial(hushes, times=8),
+    "events": partial(events, times=12),
+    "noises": partial(noise_alone, seconds=20),
+    "voices": pitches,
+    "long": partial(long_talk, count=26),
+}
+
+
+def main(folder: Path, out: Path, parts: str, paths: list[str]) -> None:
+    """Measure `parts`, in commas, or all."""
+    tester = Tester(folder, out)
+    for name in PARTS if parts == "all" else parts.split(","):
+        PARTS[name](tester)
     recordings(tester, paths)
-    if not few:
-        pitches(tester)
-        long_talk(tester, 26)
     tester.finish()
 
 

@@ -7,6 +7,7 @@ Only the codes that occur take part: every table has one row for each, one for a
 
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,23 @@ from training import train
 
 from personaplex_cli.library.spec import spec_with
 
+
+@dataclass(frozen=True)
+class Lesson:
+    """A part of the training: steps, the highest rate, how alike talks are, how much it matters to stop in time."""
+
+    steps: int
+    peak: float
+    habit: Habit
+    stops_weigh: float = 1.0
+
+
 SEED = 41
-# Two trainings, the second from where the first ended: steps, highest rate, how alike talks are.
-STEPS, PEAK, HABIT = 1800, 3e-3, Habit(usual=0.75, strange=0.04)
-MORE_STEPS, MORE_PEAK, MORE_HABIT = 1200, 1.5e-3, Habit(0.6, strange=0.12, late=0.05, yields=0.6, misheard=0.25)
+LESSONS = [  # each from where the one before ended
+    Lesson(1800, 3e-3, Habit(usual=0.75, strange=0.04)),
+    Lesson(1200, 1.5e-3, Habit(usual=0.6, strange=0.12, late=0.05, yields=0.6, misheard=0.25)),
+    Lesson(500, 1e-3, Habit(usual=0.6, strange=0.12, late=0.05, yields=0.8, misheard=0.2), stops_weigh=5.0),
+]
 CHOSEN = 2  # codes that differ from silence: the unit and the voice
 SHORT, LONG, LONGEST = 300, 1400, 3000  # frames of a talk
 BATCH = 4  # short talks
@@ -149,8 +163,9 @@ def misheard(heard: torch.Tensor, share: float, random: np.random.Generator) -> 
     return torch.where(heard > 0, changed, heard)
 
 
-def losses(lm: LMModel, seen: torch.Tensor, rows: torch.Tensor, text: torch.Tensor, saying: torch.Tensor, bias):
+def losses(lm: LMModel, seen: torch.Tensor, batch: tuple[torch.Tensor, ...], bias: torch.Tensor, stops_weigh: float):
     """-> the loss of the text, of the codes, the share of units that is right"""
+    rows, text, saying = batch
     hidden, logits = lm.forward_text(seen[:, :, :-1])
     wanted, judged = text[:, 1:], text[:, 1:] >= 0
     word_loss = F.cross_entropy(logits[:, 0][judged], wanted[judged], reduction="none")
@@ -163,7 +178,10 @@ def losses(lm: LMModel, seen: torch.Tensor, rows: torch.Tensor, text: torch.Tens
     codes = lm.forward_depformer_training(target, hidden[picked][None])[0] + bias[:, None]
     code_loss = F.cross_entropy(codes.flatten(0, 1), target[0, 1 : 1 + CHOSEN].flatten(), reduction="none")
     right = (codes[0].argmax(-1) == target[0, 1])[speak[picked]].float().mean().item()
-    return (word_loss * weight).sum() / weight.sum(), code_loss.view(CHOSEN, -1).sum(0).mean(), right
+    stops = (rows[:, 1, :-1][picked] >= 2 + len(CLASS_CODES)) & (target[0, 1] == 0)  # a unit, then silence
+    matters = torch.where(stops, stops_weigh, 1.0)
+    code_loss = (code_loss.view(CHOSEN, -1).sum(0) * matters).sum() / matters.sum()
+    return (word_loss * weight).sum() / weight.sum(), code_loss, right
 
 
 def main(units: Path, tracks: Path, out: Path) -> None:
@@ -177,33 +195,29 @@ def main(units: Path, tracks: Path, out: Path) -> None:
     lm = new_lm(pieces, tables.card)
     foreseen(lm, tables, len(data["start"]))
     batches = Batches(talks, tables, torch.load(tracks, weights_only=True), len(data["start"]))
+    print(pieces, "pieces of text,", tables.card, "codes,", sum(map(torch.numel, lm.parameters())), "parameters")
+    for number, lesson in enumerate(LESSONS):
+        result = out if lesson is LESSONS[-1] else out.with_name(f"{out.stem}-{number}.pt")
+        if result.exists():
+            lm.load_state_dict(torch.load(result, weights_only=True))
+        else:
+            learn(lm, lesson, batches, SEED + number, result)
+
+
+def learn(lm: LMModel, lesson: Lesson, batches: Batches, seed: int, out: Path) -> None:
+    """Train for one lesson."""
+    batches.talks.habit, bias = lesson.habit, batches.tables.bias
     trained = [tensor for tensor in lm.parameters() if tensor.requires_grad]
-    print(pieces, "pieces of text,", tables.card, "codes,", sum(map(torch.numel, trained)), "parameters", flush=True)
+    group = {"params": trained, "peak": lesson.peak}
+    optimiser = torch.optim.AdamW([group], lr=lesson.peak, betas=(0.9, 0.98), weight_decay=0.01)
 
-    def learn(steps: int, peak: float, habit: Habit, seed: int, result: Path) -> None:
-        talks.habit = habit
-        optimiser = torch.optim.AdamW(
-            [{"params": trained, "peak": peak}], lr=peak, betas=(0.9, 0.98), weight_decay=0.01
-        )
+    def loss_of(step, random):
+        batch = batches.batch(*size_of(step, lesson.steps), random)
+        words, codes, right = losses(lm, batches.mistaken(*batch), batch, bias, lesson.stops_weigh)
+        about = f"text {words.item():.3f}, codes {codes.item():.3f}, units right {100 * right:.1f} %"
+        return words + 2 * codes, about
 
-        def loss_of(step, random):
-            count, length = size_of(step, steps)
-            rows, text, saying = batches.batch(count, length, random)
-            seen = batches.mistaken(rows, text, saying)
-            words, codes, right = losses(lm, seen, rows, text, saying, tables.bias)
-            return (
-                words + 2 * codes,
-                f"text {words.item():.3f}, codes {codes.item():.3f}, units right {100 * right:.1f} %",
-            )
-
-        train(lm, optimiser, steps, seed, result, loss_of, clip=1.0)
-
-    first = out.with_name(f"{out.stem}-first.pt")
-    if first.exists():
-        lm.load_state_dict(torch.load(first, weights_only=True))
-    else:
-        learn(STEPS, PEAK, HABIT, SEED, first)
-    learn(MORE_STEPS, MORE_PEAK, MORE_HABIT, SEED + 1, out)
+    train(lm, optimiser, lesson.steps, seed, out, loss_of, clip=1.0)
 
 
 def size_of(step: int, steps: int) -> tuple[int, int]:
