@@ -8,6 +8,7 @@ package.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 from personaplex_cli.character import Character, fresh_seed
 from personaplex_cli.conversation import NO_ONE, Reply
 from personaplex_cli.engine.generator import TokenGenerator
+from personaplex_cli.engine.gpu import on_device
 from personaplex_cli.engine.graphs import GraphRecorder
 from personaplex_cli.engine.memory import out_of_memory_explained
 from personaplex_cli.engine.mimi import MimiCodec
@@ -90,7 +92,7 @@ class LocalEngine:
         self, frames: Mapping[int, Samples], silent: Mapping[int, int] = NO_ONE
     ) -> Mapping[int, Reply | Exception]:
         try:
-            with out_of_memory_explained():
+            with self._computing():
                 return self.pipeline.run(frames, silent)
         except Exception as error:
             self._check_health()
@@ -102,7 +104,6 @@ class LocalEngine:
     def close(self) -> None:
         """Nothing to do: a model that computes cannot be interrupted."""
 
-    @out_of_memory_explained()
     def warm_up(self, character: Character) -> float:
         """Do everything once that is slow the first time; returns the p95 of a step in milliseconds afterwards.
 
@@ -110,6 +111,21 @@ class LocalEngine:
         differ, the listener gets a note and the plain way stays. Raises ModelError if what comes out are no numbers.
         """
         self._rehearsal = character
+        with self._computing():
+            return self._warm_up(character)
+
+    @property
+    def device_name(self) -> str:
+        """The device as its maker calls it."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """What is launched inside goes to this engine's device, and memory that runs out is explained."""
+        with on_device(self.device), out_of_memory_explained():
+            yield
+
+    def _warm_up(self, character: Character) -> float:
         plain = self._rehearse(character)
         if self._recorder:
             self._listen(Note(self._record(self._recorder, character, plain)))
@@ -120,17 +136,13 @@ class LocalEngine:
             raise ModelError(what, "Use another --precision; if that does not help, download the model again.")
         return float(np.percentile([reply.timings.total for reply in replies if reply.timings], 95))
 
-    @property
-    def device_name(self) -> str:
-        """The device as its maker calls it."""
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
-
     def _read_next(self) -> Iterator[tuple[int, Event | Exception]]:
         slot, character = next(iter(self._waiting.items()))
         del self._waiting[slot]
         yield slot, State(Phase.PRIMING)
         try:
-            began = self._begin(slot, character)
+            with self._computing():
+                began = self._begin(slot, character)
         except (UsageError, ModelError) as error:  # what was asked for, not the model, is wrong
             yield slot, error
             return
@@ -143,7 +155,6 @@ class LocalEngine:
             yield slot, Note(f"This prompt takes {taken} of the {whole} s that the model remembers: shorten it.")
         yield slot, began
 
-    @out_of_memory_explained()
     @torch.inference_mode()
     def _begin(self, slot: int, character: Character) -> Began:
         """Start a conversation from nothing but the prompt."""
@@ -190,7 +201,8 @@ class LocalEngine:
     def _check_health(self) -> None:
         """After an error: the model must show that it is all right before anyone else talks to it. Raises if not."""
         if self._rehearsal:
-            self._rehearse(self._rehearsal)
+            with self._computing():
+                self._rehearse(self._rehearsal)
 
     def _record(self, recorder: GraphRecorder, character: Character, plain: list[Reply]) -> str:
         """Record the frame's parts, if that changes nothing; returns a sentence about it."""
@@ -209,7 +221,6 @@ class LocalEngine:
         self.pipeline.recordings.clear()
         return f"No CUDA graphs here ({why}): a frame takes several times as long as it could."
 
-    @out_of_memory_explained()
     def _rehearse(self, character: Character) -> list[Reply]:
         """Hold the beginning of a conversation in the first slot."""
         self._begin(0, replace(character, sampling=replace(character.sampling, seed=character.sampling.seed or 0)))

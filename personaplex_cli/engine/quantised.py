@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from personaplex_cli.engine.gpu import on_device
+
 GROUP = 64  # columns that share a scale in int4
 VECTORS = 8  # at most for a kernel: for more, unpacking the weights once is cheaper
 PACKING = 2  # changes with anything that `pack` makes: what was kept on disk is then made anew
@@ -114,7 +116,8 @@ Quantised = type[Int8Linear] | type[Int4Linear]
 @functools.cache
 def why_no_kernels(device: torch.device, dtype: torch.dtype) -> str:
     """Why the kernels cannot be used on this CUDA device, for vectors of `dtype`; empty if they can: they are tried."""
-    return _failure(device, dtype)
+    with on_device(device):
+        return _failure(device, dtype)
 
 
 def _failure(device: torch.device, dtype: torch.dtype) -> str:

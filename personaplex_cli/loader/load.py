@@ -17,6 +17,7 @@ from sentencepiece import SentencePieceProcessor
 from personaplex_cli.character import Character
 from personaplex_cli.engine.engine import LoadedModel, LocalEngine
 from personaplex_cli.engine.generator import TokenGenerator
+from personaplex_cli.engine.gpu import settle_on
 from personaplex_cli.engine.graphs import CudaRecorder
 from personaplex_cli.engine.memory import out_of_memory_explained
 from personaplex_cli.engine.mimi import MimiCodec
@@ -83,6 +84,7 @@ def load_random(options: ModelOptions, listen: Listener = ignore, spec: ModelSpe
 def _device(options: ModelOptions) -> tuple[torch.device, str]:
     """Where the model will run, and why: known, as is the precision, before gigabytes are fetched or read."""
     device, reason = choose_device(options.device)
+    settle_on(device)
     precision_for(options.precision, device)
     return device, reason
 

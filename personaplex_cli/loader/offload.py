@@ -77,6 +77,7 @@ class _Place:
         self.layer = layer_of(module)
         self._linears = _linears(module)
         self._stream = stream
+        self._device = device
         self._copied: Any = torch.cuda.Event() if stream else None  # type: ignore[no-untyped-call]
         self._left: Any = torch.cuda.Event() if stream else None  # type: ignore[no-untyped-call]
 
@@ -84,21 +85,21 @@ class _Place:
         """Copy a layer here as soon as the one that is here has been used."""
         with torch.cuda.stream(self._stream):
             if self._left:
-                self._left.wait()
+                self._left.wait(self._stream)
             for own, waiting in zip(self._linears, linears, strict=True):
                 own.copy_(waiting, non_blocking=True)
             if self._copied:
-                self._copied.record()
+                self._copied.record(self._stream)
 
     def await_copy(self) -> None:
         """Make what is computed from now on wait until the layer is here."""
         if self._copied:
-            self._copied.wait()
+            self._copied.wait(torch.cuda.current_stream(self._device))
 
     def leave(self) -> None:
         """What was computed until now is all that needed this layer."""
         if self._left:
-            self._left.record()
+            self._left.record(torch.cuda.current_stream(self._device))
 
 
 def _linears(module: nn.Module, pinned: bool = False) -> list[Tensor]:

@@ -1,0 +1,79 @@
+"""Which device is launched on, which stream is meant, how an answer is waited for, on a fake `torch.cuda`."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakecuda import FakeCuda
+
+from personaplex_cli.character import Character, Sampling
+from personaplex_cli.engine import quantised
+from personaplex_cli.engine.engine import LocalEngine
+from personaplex_cli.engine.pipeline import StageClock
+from personaplex_cli.engine.quantised import why_no_kernels
+from personaplex_cli.loader import load as loader
+from personaplex_cli.loader.load import load_cold
+from personaplex_cli.options import ModelOptions
+from personaplex_cli.samples import SILENT_FRAME
+
+SECOND = torch.device("cuda", 1)
+KIND = Character("kind", "You are kind.", "NATF2", "NATF2.pt", Sampling(seed=3))
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    return FakeCuda(monkeypatch)
+
+
+@pytest.fixture
+def engine(demo_folder: Path) -> LocalEngine:
+    """On the CPU, but it believes to be on the second GPU."""
+    engine = load_cold(ModelOptions(str(demo_folder), device="cpu"))
+    engine.device = SECOND
+    return engine
+
+
+def test_the_thread_that_loads_settles_on_the_device(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "choose_device", lambda name: (SECOND, "as asked"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    loader._device(ModelOptions(device="cuda:1"))
+    assert cuda.log == [("set_device", SECOND)] and cuda.device == SECOND
+
+
+def test_whatever_an_engine_runs_it_runs_on_its_own_device(
+    cuda: FakeCuda, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any thread: one that did not load has another current device."""
+    seen: list[torch.device] = []
+    read = engine.model.generator.read
+    monkeypatch.setattr(engine.model.generator, "read", lambda *rest: seen.append(cuda.device) or read(*rest))
+    engine.warm_up(KIND)
+    engine.model.prompts.clear()
+    engine.begin(0, KIND)
+    list(engine.prefill() or ())
+    engine.step({0: SILENT_FRAME})
+    assert set(seen) == {SECOND} and cuda.device.index == 0
+    seen.clear()
+    monkeypatch.setattr(engine.pipeline, "_fetch", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.step({0: SILENT_FRAME})  # the look after a failure, too
+    assert len(seen) == 2 and set(seen) == {SECOND}
+
+
+def test_kernels_are_tried_where_they_will_run(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+    monkeypatch.setattr(quantised, "_failure", lambda device: tried.append((device, cuda.device)) or "")
+    why_no_kernels.cache_clear()
+    for index in (0, 1, 1):
+        assert why_no_kernels(torch.device("cuda", index)) == ""
+    why_no_kernels.cache_clear()
+    assert tried == [(torch.device("cuda", index),) * 2 for index in (0, 1)]
+
+
+def test_every_event_is_told_its_stream(cuda: FakeCuda) -> None:
+    clock = StageClock(SECOND)
+    for _ in range(3):
+        clock.lap()
+    assert clock.milliseconds() == [1.0, 1.0, 1.0]
+    assert [stream for _, _, stream in cuda.calls("record")] == [cuda.first_stream] * 4

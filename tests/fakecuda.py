@@ -1,0 +1,88 @@
+"""torch.cuda without a GPU: what would be asked of it is written down, and nothing is launched."""
+
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+
+class FakeStream:
+    def __init__(self, device: Any = None) -> None:
+        self.device = device
+        self.waited_for: list[Any] = []
+
+    def wait_stream(self, other: Any) -> None:
+        self.waited_for.append(other)
+
+    def synchronize(self) -> None: ...
+
+
+class FakeEvent:
+    """An event that is only good for streams that are named: the current one may be that of another device."""
+
+    def __init__(self, log: list[Any], **kinds: bool) -> None:
+        self._log = log
+        self.kinds = kinds
+
+    def record(self, stream: Any = None) -> None:
+        self._log.append(("record", self, stream))
+
+    def wait(self, stream: Any = None) -> None:
+        self._log.append(("wait", self, stream))
+
+    def synchronize(self) -> None:
+        self._log.append(("synchronize", self, None))
+
+    def elapsed_time(self, later: Any) -> float:
+        return 1.0
+
+
+class FakeCuda:
+    """`log` holds what happened, in order; `device` is the current one, `stream` the current stream of it."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.log: list[Any] = []
+        self.device = torch.device("cuda", 0)
+        self.stream = self.first_stream = FakeStream(self.device)
+        self.streams: list[FakeStream] = []
+        for name in ("set_device", "current_stream", "set_stream"):
+            patch.setattr(torch.cuda, name, getattr(self, f"_{name}"))
+        patch.setattr(torch.cuda, "device", self._on_device)
+        patch.setattr(torch.cuda, "stream", self._on_stream)
+        patch.setattr(torch.cuda, "Stream", self._new_stream)
+        patch.setattr(torch.cuda, "Event", lambda **kinds: FakeEvent(self.log, **kinds))
+
+    def calls(self, name: str) -> list[Any]:
+        return [each for each in self.log if each[0] == name]
+
+    def _set_device(self, device: torch.device) -> None:
+        self.log.append(("set_device", device))
+        self.device = device
+
+    def _current_stream(self, device: Any = None) -> FakeStream:
+        return self.stream
+
+    def _set_stream(self, stream: FakeStream) -> None:
+        self.stream = stream
+
+    def _new_stream(self, device: Any = None) -> FakeStream:
+        self.streams.append(FakeStream(device))
+        return self.streams[-1]
+
+    @contextmanager
+    def _on_device(self, device: torch.device) -> Any:
+        self.log.append(("device", device))
+        before, self.device = self.device, device
+        try:
+            yield
+        finally:
+            self.device = before
+
+    @contextmanager
+    def _on_stream(self, stream: FakeStream | None) -> Any:
+        before, self.stream = self.stream, stream or self.stream
+        try:
+            yield
+        finally:
+            self.stream = before
