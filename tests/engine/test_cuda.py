@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fakecuda import ABOUT_NOTICING_WAITS
 from golden import CPU, FP32, TokenTalk, load_golden
 
 from personaplex_cli.character import Character, Sampling
@@ -86,6 +87,7 @@ def test_the_second_gpu_answers_like_the_first(random_folder: Path, character: C
     assert held(second, character) == held(first, character)
 
 
+@pytest.mark.filterwarnings(ABOUT_NOTICING_WAITS)
 def test_no_frame_waits_but_for_its_answer(random_folder: Path, character: Character) -> None:
     engine = engine_for(random_folder)
     engine.warm_up(character)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from fakecuda import FakeCuda
+from fakecuda import ABOUT_NOTICING_WAITS, FakeCuda
 
 from personaplex_cli.character import Character, Sampling
 from personaplex_cli.engine import quantised
@@ -77,3 +77,22 @@ def test_every_event_is_told_its_stream(cuda: FakeCuda) -> None:
         clock.lap()
     assert clock.milliseconds() == [1.0, 1.0, 1.0]
     assert [stream for _, _, stream in cuda.calls("record")] == [cuda.first_stream] * 4
+
+
+def test_an_answer_is_waited_for_by_one_event_that_spins_on_no_core(
+    cuda: FakeCuda, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by its stream, which torch's look for hidden waits takes for one."""
+    pipeline = engine.pipeline
+    event: Any = torch.cuda.Event(blocking=True)
+    for name, value in {"_cuda": True, "_device": SECOND, "_arrived": event}.items():
+        monkeypatch.setattr(pipeline, name, value)
+    first, second = pipeline._fetch(), pipeline._fetch()
+    assert first.data_ptr() != second.data_ptr()
+    assert cuda.log == [("record", event, cuda.first_stream), ("synchronize", event, None)] * 2
+
+
+@pytest.mark.filterwarnings(ABOUT_NOTICING_WAITS)
+def test_the_look_for_hidden_waits_can_be_asked_for_where_warnings_are_errors() -> None:
+    if hasattr(torch._C, "_cuda_set_sync_debug_mode"):  # a build with CUDA
+        torch._C._cuda_set_sync_debug_mode(0)
