@@ -98,9 +98,24 @@ class FramePipeline:
         if self._generator.is_streamed:
             parts = {name: part for name, part in parts.items() if name[0] != "transform"}
         missing = [name for name in parts if name not in self.recordings]
+        self._generator.inputs.device["position"].zero_()  # recording runs them, and this one is within every length
         for name in missing:
             self.recordings[name] = recorder(parts[name])
         return bool(missing)
+
+    @property
+    def lengths(self) -> list[int]:
+        """The lengths in which the ring is read, each with recordings of its own."""
+        return self._generator.cache.spans
+
+    def skip_to(self, slot: int, position: int) -> None:
+        """Let the next frame of a slot be at another position: what lies between is what the ring holds there."""
+        self._slots[slot].position = position
+
+    def outcome(self, slot: int) -> tuple[Tensor, Tensor]:
+        """Of the last frame, copied to the host: the 18 tokens that were chosen, and the transformer's output."""
+        chosen, output = self._generator.sampled[slot], self._generator.hidden[slot]
+        return chosen.to("cpu", copy=True), output.to("cpu", torch.float32, copy=True)
 
     @property
     def _width(self) -> int:

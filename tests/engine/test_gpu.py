@@ -27,9 +27,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 
 
 @pytest.fixture
-def engine(demo_folder: Path) -> LocalEngine:
+def engine(random_folder: Path) -> LocalEngine:
     """On the CPU, but it believes to be on the second GPU."""
-    engine = load_cold(ModelOptions(str(demo_folder), device="cpu"))
+    engine = load_cold(ModelOptions(str(random_folder), device="cpu"))
     engine.device = SECOND
     return engine
 
