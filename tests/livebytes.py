@@ -1,0 +1,34 @@
+"""How much memory is taken and given back, counted by the storages that are alive, on any device, `meta` included."""
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """`peak` is the most that what was made inside took at once."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self._device = device
+        self._alive: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        old = {each.untyped_storage()._cdata for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        result = function(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, Tensor) and each.device.type == self._device:
+                self._count(each.untyped_storage(), old)
+        return result
+
+    def _count(self, storage: torch.UntypedStorage, old: set[int]) -> None:
+        key = storage._cdata
+        if key not in old and key not in self._alive:
+            self._alive[key] = storage.nbytes()
+            weakref.finalize(storage, self._alive.pop, key, None)
+            self.peak = max(self.peak, sum(self._alive.values()))
