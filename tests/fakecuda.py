@@ -1,10 +1,13 @@
 """torch.cuda without a GPU: what would be asked of it is written down, and nothing is launched."""
 
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+
+from personaplex_cli.engine import graphs
 
 # Asking torch to notice waits gives this warning, and warnings are errors in tests.
 ABOUT_NOTICING_WAITS = "ignore:Synchronization debug mode is a prototype:UserWarning"
@@ -55,6 +58,12 @@ class FakeCuda:
         patch.setattr(torch.cuda, "device", self._on_device)
         patch.setattr(torch.cuda, "stream", self._on_stream)
         patch.setattr(torch.cuda, "Stream", self._new_stream)
+        patch.setattr(torch.cuda, "graph", self._capture)
+        patch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+        patch.setattr(torch.cuda, "graph_pool_handle", self._new_pool)
+        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+            patch.setattr(graphs, name, lambda *rest, name=name: self._close_pool(name, *rest))
+        self.pools: dict[Any, bool] = {}  # whether what is allocated goes there
         patch.setattr(torch.cuda, "Event", lambda **kinds: FakeEvent(self.log, **kinds))
 
     def calls(self, name: str) -> list[Any]:
@@ -73,6 +82,26 @@ class FakeCuda:
     def _new_stream(self, device: Any = None) -> FakeStream:
         self.streams.append(FakeStream(device))
         return self.streams[-1]
+
+    def _new_pool(self) -> tuple[int, int]:
+        pool = (0, len(self.pools))
+        self.pools[pool] = False
+        return pool
+
+    def _close_pool(self, name: str, index: int, pool: Any) -> None:
+        if name == "_cuda_endAllocateToPool" and not self.pools[pool]:
+            raise RuntimeError("not currently recording to this pool")
+        self.log.append((name, index, pool))
+        self.pools[pool] = False
+
+    @contextmanager
+    def _capture(self, graph: Any, pool: Any, stream: FakeStream, capture_error_mode: str) -> Any:
+        """As torch does it: when a part fails, so does the end of the capture, and nothing is put back."""
+        self.stream, before = stream, self.stream
+        self.pools[pool] = True
+        yield
+        self.pools[pool] = False
+        self.stream = before
 
     @contextmanager
     def _on_device(self, device: torch.device) -> Any:

@@ -10,6 +10,7 @@ from fakecuda import ABOUT_NOTICING_WAITS, FakeCuda
 from personaplex_cli.character import Character, Sampling
 from personaplex_cli.engine import quantised
 from personaplex_cli.engine.engine import LocalEngine
+from personaplex_cli.engine.graphs import CudaRecorder
 from personaplex_cli.engine.pipeline import StageClock
 from personaplex_cli.engine.quantised import why_no_kernels
 from personaplex_cli.loader import load as loader
@@ -96,3 +97,34 @@ def test_an_answer_is_waited_for_by_one_event_that_spins_on_no_core(
 def test_the_look_for_hidden_waits_can_be_asked_for_where_warnings_are_errors() -> None:
     if hasattr(torch._C, "_cuda_set_sync_debug_mode"):  # a build with CUDA
         torch._C._cuda_set_sync_debug_mode(0)
+
+
+def test_all_is_recorded_on_one_stream_and_with_one_pool(cuda: FakeCuda) -> None:
+    recorder = CudaRecorder(SECOND)
+    seen: list[Any] = []
+    for _ in range(3):
+        recorder(lambda: seen.append((cuda.stream, cuda.device)))
+    assert len(cuda.streams) == len(cuda.pools) == 1
+    assert seen == [(cuda.streams[0], SECOND)] * 6  # each is run once and recorded once
+    assert cuda.stream is cuda.first_stream and cuda.streams[0].waited_for == [cuda.first_stream] * 3
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_a_recording_that_fails_leaves_stream_and_pool_as_they_were(cuda: FakeCuda, fails_at: int) -> None:
+    recorder = CudaRecorder(SECOND)
+    recorder(lambda: None)
+    runs: list[int] = []
+
+    def part() -> None:
+        runs.append(1)
+        if len(runs) == fails_at:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        recorder(part)
+    assert cuda.stream is cuda.first_stream and cuda.device.index == 0
+    assert not any(cuda.pools.values())
+    ended = ["_cuda_endAllocateToPool", "_cuda_releasePool"] if fails_at == 2 else []
+    assert [each[0] for each in cuda.log if "Pool" in each[0]] == ended
+    recorder(lambda: None)
+    assert len(cuda.pools) == 2 and len(cuda.streams) == 1
