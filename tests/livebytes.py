@@ -32,3 +32,14 @@ class LiveBytes(TorchDispatchMode):
             self._alive[key] = storage.nbytes()
             weakref.finalize(storage, self._alive.pop, key, None)
             self.peak = max(self.peak, sum(self._alive.values()))
+
+
+class LargestCopy(TorchDispatchMode):
+    """`nbytes` is what the largest copy moved."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.overloadpacket.__name__ in ("copy_", "_to_copy", "clone"):
+            self.nbytes = max(self.nbytes, args[0].nbytes)
+        return function(*args, **(kwargs or {}))

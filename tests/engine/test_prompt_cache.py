@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from golden import Golden, TokenTalk, load_golden
-from torch.utils._python_dispatch import TorchDispatchMode
+from livebytes import LargestCopy
 
 from personaplex_cli.character import Sampling
 from personaplex_cli.engine import prefill, prompt_cache
@@ -129,15 +129,6 @@ def test_without_a_folder_nothing_is_written(golden: Golden, tmp_path: Path, mon
     refuse_to_read(talk, monkeypatch)
     assert held(talk, layout(golden, talk, [5]), golden) == said
     assert torch.is_tensor(talk.generator.hidden)
-
-
-class LargestCopy(TorchDispatchMode):
-    nbytes = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.overloadpacket.__name__ in ("copy_", "_to_copy", "clone"):
-            self.nbytes = max(self.nbytes, args[0].nbytes)
-        return function(*args, **(kwargs or {}))
 
 
 def test_what_is_remembered_goes_to_and_fro_layer_by_layer(golden: Golden, tmp_path: Path) -> None:
