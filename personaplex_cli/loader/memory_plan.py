@@ -11,6 +11,7 @@ from personaplex_cli.events import Listener, Note
 from personaplex_cli.files import GIGABYTE, main_memory
 from personaplex_cli.library.spec import ModelSpec
 from personaplex_cli.loader.checkpoint import unfilled_lm, unfilled_mimi
+from personaplex_cli.loader.device import free_memory
 from personaplex_cli.loader.measure import bandwidth, bus_bandwidth, bytes_of
 from personaplex_cli.loader.offload import PLACES
 from personaplex_cli.loader.precision import EMBEDDINGS, LAYERS, Precision, precision_for, quantise
@@ -26,6 +27,9 @@ WORKSPACE_BYTES = 2 * 32 * 2**20  # cuBLAS keeps one for each stream: frames are
 RECORDING_BYTES = 100 * 10**6  # what frames compute in between, which recordings keep
 SCATTERED_BYTES = 83 * 10**6  # free, but in pieces that are too small
 WORKING_BYTES = TEMPORARY_BYTES + LIBRARY_BYTES + WORKSPACE_BYTES + RECORDING_BYTES + SCATTERED_BYTES
+# A frame of 80 ms in which no more than this is computed leaves room for a system that does something else, too.
+UNHURRIED_MS = 50
+OTHER_MS = 8  # of a frame, beside reading the weights: small kernels and Mimi, an estimate
 SMALL_BYTES = 2 * GIGABYTE  # any memory is fast enough for that
 SHARE = 0.75  # of all memory, where the system does not say what is free: what macOS lets a GPU use
 INSTEAD = "a GPU elsewhere (--server HOST), or try the program with --model demo"
@@ -69,16 +73,31 @@ def choose_plan(options: ModelOptions, device: torch.device, spec: ModelSpec, li
             listen(Note(f"{first.name} saves memory here but takes much more time: its kernels are for CUDA GPUs."))
         _check_main_memory(needs(spec, first).total(context), first, device, options, listen)
         return MemoryPlan(first, context)
-    free, _ = torch.cuda.mem_get_info(device)
+    free = free_memory(device)
     names = [first.name, "int8", "int4"] if options.precision == "auto" and not options.cpu_offload else [first.name]
     wanted = [(each, needs(spec, each)) for each in (precision_for(name, device) for name in names)]
     plan = plan_memory(free, wanted, context, options.cpu_offload)
     listen(Note(_sentence(plan, free, context)))
+    if (
+        len(wanted) > 1
+        and not plan.precision.is_quantised
+        and (slow := _too_slow(wanted[0][1], context, first, device))
+    ):
+        plan = plan_memory(free, wanted[1:2], context)
+        listen(Note(f"Using {plan.precision.name} after all: {slow}."))
     if plan.precision.is_quantised and (why := why_no_kernels(device, plan.precision.dtype)):
         listen(Note(f"Without Triton ({why}) {plan.precision.name} saves memory but takes more time than bf16."))
     if plan.streamed:
         _check_bus(needs(spec, plan.precision).layer * plan.streamed, device, not options.force, listen)
     return plan
+
+
+def _too_slow(need: Needs, context: int, precision: Precision, device: torch.device) -> str:
+    """Whether a frame would take most of its time only to read memory, and int8 would be quicker; says so."""
+    expected = 1000 * (need.total(context) - WORKING_BYTES) / bandwidth(device) + OTHER_MS
+    if expected <= UNHURRIED_MS or why_no_kernels(device, precision.dtype):
+        return ""
+    return f"with {precision.name} a frame would take about {expected:.0f} of the {FRAME_MS:.0f} ms there are"
 
 
 def needs(spec: ModelSpec, precision: Precision) -> Needs:

@@ -1,5 +1,6 @@
 """What is chosen for a GPU before anything is loaded, and what is told and refused. The GPU's figures are made up."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +19,11 @@ GB = 10**9
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Set what the GPU has: memory in GB, GB/s over the bus, what is wrong with Triton."""
+    """Set what the GPU has: memory in GB, GB/s over the bus and of its own, what is wrong with Triton."""
 
-    def has(free: float, bus: float = 25.0, triton: str = "") -> None:
+    def has(free: float, bus: float = 25.0, triton: str = "", speed: float = 900) -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(is_integrated=False))
+        monkeypatch.setattr(memory_plan, "bandwidth", lambda device: speed * GB)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * GB), int(24 * GB)))
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
         monkeypatch.setattr(memory_plan, "bus_bandwidth", lambda device: bus * GB)
@@ -78,3 +81,45 @@ def test_a_gpu_that_is_far_too_small_is_told_before_loading(gpu: Any) -> None:
     gpu(4.0)
     with pytest.raises(DeviceError, match=r"needs \d\.\d GB of the GPU's memory, and 4\.0 GB are free"):
         choose(ModelOptions())
+
+
+@pytest.mark.parametrize(
+    ("card", "free", "speed", "precision"),
+    [
+        ("H100", 78, 3000, "bf16"),
+        ("RTX 4090", 23, 920, "bf16"),
+        ("RTX 3090", 23, 850, "bf16"),
+        ("A10G", 22, 540, "bf16"),
+        ("L4", 22, 270, "int8"),
+        ("RTX 4000 Ada", 19.5, 330, "int8"),
+        ("GB10", 100, 250, "int8"),
+        ("AGX Orin", 50, 185, "int8"),
+        ("RTX 3060", 11.5, 330, "int8"),
+    ],
+)
+def test_auto_takes_no_more_bits_than_the_memory_can_bring_in_time(
+    gpu: Any, card: str, free: float, speed: float, precision: str
+) -> None:
+    gpu(free, speed=speed)
+    chosen, told = choose(LiveModelOptions())
+    assert (chosen.precision.name, chosen.context) == (precision, 3000), card
+    assert ("ms there are" in told) == (precision == "int8" and free > 18)
+
+
+def test_a_slow_memory_changes_nothing_that_was_asked_for_and_nothing_without_kernels(gpu: Any) -> None:
+    gpu(22, speed=270)
+    assert choose(ModelOptions(precision="bf16"))[0].precision.name == "bf16"
+    gpu(22, speed=270, triton="no C compiler")
+    assert choose(ModelOptions())[0].precision.name == "bf16"
+
+
+def test_a_gpu_without_memory_of_its_own_has_what_the_system_can_free(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA counts the 17 GB that were just downloaded, and are kept in memory, as used."""
+    gpu(12.0)
+    monkeypatch.setattr("personaplex_cli.loader.device.main_memory", lambda: (100 * GB, 120 * GB))
+    assert choose(ModelOptions())[0].precision.name == "int8"
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(is_integrated=1))
+    chosen, told = choose(ModelOptions())
+    assert chosen.precision.name == "bf16" and "99.0 GB" in told
