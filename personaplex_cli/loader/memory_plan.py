@@ -14,7 +14,7 @@ from personaplex_cli.loader.checkpoint import unfilled_lm, unfilled_mimi
 from personaplex_cli.loader.device import free_memory
 from personaplex_cli.loader.measure import bandwidth, bus_bandwidth, bytes_of
 from personaplex_cli.loader.offload import PLACES
-from personaplex_cli.loader.precision import EMBEDDINGS, LAYERS, Precision, precision_for, quantise
+from personaplex_cli.loader.precision import EMBEDDINGS, LAYERS, Precision, precision_for, quantise, remedy_for
 from personaplex_cli.options import LiveModelOptions, ModelOptions
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
 
@@ -86,10 +86,19 @@ def choose_plan(options: ModelOptions, device: torch.device, spec: ModelSpec, li
         plan = plan_memory(free, wanted[1:2], context)
         listen(Note(f"Using {plan.precision.name} after all: {slow}."))
     if plan.precision.is_quantised and (why := why_no_kernels(device, plan.precision.dtype)):
-        listen(Note(f"Without Triton ({why}) {plan.precision.name} saves memory but takes more time than bf16."))
+        _without_kernels(plan.precision, why, options.force, listen)
     if plan.streamed:
         _check_bus(needs(spec, plan.precision).layer * plan.streamed, device, not options.force, listen)
     return plan
+
+
+def _without_kernels(precision: Precision, why: str, force: bool, listen: Listener) -> None:
+    """Every frame unpacks all weights: say so. Raises DeviceError where that is several times too slow to talk."""
+    remedy = remedy_for(why)
+    if precision.name == "int4" and not force:
+        hint = f"{remedy} Or use --precision int8 where it fits, {INSTEAD}, or --force."
+        raise DeviceError(f"int4 is far too slow to talk without Triton ({why}).", hint)
+    listen(Note(f"Without Triton ({why}) {precision.name} saves memory but takes more time than bf16. {remedy}"))
 
 
 def _too_slow(need: Needs, context: int, precision: Precision, device: torch.device) -> str:

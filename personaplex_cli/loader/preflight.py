@@ -16,7 +16,7 @@ from personaplex_cli.library.spec import KNOWN_REPOS, PERSONAPLEX, spec_of_repo
 from personaplex_cli.library.weights import cached
 from personaplex_cli.loader.device import choose_device, free_memory
 from personaplex_cli.loader.memory_plan import choose_plan
-from personaplex_cli.loader.precision import precision_for
+from personaplex_cli.loader.precision import precision_for, remedy_for
 from personaplex_cli.options import DEFAULT_MODEL, DEMO, DEMO_NOTE, DeviceOptions, ModelOptions
 from personaplex_cli.samples import FRAME_SECONDS
 
@@ -80,7 +80,11 @@ def check_talking(options: DeviceOptions) -> Iterator[Finding]:
     yield Finding(OK, "talking", f"{precision}, and {seconds:.0f} s of the talk are remembered", notes, figures)
     why = why_no_kernels(device, plan.precision.dtype)
     found = f"cannot be used: {why}" if why else "can be used"
-    advice = "int8 and int4 then save memory, but take more time than bf16."
+    advice = f"int8 and int4 then save memory, but take more time than bf16. {remedy_for(why)}"
+    if why and precision == "int4":
+        found += "; int4 is far too slow to talk without them"
+        yield Finding(WRONG, "Triton kernels", found, remedy_for(why), {"why_not": why}, DeviceError.exit_code)
+        return
     yield warn_if(bool(why) and plan.precision.is_quantised, "Triton kernels", found, advice, {"why_not": why})
 
 

@@ -11,6 +11,7 @@ from personaplex_cli.events import Note
 from personaplex_cli.library.spec import PERSONAPLEX
 from personaplex_cli.loader import memory_plan
 from personaplex_cli.loader.memory_plan import MemoryPlan
+from personaplex_cli.loader.precision import remedy_for
 from personaplex_cli.options import LiveModelOptions, ModelOptions
 
 GPU = torch.device("cuda", 0)
@@ -60,6 +61,35 @@ def test_without_kernels_the_user_knows_what_is_lost(gpu: Any) -> None:
     gpu(23.0, triton="it is not installed")
     chosen, told = choose(ModelOptions(precision="int8"))
     assert chosen.precision.name == "int8" and "Without Triton (it is not installed)" in told
+    assert "pip install" in told
+
+
+def test_int4_without_kernels_is_for_recordings(gpu: Any) -> None:
+    gpu(7.6, triton="it is not installed")
+    for precision in ("auto", "int4"):
+        with pytest.raises(DeviceError, match="int4 is far too slow to talk without Triton") as refused:
+            choose(LiveModelOptions(precision=precision))
+        assert "pip install" in refused.value.hint and "--force" in refused.value.hint
+    assert choose(LiveModelOptions(force=True))[0].precision.name == "int4"
+    chosen, told = choose(ModelOptions())
+    assert chosen.precision.name == "int4" and "more time than bf16" in told
+
+
+@pytest.mark.parametrize(
+    ("why", "system", "words"),
+    [
+        ("it is not installed", "linux", "pip install triton`"),
+        ("it is not installed", "win32", 'pip install "triton-windows<3.6"'),
+        ("PTXAS error: Internal Triton PTX codegen error", "linux", "TRITON_PTXAS_PATH="),
+        ("Value 'sm_121a' is not defined for option 'gpu-name'", "linux", "TRITON_PTXAS_PATH="),
+        ("Failed to find C compiler. Please specify via CC environment variable", "linux", "apt install gcc"),
+        ("Command '['/usr/bin/gcc', 'main.c']' returned non-zero exit status 1.", "linux", "python3-dev"),
+        ("its kernels answer wrongly", "linux", "another version"),
+    ],
+)
+def test_the_remedy_fits_the_reason(why: str, system: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("personaplex_cli.loader.precision.sys", SimpleNamespace(platform=system))
+    assert words in remedy_for(why)
 
 
 def test_what_streams_too_slowly_is_refused_for_talking_and_told_for_files(gpu: Any) -> None:

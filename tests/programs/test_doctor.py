@@ -191,7 +191,7 @@ def test_a_gpu_that_is_too_small_or_that_this_torch_does_not_know(monkeypatch: p
 
 
 def test_without_kernels_int8_is_slow_and_bf16_does_not_care(monkeypatch: pytest.MonkeyPatch) -> None:
-    for free, kind in ((14, WARNING), (23, OK)):
+    for free, kind in ((14, WARNING), (23, OK), (7.6, WRONG)):
         gpu(monkeypatch, free, kernels="no C compiler")
         finding = named(found(DEFAULT_MODEL), "Triton kernels")
         assert finding.kind == kind and "no C compiler" in finding.found
