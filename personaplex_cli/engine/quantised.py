@@ -8,7 +8,6 @@ many vectors, and other devices have no such kernels: there the weights are unpa
 """
 
 import functools
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 
@@ -54,9 +53,11 @@ class QuantisedLinear(nn.Module):
 
     def plain(self, x: Tensor) -> Tensor:
         """The product without a kernel."""
-        count = len(self.scale)
-        out = x.new_empty(*x.shape[:-1], count)
-        for rows in _blocks(count, x.shape[-1]):
+        blocks = _blocks(len(self.scale), x.shape[-1])
+        if len(blocks) == 1:
+            return self.product(x, ALL)
+        out = x.new_empty(*x.shape[:-1], len(self.scale))
+        for rows in blocks:
             out[..., rows] = self.product(x, rows)
         return out
 
@@ -180,10 +181,10 @@ def filled(kind: Quantised, weight: Tensor) -> QuantisedLinear:
     return module
 
 
-def _blocks(rows: int, columns: int) -> Iterator[slice]:
+def _blocks(rows: int, columns: int) -> list[slice]:
     """A weight's rows, few enough at a time."""
     step = max(1, BLOCK // columns)
-    return (slice(start, min(rows, start + step)) for start in range(0, rows, step))
+    return [slice(start, start + step) for start in range(0, rows, step)]
 
 
 def _shrink(x: Tensor) -> Tensor | None:

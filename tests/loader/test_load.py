@@ -1,5 +1,6 @@
 """What is chosen for a GPU before anything is loaded, and what is told and refused. The GPU's figures are made up."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from personaplex_cli.errors import DeviceError
 from personaplex_cli.events import Note
 from personaplex_cli.library.spec import PERSONAPLEX
 from personaplex_cli.loader import memory_plan
+from personaplex_cli.loader.load import load_cold
 from personaplex_cli.loader.memory_plan import MemoryPlan
 from personaplex_cli.loader.precision import remedy_for
 from personaplex_cli.options import LiveModelOptions, ModelOptions
@@ -153,3 +155,13 @@ def test_a_gpu_without_memory_of_its_own_has_what_the_system_can_free(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(is_integrated=1))
     chosen, told = choose(ModelOptions())
     assert chosen.precision.name == "bf16" and "99.0 GB" in told
+
+
+def test_nothing_is_computed_less_exactly_to_be_quicker(demo_folder: Path) -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul.allow_tf32 = cudnn.allow_tf32 = True
+    matmul.allow_fp16_reduced_precision_reduction = matmul.allow_bf16_reduced_precision_reduction = True
+    cudnn.deterministic = False
+    load_cold(ModelOptions(str(demo_folder), device="cpu"))
+    assert not matmul.allow_tf32 and not cudnn.allow_tf32 and cudnn.deterministic
+    assert not matmul.allow_fp16_reduced_precision_reduction and not matmul.allow_bf16_reduced_precision_reduction
