@@ -154,10 +154,14 @@ class FramePipeline:
 
 
 class StageClock:
-    """Milliseconds between laps: by the device's own events on CUDA, where calls return before the work is done."""
+    """Milliseconds between laps: by the device's own events on CUDA, where calls return before the work is done.
+
+    So they do on MPS, which is waited for at each lap: there are no recordings there, whose launches it would hold up.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._wait = torch.mps.synchronize if device.type == "mps" else None
         self._marks: list[Any] = []  # CUDA events, or milliseconds
         self.lap()
 
@@ -165,8 +169,10 @@ class StageClock:
         if self._stream:
             self._marks.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
             self._marks[-1].record(self._stream)
-        else:
-            self._marks.append(1000 * time.perf_counter())
+            return
+        if self._wait:
+            self._wait()
+        self._marks.append(1000 * time.perf_counter())
 
     def milliseconds(self) -> list[float]:
         """Each stage's duration. On CUDA the last lap's work must be done."""

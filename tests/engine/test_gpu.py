@@ -128,3 +128,13 @@ def test_a_recording_that_fails_leaves_stream_and_pool_as_they_were(cuda: FakeCu
     assert [each[0] for each in cuda.log if "Pool" in each[0]] == ended
     recorder(lambda: None)
     assert len(cuda.pools) == 2 and len(cuda.streams) == 1
+
+
+def test_where_nothing_tells_when_work_is_done_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append(1))
+    clock = StageClock(torch.device("mps"))
+    clock.lap()
+    assert len(waited) == 2 and clock.milliseconds()[0] >= 0
+    StageClock(torch.device("cpu"))
+    assert len(waited) == 2

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from costs import LargestCopy
 from golden import Golden, TokenTalk, load_golden
-from livebytes import LargestCopy
 
 from personaplex_cli.character import Sampling
 from personaplex_cli.engine import prefill, prompt_cache

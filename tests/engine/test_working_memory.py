@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from livebytes import LiveBytes
+from costs import LiveBytes
 from torch.nn import functional as F
 
 from personaplex_cli.engine.generator import TokenGenerator

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from costs import LargestCopy
 from fakecuda import FakeCuda
 from golden import CPU, FP32, TokenTalk, load_golden
-from livebytes import LargestCopy
 from moshi.models import LMModel
 
 from personaplex_cli.character import Sampling

@@ -1,6 +1,7 @@
-"""How much memory is taken and given back, counted by the storages that are alive, on any device, `meta` included."""
+"""What a piece of work costs, counted without doing it where it must be: memory at once, copies, kernels."""
 
 import weakref
+from collections import Counter
 from typing import Any
 
 import torch
@@ -42,4 +43,24 @@ class LargestCopy(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function.overloadpacket.__name__ in ("copy_", "_to_copy", "clone"):
             self.nbytes = max(self.nbytes, args[0].nbytes)
+        return function(*args, **(kwargs or {}))
+
+
+class Kernels(TorchDispatchMode):
+    """Counts what is really computed: operators that only look at memory differently do not count."""
+
+    VIEWS = (
+        "view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze",
+        "detach", "alias", "as_strided", "unbind", "split", "split_with_sizes", "chunk", "_reshape_alias",
+        "lift_fresh", "empty", "view_as_complex", "view_as_real", "unfold", "narrow",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        if name not in self.VIEWS:
+            self.counted[name] += 1
         return function(*args, **(kwargs or {}))
