@@ -70,6 +70,8 @@ class FramePipeline:
         for name, part in self._parts(span, self._width).items():
             self._run(name, part)
             clock.lap()
+        for slot in heard:
+            self._slots[slot].draw_ahead()
         answer = self._fetch()
         encode, transform, depform, decode = clock.milliseconds()
         timings = Timings(encode, transform + depform, decode, depform)

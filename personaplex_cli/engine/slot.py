@@ -22,7 +22,7 @@ SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's mark of a word's beginni
 class Slot:
     """One row of the batch: the column of tokens that is read next, where that is, and the chance to come.
 
-    `begin` it, then `prepare` and `commit` each frame.
+    `begin` it, then `prepare`, maybe `draw_ahead`, and `commit` each frame.
     """
 
     def __init__(self, embeddings: Sequence[Tensor], tokenizer: SentencePieceProcessor, spec: ModelSpec) -> None:
@@ -36,10 +36,11 @@ class Slot:
         self._column = [0] * len(spec.delays)
         self._words = TextStream(tokenizer, spec.silent_tokens)
         self._text = 0  # the text token of the frame that was prepared
+        self._noise: Tensor | None = None  # of the next frame, if it was drawn ahead
 
     def begin(self, layout: Layout, sampler: GumbelSampler, text: int, code: int) -> None:
         """The prompt was read; `text` and `code` are the first tokens after it, `sampler` is the chance to come."""
-        self.position, self.sampler = layout.positions, sampler
+        self.position, self.sampler, self._noise = layout.positions, sampler, None
         self._words = TextStream(self._tokenizer, self._spec.silent_tokens)
         self._column = layout.columns[:, -1].tolist()
         self._column[TEXT], self._column[AGENT.start] = text, code
@@ -59,7 +60,9 @@ class Slot:
             said = said + tables[row][column[row]]
         later = [tables[row][column[row]] for row in range(USER.start + 1, USER.stop)]
         torch.stack([said, *later, tables[TEXT][column[TEXT]]], out=inputs["rows"])
-        inputs["noise"][:, : self.sampler.width].copy_(self.sampler.noise())
+        noise = self.sampler.noise() if self._noise is None else self._noise
+        inputs["noise"][:, : self.sampler.width].copy_(noise)
+        self._noise = None
         inputs["position"].fill_(self.position)
         if silent:
             inputs["forced"].copy_(self._silence)
@@ -67,6 +70,10 @@ class Slot:
             inputs["forced"].fill_(OPEN)
             inputs["forced"][0] = column[AGENT.start]
         self._text = column[TEXT]
+
+    def draw_ahead(self) -> None:
+        """Draw the noise of the next frame now, while the device computes this one."""
+        self._noise = self.sampler.noise()
 
     def commit(self, sampled: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Learn what the device chose (18 tokens): the next position is known as far as it can be.

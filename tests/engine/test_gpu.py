@@ -138,3 +138,30 @@ def test_where_nothing_tells_when_work_is_done_it_is_waited_for(monkeypatch: pyt
     assert len(waited) == 2 and clock.milliseconds()[0] >= 0
     StageClock(torch.device("cpu"))
     assert len(waited) == 2
+
+
+def test_what_does_not_depend_on_a_frame_is_done_while_the_device_computes(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.device = torch.device("cpu")
+    pipeline, done = engine.pipeline, []
+    slot = pipeline._slots[0]
+    for where, name in ((slot, "prepare"), (pipeline, "_run"), (slot, "draw_ahead"), (pipeline, "_fetch")):
+        call = getattr(where, name)
+        monkeypatch.setattr(where, name, lambda *rest, call=call, name=name: done.append(name) or call(*rest))
+    engine._begin(0, KIND)
+    expected = slot.sampler.__class__(KIND.sampling)
+    drawn = [expected.noise() for _ in range(4)][1:]  # the first is the prompt's
+    for noise in drawn:
+        done.clear()
+        engine.step({0: SILENT_FRAME})
+        assert done == ["prepare", *["_run"] * 4, "draw_ahead", "_fetch"]
+        assert torch.equal(pipeline._inputs[0]["noise"][:, : noise.shape[1]], noise)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8", "int4"])
+def test_norms_are_of_the_dtype_they_are_applied_in(demo_folder: Path, precision: str) -> None:
+    """Only then are they one kernel on CUDA, not six."""
+    generator = load_cold(ModelOptions(str(demo_folder), device="cpu", precision=precision)).model.generator
+    norms = {each.dtype for name, each in generator.lm.state_dict().items() if name.endswith("alpha")}
+    assert norms == {generator.dtype}
