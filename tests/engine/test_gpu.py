@@ -160,8 +160,8 @@ def test_what_does_not_depend_on_a_frame_is_done_while_the_device_computes(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8", "int4"])
-def test_norms_are_of_the_dtype_they_are_applied_in(demo_folder: Path, precision: str) -> None:
+def test_norms_are_of_the_dtype_they_are_applied_in(random_folder: Path, precision: str) -> None:
     """Only then are they one kernel on CUDA, not six."""
-    generator = load_cold(ModelOptions(str(demo_folder), device="cpu", precision=precision)).model.generator
+    generator = load_cold(ModelOptions(str(random_folder), device="cpu", precision=precision)).model.generator
     norms = {each.dtype for name, each in generator.lm.state_dict().items() if name.endswith("alpha")}
     assert norms == {generator.dtype}

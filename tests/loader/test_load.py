@@ -157,11 +157,11 @@ def test_a_gpu_without_memory_of_its_own_has_what_the_system_can_free(
     assert chosen.precision.name == "bf16" and "99.0 GB" in told
 
 
-def test_nothing_is_computed_less_exactly_to_be_quicker(demo_folder: Path) -> None:
+def test_nothing_is_computed_less_exactly_to_be_quicker(random_folder: Path) -> None:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     matmul.allow_tf32 = cudnn.allow_tf32 = True
     matmul.allow_fp16_reduced_precision_reduction = matmul.allow_bf16_reduced_precision_reduction = True
     cudnn.deterministic = False
-    load_cold(ModelOptions(str(demo_folder), device="cpu"))
+    load_cold(ModelOptions(str(random_folder), device="cpu"))
     assert not matmul.allow_tf32 and not cudnn.allow_tf32 and cudnn.deterministic
     assert not matmul.allow_fp16_reduced_precision_reduction and not matmul.allow_bf16_reduced_precision_reduction
