@@ -167,7 +167,7 @@ def unsteady(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("personaplex_cli.engine.engine.are_equal", lambda *_: False)
     read = engine.model.generator.read
     monkeypatch.setattr(
-        engine.model.generator, "read", lambda *rest: (each := read(*rest)) + 1e-4 * torch.randn_like(each) * each.std()
+        engine.model.generator, "read", lambda *rest: (each := read(*rest)) + 1e-6 * torch.randn_like(each) * each.std()
     )
 
 
