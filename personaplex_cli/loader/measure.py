@@ -42,7 +42,11 @@ def bytes_of(module: nn.Module) -> int:
 def bandwidth(device: torch.device) -> float:
     """Bytes that this device reads or writes in a second, by copying."""
     source = torch.ones(COPY_BYTES // 4, device=device)
-    return 2 * COPY_BYTES / _seconds_to_copy(source, torch.empty_like(source))
+    seconds = _seconds_to_copy(source, torch.empty_like(source))
+    del source
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # for the model
+    return 2 * COPY_BYTES / seconds
 
 
 def bus_bandwidth(device: torch.device) -> float:
