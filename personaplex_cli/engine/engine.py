@@ -7,7 +7,8 @@ package.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,19 @@ from torch import Tensor
 from personaplex_cli.character import Character, fresh_seed
 from personaplex_cli.conversation import NO_ONE, Reply
 from personaplex_cli.engine.generator import TokenGenerator
+from personaplex_cli.engine.gpu import on_device
 from personaplex_cli.engine.graphs import GraphRecorder
 from personaplex_cli.engine.memory import out_of_memory_explained
 from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.engine.pipeline import FramePipeline
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import Layout, SavedVoice, lay_out, load_saved_voice, no_prompt, system_text
+from personaplex_cli.engine.rehearsal import Scene, are_equal, are_finite, begin_alike, rehearse
 from personaplex_cli.engine.slot import Slot
 from personaplex_cli.errors import ModelError, UsageError
 from personaplex_cli.events import Began, Event, Listener, Note, Phase, State, ignore
 from personaplex_cli.library.spec import ModelSpec
-from personaplex_cli.samples import FRAME, FRAME_SECONDS, SILENT_FRAME, Samples, frame_at, frames_for
+from personaplex_cli.samples import FRAME_SECONDS, SILENT_FRAME, Samples, frame_at, frames_for
 
 WARM_UP_FRAMES = 8
 LONG_PROMPT_FRAMES = 500  # 40 s: a voice of ten seconds, and a text of more than 300 tokens
@@ -90,7 +93,7 @@ class LocalEngine:
         self, frames: Mapping[int, Samples], silent: Mapping[int, int] = NO_ONE
     ) -> Mapping[int, Reply | Exception]:
         try:
-            with out_of_memory_explained():
+            with self._computing():
                 return self.pipeline.run(frames, silent)
         except Exception as error:
             self._check_health()
@@ -102,7 +105,6 @@ class LocalEngine:
     def close(self) -> None:
         """Nothing to do: a model that computes cannot be interrupted."""
 
-    @out_of_memory_explained()
     def warm_up(self, character: Character) -> float:
         """Do everything once that is slow the first time; returns the p95 of a step in milliseconds afterwards.
 
@@ -110,27 +112,38 @@ class LocalEngine:
         differ, the listener gets a note and the plain way stays. Raises ModelError if what comes out are no numbers.
         """
         self._rehearsal = character
-        plain = self._rehearse(character)
-        if self._recorder:
-            self._listen(Note(self._record(self._recorder, character, plain)))
-        replies = [self.pipeline.run({0: SILENT_FRAME})[0] for _ in range(WARM_UP_FRAMES)]
-        heard = np.isfinite([reply.pcm for reply in replies]).all()
-        if not (heard and torch.isfinite(self.model.generator.hidden).all()):
-            what = f"In {self.model.precision} this model's numbers overflow: its output is meaningless."
-            raise ModelError(what, "Use another --precision; if that does not help, download the model again.")
-        return float(np.percentile([reply.timings.total for reply in replies if reply.timings], 95))
+        with self._computing():
+            return self._warm_up(character)
 
     @property
     def device_name(self) -> str:
         """The device as its maker calls it."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
 
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """What is launched inside goes to this engine's device, and memory that runs out is explained."""
+        with on_device(self.device), out_of_memory_explained():
+            yield
+
+    def _warm_up(self, character: Character) -> float:
+        plain = self._rehearse(character, every_length=self._recorder is not None)
+        if not are_finite(plain):
+            what = f"In {self.model.precision} this model's numbers overflow: its output is meaningless."
+            raise ModelError(what, "Use another --precision; if that does not help, download the model again.")
+        if self._recorder:
+            self._listen(Note(self._record(self._recorder, character, plain)))
+            self._rehearse(character)  # a usual conversation again, to be timed
+        replies = [self.pipeline.run({0: SILENT_FRAME})[0] for _ in range(WARM_UP_FRAMES)]
+        return float(np.percentile([reply.timings.total for reply in replies if reply.timings], 95))
+
     def _read_next(self) -> Iterator[tuple[int, Event | Exception]]:
         slot, character = next(iter(self._waiting.items()))
         del self._waiting[slot]
         yield slot, State(Phase.PRIMING)
         try:
-            began = self._begin(slot, character)
+            with self._computing():
+                began = self._begin(slot, character)
         except (UsageError, ModelError) as error:  # what was asked for, not the model, is wrong
             yield slot, error
             return
@@ -143,7 +156,6 @@ class LocalEngine:
             yield slot, Note(f"This prompt takes {taken} of the {whole} s that the model remembers: shorten it.")
         yield slot, began
 
-    @out_of_memory_explained()
     @torch.inference_mode()
     def _begin(self, slot: int, character: Character) -> Began:
         """Start a conversation from nothing but the prompt."""
@@ -153,8 +165,8 @@ class LocalEngine:
         layout = self._layout(character)
         layout.check_room(self.context)
         self.pipeline.begin(slot, layout, sampling)
-        if self._recorder and self.pipeline.recordings and self.pipeline.record(self._recorder):
-            self.pipeline.begin(slot, layout, sampling)  # another top-k has other shapes; recording left its traces
+        if self._recorder and self.pipeline.recordings and self._record_missing(self._recorder):
+            self.pipeline.begin(slot, layout, sampling)  # recording left its traces
         model.codec.reset()
         who = {"persona": character.persona, "prompt": character.prompt, "voice": character.voice}
         return Began(
@@ -190,34 +202,40 @@ class LocalEngine:
     def _check_health(self) -> None:
         """After an error: the model must show that it is all right before anyone else talks to it. Raises if not."""
         if self._rehearsal:
-            self._rehearse(self._rehearsal)
+            with self._computing():
+                self._rehearse(self._rehearsal)
 
-    def _record(self, recorder: GraphRecorder, character: Character, plain: list[Reply]) -> str:
+    def _record(self, recorder: GraphRecorder, character: Character, plain: list[Scene]) -> str:
         """Record the frame's parts, if that changes nothing; returns a sentence about it."""
-        steady = _alike(plain, self._rehearse(character))  # or else there is nothing to compare with
+        steady = are_equal(plain, self._rehearse(character, every_length=True))
         began = time.perf_counter()
         try:
             self.pipeline.record(recorder)
             self.recording_seconds = time.perf_counter() - began
-            if _alike(plain, self._rehearse(character)) or not steady:
-                checked = "equal to the plain way" if steady else "not compared: this device's answers vary"
+            recorded = self._rehearse(character, every_length=True)
+            if are_equal(plain, recorded) if steady else begin_alike(plain, recorded):
+                checked = "equal to the plain way" if steady else "like the plain way, as far as answers vary here"
                 count = len(self.pipeline.recordings)
                 return f"CUDA graphs: {count} recorded in {self.recording_seconds:.1f} s, {checked}."
-            why = "they answered differently"
+            why: object = "they answered differently"
         except RuntimeError as error:  # torch.OutOfMemoryError is one of these, too
-            why = str(error).splitlines()[0]
+            why = error
+        return self._without_recordings(why)
+
+    def _record_missing(self, recorder: GraphRecorder) -> bool:
+        """Record what another top-k has in other shapes; returns whether the conversation must begin anew."""
+        try:
+            return self.pipeline.record(recorder)
+        except RuntimeError as error:
+            self._listen(Note(self._without_recordings(error)))
+            return True
+
+    def _without_recordings(self, why: object) -> str:
         self.pipeline.recordings.clear()
-        return f"No CUDA graphs here ({why}): a frame takes several times as long as it could."
+        first_line = next(iter(str(why).splitlines()), type(why).__name__)
+        return f"No CUDA graphs here ({first_line}): a frame takes several times as long as it could."
 
-    @out_of_memory_explained()
-    def _rehearse(self, character: Character) -> list[Reply]:
-        """Hold the beginning of a conversation in the first slot."""
-        self._begin(0, replace(character, sampling=replace(character.sampling, seed=character.sampling.seed or 0)))
-        noise = np.random.default_rng(0).normal(0.0, 0.05, (WARM_UP_FRAMES, FRAME)).astype(np.float32)
-        return [self.pipeline.run({0: frame})[0] for frame in noise]
-
-
-def _alike(some: Sequence[Reply], others: Sequence[Reply]) -> bool:
-    """Whether these replies say and sound the same."""
-    pairs = list(zip(some, others, strict=True))
-    return all(one.text == other.text and np.allclose(one.pcm, other.pcm, atol=1e-2) for one, other in pairs)
+    def _rehearse(self, character: Character, every_length: bool = False) -> list[Scene]:
+        """Hold the beginning of a conversation in the first slot, always the same."""
+        seeded = replace(character, sampling=replace(character.sampling, seed=character.sampling.seed or 0))
+        return rehearse(self.pipeline, lambda: self._begin(0, seeded), every_length)

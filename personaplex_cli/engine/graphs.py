@@ -6,9 +6,11 @@ must be put right afterwards. Where nothing is recorded, parts simply run.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
+from torch.cuda.memory import _cuda_endAllocateToPool, _cuda_releasePool  # type: ignore[attr-defined]
 
 Part = Callable[[], None]
 
@@ -26,17 +28,33 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
+        self._stream: Any = None  # one for all recordings: libraries keep working memory for each that they meet
 
     def __call__(self, part: Part) -> CapturedGraph:
         with torch.cuda.device(self._device):
+            before = torch.cuda.current_stream(self._device)
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                part()  # libraries set themselves up the first time, which cannot be recorded
-            stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may use CUDA meanwhile: only this one's mistakes count.
-            with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-                part()
+            self._stream = self._stream or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(before)
+            try:
+                return self._record(part)
+            except BaseException:
+                self._give_up(before)
+                raise
+
+    def _record(self, part: Part) -> CapturedGraph:
+        with torch.cuda.stream(self._stream):
+            part()  # libraries set themselves up the first time, which cannot be recorded
+        graph = torch.cuda.CUDAGraph()
+        # It waits for the device first. Other threads may use CUDA meanwhile: only this one's mistakes count.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            part()
         return graph
+
+    def _give_up(self, before: Any) -> None:
+        """After a failure torch leaves the thread on the recording's stream, and allocates for it from then on."""
+        torch.cuda.set_stream(before)
+        pool, self._pool = self._pool, None
+        with suppress(RuntimeError):  # torch had ended it by itself, or had not begun
+            _cuda_endAllocateToPool(self._device.index, pool)
+            _cuda_releasePool(self._device.index, pool)

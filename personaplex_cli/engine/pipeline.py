@@ -41,10 +41,13 @@ class FramePipeline:
         self._slots = slots
         self._prompts = prompts
         self._inputs = [{name: each[row] for name, each in generator.inputs.host.items()} for row in range(len(slots))]
-        self._cuda = generator.device.type == "cuda"
+        self._device = generator.device
+        self._cuda = self._device.type == "cuda"
         # What the host gets of a frame, in one piece: the agent's sound, then what was chosen.
         self._answer = torch.zeros(len(slots), FRAME + SAMPLED, device=generator.device)
         self._fetched = torch.zeros(len(slots), FRAME + SAMPLED, pin_memory=self._cuda)
+        # Waiting for it leaves the core to the sound card.
+        self._arrived: Any = torch.cuda.Event(blocking=True) if self._cuda else None  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
     def begin(self, slot: int, layout: Layout, sampling: Sampling) -> None:
@@ -60,13 +63,15 @@ class FramePipeline:
         for slot, frame in heard.items():
             self._codec.sound.host["heard"][slot, 0] = torch.from_numpy(frame)
             self._slots[slot].prepare(self._inputs[slot], slot in silent)
-        clock = StageClock(self._cuda)
+        clock = StageClock(self._device)
         self._generator.inputs.send()
         self._codec.sound.send()
         span = self._generator.cache.span_for(max(slot.position for slot in self._slots) + 1)
         for name, part in self._parts(span, self._width).items():
             self._run(name, part)
             clock.lap()
+        for slot in heard:
+            self._slots[slot].draw_ahead()
         answer = self._fetch()
         encode, transform, depform, decode = clock.milliseconds()
         timings = Timings(encode, transform + depform, decode, depform)
@@ -95,9 +100,24 @@ class FramePipeline:
         if self._generator.is_streamed:
             parts = {name: part for name, part in parts.items() if name[0] != "transform"}
         missing = [name for name in parts if name not in self.recordings]
+        self._generator.inputs.device["position"].zero_()  # recording runs them, and this one is within every length
         for name in missing:
             self.recordings[name] = recorder(parts[name])
         return bool(missing)
+
+    @property
+    def lengths(self) -> list[int]:
+        """The lengths in which the ring is read, each with recordings of its own."""
+        return self._generator.cache.spans
+
+    def skip_to(self, slot: int, position: int) -> None:
+        """Let the next frame of a slot be at another position: what lies between is what the ring holds there."""
+        self._slots[slot].position = position
+
+    def outcome(self, slot: int) -> tuple[Tensor, Tensor]:
+        """Of the last frame, copied to the host: the 18 tokens that were chosen, and the transformer's output."""
+        chosen, output = self._generator.sampled[slot], self._generator.hidden[slot]
+        return chosen.to("cpu", copy=True), output.to("cpu", torch.float32, copy=True)
 
     @property
     def _width(self) -> int:
@@ -130,25 +150,32 @@ class FramePipeline:
         if not self._cuda:
             return self._answer.to("cpu", copy=True)
         self._fetched.copy_(self._answer, non_blocking=True)
-        torch.cuda.current_stream(self._generator.device).synchronize()
+        self._arrived.record(torch.cuda.current_stream(self._device))
+        self._arrived.synchronize()
         return self._fetched.clone()
 
 
 class StageClock:
-    """Milliseconds between laps: by the device's own events on CUDA, where calls return before the work is done."""
+    """Milliseconds between laps: by the device's own events on CUDA, where calls return before the work is done.
 
-    def __init__(self, cuda: bool) -> None:
-        self._cuda = cuda
+    So they do on MPS, which is waited for at each lap: there are no recordings there, whose launches it would hold up.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._wait = torch.mps.synchronize if device.type == "mps" else None
         self._marks: list[Any] = []  # CUDA events, or milliseconds
         self.lap()
 
     def lap(self) -> None:
-        if self._cuda:
+        if self._stream:
             self._marks.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
-            self._marks[-1].record()
-        else:
-            self._marks.append(1000 * time.perf_counter())
+            self._marks[-1].record(self._stream)
+            return
+        if self._wait:
+            self._wait()
+        self._marks.append(1000 * time.perf_counter())
 
     def milliseconds(self) -> list[float]:
         """Each stage's duration. On CUDA the last lap's work must be done."""
-        return [start.elapsed_time(end) if self._cuda else end - start for start, end in pairwise(self._marks)]
+        return [start.elapsed_time(end) if self._stream else end - start for start, end in pairwise(self._marks)]

@@ -8,6 +8,7 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -53,7 +54,10 @@ class PromptCache:
         if remembered.nbytes > BYTES_IN_MEMORY:
             return
         key = self._key(layout)
-        prompt = {"remembered": remembered.to("cpu", copy=True).contiguous(), "hidden": hidden.to("cpu", copy=True)}
+        kept = torch.empty(remembered.shape, dtype=remembered.dtype)
+        for here, there in zip(kept, remembered, strict=True):
+            here.copy_(there)  # layer by layer: the device holds a copy for a moment
+        prompt = {"remembered": kept, "hidden": hidden.to("cpu", copy=True)}
         self._hold(key, prompt)
         if self._folder:
             with suppress(OSError, SafetensorError):

@@ -15,9 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from personaplex_cli.engine.gpu import on_device
+
 GROUP = 64  # columns that share a scale in int4
 VECTORS = 8  # at most for a kernel: for more, unpacking the weights once is cheaper
 PACKING = 2  # changes with anything that `pack` makes: what was kept on disk is then made anew
+BLOCK = 8 * 2**20  # weights that are packed or unpacked at once: 60 MB with all that is needed in between
+HALF_OF_FLOAT16 = 32_000
+ALL = slice(None)
 
 
 class QuantisedLinear(nn.Module):
@@ -48,10 +53,20 @@ class QuantisedLinear(nn.Module):
 
     def plain(self, x: Tensor) -> Tensor:
         """The product without a kernel."""
-        return F.linear(x, self.unpacked(x.dtype))
+        blocks = _blocks(len(self.scale), x.shape[-1])
+        if len(blocks) == 1:
+            return self.product(x, ALL)
+        out = x.new_empty(*x.shape[:-1], len(self.scale))
+        for rows in blocks:
+            out[..., rows] = self.product(x, rows)
+        return out
 
-    def unpacked(self, dtype: torch.dtype) -> Tensor:
-        """The plain weight that this stands for."""
+    def product(self, x: Tensor, rows: slice) -> Tensor:
+        """These rows of it."""
+        return F.linear(x, self.unpacked(x.dtype, rows))
+
+    def unpacked(self, dtype: torch.dtype, rows: slice = ALL) -> Tensor:
+        """The plain weight that this stands for, or some rows of it."""
         raise NotImplementedError
 
 
@@ -69,12 +84,15 @@ class Int8Linear(QuantisedLinear):
         scale = (weight.abs().amax(dim=1).float() / 127).clamp_min_(1e-12)
         return {"weight": (weight / scale[:, None]).round_().to(torch.int8), "scale": scale}
 
-    def unpacked(self, dtype: torch.dtype) -> Tensor:
-        return (self.weight * self.scale[:, None]).to(dtype)
+    def unpacked(self, dtype: torch.dtype, rows: slice = ALL) -> Tensor:
+        return (self.weight[rows] * self.scale[rows, None]).to(dtype)
 
-    def plain(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor, rows: slice) -> Tensor:
         # Whole numbers up to 127 are exact in every dtype; the scale comes last, in float32.
-        return (F.linear(x, self.weight.to(x.dtype)) * self.scale).to(x.dtype)
+        shrink = _shrink(x)
+        small = x if shrink is None else (x * shrink).to(x.dtype)
+        product = F.linear(small, self.weight[rows].to(x.dtype)) * self.scale[rows]
+        return (product if shrink is None else product / shrink).to(x.dtype)
 
 
 class Int4Linear(QuantisedLinear):
@@ -102,10 +120,10 @@ class Int4Linear(QuantisedLinear):
         values = steps.round_().clamp_(0, 15).to(torch.int8).view(rows, columns)
         return {"weight": _in_pairs(values), "scale": scale, "least": least}
 
-    def unpacked(self, dtype: torch.dtype) -> Tensor:
-        rows, groups = self.scale.shape
-        values = _out_of_pairs(self.weight).view(rows, groups, -1)
-        return (values * self.scale[..., None].float() + self.least[..., None].float()).view(rows, -1).to(dtype)
+    def unpacked(self, dtype: torch.dtype, rows: slice = ALL) -> Tensor:
+        weight, scale, least = self.weight[rows], self.scale[rows, :, None].float(), self.least[rows, :, None].float()
+        values = _out_of_pairs(weight).view(len(scale), scale.shape[1], -1)
+        return (values * scale).add_(least).view(len(scale), -1).to(dtype)
 
 
 Quantised = type[Int8Linear] | type[Int4Linear]
@@ -114,7 +132,8 @@ Quantised = type[Int8Linear] | type[Int4Linear]
 @functools.cache
 def why_no_kernels(device: torch.device, dtype: torch.dtype) -> str:
     """Why the kernels cannot be used on this CUDA device, for vectors of `dtype`; empty if they can: they are tried."""
-    return _failure(device, dtype)
+    with on_device(device):
+        return _failure(device, dtype)
 
 
 def _failure(device: torch.device, dtype: torch.dtype) -> str:
@@ -146,11 +165,37 @@ def kernel_is_right(module: QuantisedLinear, dtype: torch.dtype) -> bool:
     return torch.allclose(module.with_kernel(x).double(), expected, rtol=0, atol=tolerance)
 
 
+def pack(kind: Quantised, weight: Tensor) -> dict[str, Tensor]:
+    """A plain weight [rows, columns] -> the tensors of such a module, by name; little is needed in between."""
+    tensors = {name: torch.empty_like(each, device=weight.device) for name, each in kind(*weight.shape).named_buffers()}
+    for rows in _blocks(*weight.shape):
+        for name, part in kind.pack(weight[rows]).items():
+            tensors[name][rows] = part
+    return tensors
+
+
 def filled(kind: Quantised, weight: Tensor) -> QuantisedLinear:
     """A module of this kind that stands for a plain weight [rows, columns]."""
     module = kind(*weight.shape)
-    module.load_state_dict(kind.pack(weight), assign=True)
+    module.load_state_dict(pack(kind, weight), assign=True)
     return module
+
+
+def _blocks(rows: int, columns: int) -> list[slice]:
+    """A weight's rows, few enough at a time."""
+    step = max(1, BLOCK // columns)
+    return [slice(start, start + step) for start in range(0, rows, step)]
+
+
+def _shrink(x: Tensor) -> Tensor | None:
+    """What each vector must be multiplied with so that no product with whole numbers up to 127 leaves float16.
+
+    One large number among thousands is usual in a large model, and enough. None for dtypes that reach far.
+    """
+    if x.dtype != torch.float16:
+        return None
+    largest = 127 * x.abs().sum(dim=-1, keepdim=True, dtype=torch.float32)
+    return HALF_OF_FLOAT16 / largest.clamp_min_(HALF_OF_FLOAT16)
 
 
 def _group(columns: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from personaplex_cli.character import Sampling
 from personaplex_cli.engine.prompting import Layout
-from personaplex_cli.engine.sampling import GumbelSampler
+from personaplex_cli.engine.sampling import MAX_WIDTH, GumbelSampler
 from personaplex_cli.library.spec import AGENT, CODEBOOKS, TEXT, USER, ModelSpec
 
 OPEN = -1  # a code of the agent for the depformer to choose
@@ -22,7 +22,7 @@ SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's mark of a word's beginni
 class Slot:
     """One row of the batch: the column of tokens that is read next, where that is, and the chance to come.
 
-    `begin` it, then `prepare` and `commit` each frame.
+    `begin` it, then `prepare`, maybe `draw_ahead`, and `commit` each frame.
     """
 
     def __init__(self, embeddings: Sequence[Tensor], tokenizer: SentencePieceProcessor, spec: ModelSpec) -> None:
@@ -36,10 +36,13 @@ class Slot:
         self._column = [0] * len(spec.delays)
         self._words = TextStream(tokenizer, spec.silent_tokens)
         self._text = 0  # the text token of the frame that was prepared
+        self._ahead = torch.zeros(1 + CODEBOOKS, MAX_WIDTH)  # the next frame's noise
+        self._is_drawn = False
 
     def begin(self, layout: Layout, sampler: GumbelSampler, text: int, code: int) -> None:
         """The prompt was read; `text` and `code` are the first tokens after it, `sampler` is the chance to come."""
         self.position, self.sampler = layout.positions, sampler
+        self.draw_ahead()
         self._words = TextStream(self._tokenizer, self._spec.silent_tokens)
         self._column = layout.columns[:, -1].tolist()
         self._column[TEXT], self._column[AGENT.start] = text, code
@@ -59,7 +62,11 @@ class Slot:
             said = said + tables[row][column[row]]
         later = [tables[row][column[row]] for row in range(USER.start + 1, USER.stop)]
         torch.stack([said, *later, tables[TEXT][column[TEXT]]], out=inputs["rows"])
-        inputs["noise"][:, : self.sampler.width].copy_(self.sampler.noise())
+        if not self._is_drawn:
+            self.draw_ahead()
+        width = self.sampler.width
+        inputs["noise"][:, :width].copy_(self._ahead[:, :width])
+        self._is_drawn = False
         inputs["position"].fill_(self.position)
         if silent:
             inputs["forced"].copy_(self._silence)
@@ -67,6 +74,11 @@ class Slot:
             inputs["forced"].fill_(OPEN)
             inputs["forced"][0] = column[AGENT.start]
         self._text = column[TEXT]
+
+    def draw_ahead(self) -> None:
+        """Draw the noise of the next frame now, while the device computes this one."""
+        self._ahead[:, : self.sampler.width].copy_(self.sampler.noise())
+        self._is_drawn = True
 
     def commit(self, sampled: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Learn what the device chose (18 tokens): the next position is known as far as it can be.

@@ -24,6 +24,7 @@ Linear = Callable[[Tensor], Tensor]
 
 # Attention reads the ring only as far as it is filled, in few different lengths: at first it is a twelfth.
 SPANS = (256, 512, 1024, 2048)
+MASK_STRIDE = 16  # CUDA's attention copies a mask whose rows lie otherwise, in every layer
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Transformer:
         phase = positions[:, :, None, None, None].float() * self._frequencies
         rotation = torch.polar(torch.ones_like(phase), phase)
         rows, places = self._count[:batch, None], positions % self._context
-        seen = self._seen(positions, kv.shape[-2]).to(x.dtype)
+        seen = self._seen(positions, kv.shape[-2], x.dtype)
         for layer, (keys, values) in zip(self._layers, kv, strict=True):
             h = layer.in_proj(norm(x, layer.norm1, layer.epsilon)).view(batch, count, 3, self._heads, -1)
             query, key = _rotated(h[:, :, :2], rotation).unbind(2)
@@ -111,7 +112,7 @@ class Transformer:
             x = _feed_forward(x, layer)
         return x
 
-    def _seen(self, positions: Tensor, span: int) -> Tensor:
+    def _seen(self, positions: Tensor, span: int, dtype: torch.dtype) -> Tensor:
         """What attention adds for each of these positions [b, t] and each place: 0 where it may look, -inf elsewhere.
 
         It may look at what has been filled up to itself, [b, 1, t, span].
@@ -120,7 +121,9 @@ class Transformer:
         # The newest position that a place can hold by now.
         held = (last - (last - self._count[:span]) % self._context)[:, None]
         hidden = (held < 0) | (held > positions[:, :, None])
-        return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -math.inf)[:, None]
+        batch, count = positions.shape
+        aligned = torch.zeros(batch, count, -(-span // MASK_STRIDE) * MASK_STRIDE, dtype=dtype, device=hidden.device)
+        return aligned[:, :, :span].masked_fill_(hidden, -math.inf)[:, None]
 
 
 class Depformer:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from sentencepiece import SentencePieceProcessor
 from torch import nn
 
+from personaplex_cli.engine.quantised import pack
 from personaplex_cli.errors import ModelError
 from personaplex_cli.files import check_is_model_file, damaged_hint
 from personaplex_cli.library.spec import CODEBOOKS, ModelSpec, excerpt
@@ -178,7 +179,7 @@ def packed(tensors: Tensors, precision: Precision) -> Tensors:
         linear, _, own = name.rpartition(".")
         kind = precision.kind(linear) if own == "weight" else None
         if kind:
-            yield from ((f"{linear}.{part}", values) for part, values in kind.pack(tensor).items())
+            yield from ((f"{linear}.{part}", values) for part, values in pack(kind, tensor).items())
         else:
             yield name, tensor
 

@@ -1,10 +1,15 @@
 """Where the model runs: chosen once, with the reason."""
 
 import re
+import subprocess
+from contextlib import suppress
 
 import torch
 
 from personaplex_cli.errors import DeviceError, UsageError
+from personaplex_cli.files import main_memory
+
+SHARED_BYTES = 10**9  # of a memory that GPU and CPU share: this program, and its tables of embeddings
 
 
 def choose_device(name: str) -> tuple[torch.device, str]:
@@ -14,7 +19,7 @@ def choose_device(name: str) -> tuple[torch.device, str]:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return _cuda(0, "the first CUDA GPU")
+            return _cuda(*_least_busy())
         if torch.backends.mps.is_available():
             return torch.device("mps"), "Running on mps: this Mac's GPU (no CUDA here)."
         return torch.device("cpu"), "Running on cpu: no GPU that PyTorch can use was found."
@@ -27,6 +32,44 @@ def choose_device(name: str) -> tuple[torch.device, str]:
     if name == "cpu":
         return torch.device("cpu"), "Running on cpu, as asked."
     raise UsageError(f"There is no device {name!r}.", "Use auto, cuda, cuda:N, mps or cpu.")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device that can be had. A GPU without memory of its own gets what the system can make free.
+
+    There CUDA counts files that the system keeps in memory as used, such as 17 GB that were just downloaded.
+    """
+    free, _ = torch.cuda.mem_get_info(device)
+    if getattr(torch.cuda.get_device_properties(device), "is_integrated", False):
+        available, _ = main_memory()
+        free = max(free, available or 0) - SHARED_BYTES
+    return free
+
+
+def _least_busy() -> tuple[int, str]:
+    """The GPU with the most free memory, as far as its driver tells, and why it is taken.
+
+    torch could tell, too, but would take half a gigabyte of each GPU to ask it.
+    """
+    count = torch.cuda.device_count()
+    if count == 1:
+        return 0, "the first CUDA GPU"
+    free = _free_by_name()
+    names = [str(getattr(torch.cuda.get_device_properties(each), "uuid", "")) for each in range(count)]
+    if not all(name in free for name in names):
+        return 0, f"the first of {count} CUDA GPUs"
+    best = max(range(count), key=lambda each: free[names[each]])
+    return best, f"of {count} CUDA GPUs the one with the most free memory"
+
+
+def _free_by_name() -> dict[str, int]:
+    """MiB that are free on each GPU, by its UUID; nothing where the driver does not tell."""
+    query = ["nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits"]
+    with suppress(OSError, subprocess.SubprocessError, ValueError):
+        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        lines = (line.split(",") for line in told.splitlines())
+        return {name.strip().removeprefix("GPU-"): int(free) for name, free in lines}
+    return {}
 
 
 def _cuda(index: int, reason: str) -> tuple[torch.device, str]:

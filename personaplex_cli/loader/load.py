@@ -17,6 +17,7 @@ from sentencepiece import SentencePieceProcessor
 from personaplex_cli.character import Character
 from personaplex_cli.engine.engine import LoadedModel, LocalEngine
 from personaplex_cli.engine.generator import TokenGenerator
+from personaplex_cli.engine.gpu import settle_on
 from personaplex_cli.engine.graphs import CudaRecorder
 from personaplex_cli.engine.memory import out_of_memory_explained
 from personaplex_cli.engine.mimi import MimiCodec
@@ -83,6 +84,7 @@ def load_random(options: ModelOptions, listen: Listener = ignore, spec: ModelSpe
 def _device(options: ModelOptions) -> tuple[torch.device, str]:
     """Where the model will run, and why: known, as is the precision, before gigabytes are fetched or read."""
     device, reason = choose_device(options.device)
+    settle_on(device)
     precision_for(options.precision, device)
     return device, reason
 
@@ -100,7 +102,7 @@ def _load(
     listen(State(Phase.LOADING, name))
     device, reason = chosen
     listen(Note(reason))
-    torch.backends.cudnn.allow_tf32 = False  # convolutions in TF32 flip Mimi's codes
+    keep_exact()
     if not spec.is_prompted:
         listen(Note(f"{name} takes neither a persona nor a voice: it speaks as it was trained."))
     plan = choose_plan(options, device, spec, listen)
@@ -140,6 +142,14 @@ def _load(
         prompts=prompts,
     )
     return LocalEngine(model, CudaRecorder(device) if device.type == "cuda" else None, listen)
+
+
+def keep_exact() -> None:
+    """What torch may do quicker but less exactly, it shall not: Mimi's codes flip, the same seed says other words."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True  # some transposed convolutions add up in the order of chance
+    matmul = torch.backends.cuda.matmul
+    matmul.allow_fp16_reduced_precision_reduction = matmul.allow_bf16_reduced_precision_reduction = False
 
 
 def _no_voice(name: str) -> Path:

@@ -11,16 +11,25 @@ from personaplex_cli.events import Listener, Note
 from personaplex_cli.files import GIGABYTE, main_memory
 from personaplex_cli.library.spec import ModelSpec
 from personaplex_cli.loader.checkpoint import unfilled_lm, unfilled_mimi
+from personaplex_cli.loader.device import free_memory
 from personaplex_cli.loader.measure import bandwidth, bus_bandwidth, bytes_of
 from personaplex_cli.loader.offload import PLACES
-from personaplex_cli.loader.precision import EMBEDDINGS, LAYERS, Precision, precision_for, quantise
+from personaplex_cli.loader.precision import EMBEDDINGS, LAYERS, Precision, precision_for, quantise, remedy_for
 from personaplex_cli.options import LiveModelOptions, ModelOptions
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
 
 CONTEXT_STEP = 250  # positions: 20 s
 SHORTEST_CONTEXT = 1500  # positions: 2 minutes; a model that forgets sooner is no company
-# For what is computed in between, the graphs and the libraries: an estimate, on the safe side.
-WORKING_BYTES = 700 * 10**6
+# Beside what the model holds. What is computed in between is counted in the tests; the rest are estimates.
+TEMPORARY_BYTES = 200 * 10**6  # packing a weight, reading a prompt: the larger of the two
+LIBRARY_BYTES = 250 * 10**6  # code of kernels, which CUDA loads as they are first used
+WORKSPACE_BYTES = 2 * 32 * 2**20  # cuBLAS keeps one for each stream: frames are run on one, recorded on another
+RECORDING_BYTES = 100 * 10**6  # what frames compute in between, which recordings keep
+SCATTERED_BYTES = 83 * 10**6  # free, but in pieces that are too small
+WORKING_BYTES = TEMPORARY_BYTES + LIBRARY_BYTES + WORKSPACE_BYTES + RECORDING_BYTES + SCATTERED_BYTES
+# A frame of 80 ms in which no more than this is computed leaves room for a system that does something else, too.
+UNHURRIED_MS = 50
+OTHER_MS = 8  # of a frame, beside reading the weights: small kernels and Mimi, an estimate
 SMALL_BYTES = 2 * GIGABYTE  # any memory is fast enough for that
 SHARE = 0.75  # of all memory, where the system does not say what is free: what macOS lets a GPU use
 INSTEAD = "a GPU elsewhere (--server HOST), or try the program with --model demo"
@@ -64,16 +73,40 @@ def choose_plan(options: ModelOptions, device: torch.device, spec: ModelSpec, li
             listen(Note(f"{first.name} saves memory here but takes much more time: its kernels are for CUDA GPUs."))
         _check_main_memory(needs(spec, first).total(context), first, device, options, listen)
         return MemoryPlan(first, context)
-    free, _ = torch.cuda.mem_get_info(device)
+    free = free_memory(device)
     names = [first.name, "int8", "int4"] if options.precision == "auto" and not options.cpu_offload else [first.name]
     wanted = [(each, needs(spec, each)) for each in (precision_for(name, device) for name in names)]
     plan = plan_memory(free, wanted, context, options.cpu_offload)
     listen(Note(_sentence(plan, free, context)))
+    if (
+        len(wanted) > 1
+        and not plan.precision.is_quantised
+        and (slow := _too_slow(wanted[0][1], context, first, device))
+    ):
+        plan = plan_memory(free, wanted[1:2], context)
+        listen(Note(f"Using {plan.precision.name} after all: {slow}."))
     if plan.precision.is_quantised and (why := why_no_kernels(device, plan.precision.dtype)):
-        listen(Note(f"Without Triton ({why}) {plan.precision.name} saves memory but takes more time than bf16."))
+        _without_kernels(plan.precision, why, options.force, listen)
     if plan.streamed:
         _check_bus(needs(spec, plan.precision).layer * plan.streamed, device, not options.force, listen)
     return plan
+
+
+def _without_kernels(precision: Precision, why: str, force: bool, listen: Listener) -> None:
+    """Every frame unpacks all weights: say so. Raises DeviceError where that is several times too slow to talk."""
+    remedy = remedy_for(why)
+    if precision.name == "int4" and not force:
+        hint = f"{remedy} Or use --precision int8 where it fits, {INSTEAD}, or --force."
+        raise DeviceError(f"int4 is far too slow to talk without Triton ({why}).", hint)
+    listen(Note(f"Without Triton ({why}) {precision.name} saves memory but takes more time than bf16. {remedy}"))
+
+
+def _too_slow(need: Needs, context: int, precision: Precision, device: torch.device) -> str:
+    """Whether a frame would take most of its time only to read memory, and int8 would be quicker; says so."""
+    expected = 1000 * (need.total(context) - WORKING_BYTES) / bandwidth(device) + OTHER_MS
+    if expected <= UNHURRIED_MS or why_no_kernels(device, precision.dtype):
+        return ""
+    return f"with {precision.name} a frame would take about {expected:.0f} of the {FRAME_MS:.0f} ms there are"
 
 
 def needs(spec: ModelSpec, precision: Precision) -> Needs:

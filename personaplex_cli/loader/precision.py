@@ -1,6 +1,7 @@
 """In how many bits the model's numbers are held, and which of them."""
 
 import re
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +55,21 @@ def precision_for(name: str, device: torch.device) -> Precision:
     usual = "fp32" if device.type == "cpu" else "bf16" if has_bf16 else "fp16"
     name = usual if name == "auto" else name
     return Precision(name, PLAIN.get(name, PLAIN[usual]))
+
+
+def remedy_for(why_no_kernels: str) -> str:
+    """What may bring the kernels of int8 and int4 about, by the reason why they cannot be used."""
+    reason = why_no_kernels.lower()
+    if "not installed" in reason:
+        package = '"triton-windows<3.6"' if sys.platform == "win32" else "triton"
+        return f"`pip install {package}` brings it."
+    if "ptxas" in reason or "sm_" in reason:
+        return (
+            "Its compiler may not know this GPU: try TRITON_PTXAS_PATH=/usr/local/cuda/bin/ptxas, which is CUDA's own."
+        )
+    if "compiler" in reason or "gcc" in reason or "python.h" in reason:
+        return "It needs a C compiler and Python's headers: on Debian, `apt install gcc python3-dev`."
+    return "Use bf16 if it fits, or another version of PyTorch, which brings another Triton."
 
 
 def quantise(lm: LMModel, precision: Precision) -> LMModel:

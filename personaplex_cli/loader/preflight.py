@@ -14,9 +14,9 @@ from personaplex_cli.findings import OK, WARNING, WRONG, Finding, warn_if
 from personaplex_cli.library.hub import cache_folder
 from personaplex_cli.library.spec import KNOWN_REPOS, PERSONAPLEX, spec_of_repo
 from personaplex_cli.library.weights import cached
-from personaplex_cli.loader.device import choose_device
+from personaplex_cli.loader.device import choose_device, free_memory
 from personaplex_cli.loader.memory_plan import choose_plan
-from personaplex_cli.loader.precision import precision_for
+from personaplex_cli.loader.precision import precision_for, remedy_for
 from personaplex_cli.options import DEFAULT_MODEL, DEMO, DEMO_NOTE, DeviceOptions, ModelOptions
 from personaplex_cli.samples import FRAME_SECONDS
 
@@ -26,11 +26,13 @@ def check_gpus(options: DeviceOptions) -> Iterator[Finding]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        found = [(torch.cuda.get_device_properties(each), torch.cuda.mem_get_info(each)) for each in range(count)]
+        gpus = [torch.device("cuda", each) for each in range(count)]
+        found = [(torch.cuda.get_device_properties(each), free_memory(each)) for each in gpus]
     said = [str(each.message).splitlines()[0] for each in caught]
     build = {"built_for": _built_for(), "said": said}
     built_for = f"this PyTorch is built for {build['built_for']}"
-    for index, (about, (free, total)) in enumerate(found):
+    for index, (about, free) in enumerate(found):
+        total = about.total_memory
         capability = f"{about.major}.{about.minor}"
         memory = f"{free / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GB free"
         text = f"{about.name}, compute capability {capability}, {memory}; {built_for}"
@@ -78,7 +80,11 @@ def check_talking(options: DeviceOptions) -> Iterator[Finding]:
     yield Finding(OK, "talking", f"{precision}, and {seconds:.0f} s of the talk are remembered", notes, figures)
     why = why_no_kernels(device, plan.precision.dtype)
     found = f"cannot be used: {why}" if why else "can be used"
-    advice = "int8 and int4 then save memory, but take more time than bf16."
+    advice = f"int8 and int4 then save memory, but take more time than bf16. {remedy_for(why)}"
+    if why and precision == "int4":
+        found += "; int4 is far too slow to talk without them"
+        yield Finding(WRONG, "Triton kernels", found, remedy_for(why), {"why_not": why}, DeviceError.exit_code)
+        return
     yield warn_if(bool(why) and plan.precision.is_quantised, "Triton kernels", found, advice, {"why_not": why})
 
 

@@ -33,7 +33,7 @@ def measure(
 
     `start` returns an engine that is not warmed up; `sound` [n] is heard, repeated if it is shorter than the frames.
     """
-    from personaplex_cli.loader.measure import bandwidth, bytes_per_frame, memory, peak_bytes
+    from personaplex_cli.loader.measure import bandwidth, bytes_per_frame, gpu_bytes, memory
 
     began = time.perf_counter()
     engine = start()
@@ -46,8 +46,9 @@ def measure(
     prefill, positions = _timed_prefill(engine, character)
     fill = max(0, options.context_fill - positions)
     walls, timings = _frames(engine, character, sound, fill, options.frames, listen)
+    gpu = gpu_bytes(engine.device)  # before memory is taken to measure how fast it is
     speed = bandwidth(engine.device)
-    floor = 1000 * bytes_per_frame(engine) / speed
+    floor = 1000 * bytes_per_frame(engine, fill + positions + options.frames // 2) / speed
     return {
         "personaplex": __version__,
         "device": engine.device_name,
@@ -63,7 +64,7 @@ def measure(
         "longest_streak_of_misses": _longest_streak(walls),
         "real_time_factor": round(sum(walls) / len(walls) / FRAME_MS, 4),
         "bytes": memory(engine),
-        "peak_bytes": peak_bytes(engine.device),
+        "gpu_bytes": gpu,
         "bandwidth_gb_per_s": round(speed / 1e9, 1),
         "floor_milliseconds": round(floor, 3),
         "fraction_of_floor": round(floor / float(np.median(walls)), 3),

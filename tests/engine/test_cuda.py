@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fakecuda import ABOUT_NOTICING_WAITS
 from golden import CPU, FP32, TokenTalk, load_golden
 
 from personaplex_cli.character import Character, Sampling
@@ -42,9 +43,11 @@ def engine_for(folder: Path, precision: str = "fp32", listen: Listener = ignore)
 
 
 def held(engine: LocalEngine, character: Character, frames: int = 40) -> list[tuple[bytes, str]]:
-    engine._begin(0, character)
+    engine.begin(0, character)
+    list(engine.prefill() or ())
     noise = np.random.default_rng(1).normal(0.0, 0.1, (frames, FRAME)).astype(np.float32)
-    return [(reply.pcm.tobytes(), reply.text) for reply in (engine.pipeline.run({0: frame})[0] for frame in noise)]
+    replies: list[Any] = [engine.step({0: frame})[0] for frame in noise]
+    return [(reply.pcm.tobytes(), reply.text) for reply in replies]
 
 
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
@@ -75,6 +78,16 @@ def test_graphs_are_recorded_and_change_nothing(random_folder: Path, character: 
     assert held(engine, character, 250) == plain
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
+def test_the_second_gpu_answers_like_the_first(random_folder: Path, character: Character, precision: str) -> None:
+    first, second = (load_cold(ModelOptions(str(random_folder), None, f"cuda:{each}", precision)) for each in (0, 1))
+    torch.cuda.set_device(0)  # as in a thread that did not load
+    second.warm_up(character)
+    assert held(second, character) == held(first, character)
+
+
+@pytest.mark.filterwarnings(ABOUT_NOTICING_WAITS)
 def test_no_frame_waits_but_for_its_answer(random_folder: Path, character: Character) -> None:
     engine = engine_for(random_folder)
     engine.warm_up(character)

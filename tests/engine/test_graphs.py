@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.graphs import CapturedGraph, GraphRecorder, Part
 from personaplex_cli.engine.mimi import MimiCodec
-from personaplex_cli.errors import PersonaplexError
+from personaplex_cli.errors import ModelError, PersonaplexError
 from personaplex_cli.events import Note
 from personaplex_cli.library.spec import spec_of_folder
 from personaplex_cli.library.weights import open_folder
@@ -88,6 +89,15 @@ def test_layers_that_come_over_the_bus_are_left_out(random_folder: Path) -> None
     assert held(streamed, CHARACTER, 12) == held(plain, CHARACTER, 12)
 
 
+def test_another_top_k_after_a_long_conversation_is_recorded_within_the_shortest_length(random_folder: Path) -> None:
+    engine, _ = warmed_up(random_folder, record)
+    engine._begin(0, CHARACTER)
+    engine.pipeline.skip_to(0, 1500)
+    engine.pipeline.run({0: speech(1)[0]})
+    engine._begin(0, replace(CHARACTER, sampling=Sampling(audio_top_k=1000, seed=2)))
+    assert len(engine.pipeline.recordings) == 2 + 2 * (5 + 1)
+
+
 class Broken(CapturedGraph):
     def replay(self) -> None:
         pass
@@ -103,6 +113,88 @@ def test_what_cannot_be_recorded_is_run(random_folder: Path, recorder: GraphReco
     assert len(engine.pipeline.recordings) == 0
     assert len(notes) == 1 and "No CUDA graphs" in notes[0] and why in notes[0] and "several times" in notes[0]
     assert held(engine, CHARACTER, 12) == held(plain, CHARACTER, 12)
+
+
+class Spoiled(CapturedGraph):
+    """A part that runs, and then something of what it made is lost."""
+
+    def __init__(self, part: Part, lost: torch.Tensor) -> None:
+        self._part, self._lost = part, lost
+
+    def replay(self) -> None:
+        self._part()
+        self._lost.zero_()
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        (("decode",), "sound"),
+        (("depform", 256), "sampled"),
+        (("transform", 256, 256), "hidden"),
+        (("transform", 3000, 256), "hidden"),
+    ],
+)
+def test_a_spoiled_part_shows_also_in_an_agent_that_is_silent(
+    random_folder: Path, name: tuple[Any, ...], lost: str
+) -> None:
+    """Each part alone; the transformer in one length of the ring, also in one that is only reached after minutes."""
+    notes: list[Any] = []
+    engine = engine_with(random_folder, lambda part: recorders.pop(0)(part), notes)
+    decode, generator = engine.model.codec.decode, engine.model.generator
+    engine.model.codec.decode = lambda codes: decode(codes) * 1e-3  # type: ignore[method-assign]
+    parts = [each for span in generator.cache.spans for each in engine.pipeline._parts(span, 256)]
+    sound = engine.pipeline._answer[:, :FRAME]
+    tensor = sound if lost == "sound" else getattr(generator, lost)
+    recorders: list[GraphRecorder] = [
+        (lambda part: Spoiled(part, tensor)) if each == name else record for each in dict.fromkeys(parts)
+    ]
+    engine.warm_up(CHARACTER)
+    assert not engine.pipeline.recordings and "differently" in notes[-1].text
+
+
+def test_numbers_that_are_none_stop_before_anything_is_recorded(random_folder: Path) -> None:
+    engine = engine_with(random_folder, lambda part: pytest.fail("it was recorded"))
+    torch.nn.init.constant_(engine.model.generator.lm.text_linear.weight, 1.0)
+    with torch.no_grad():
+        engine.model.generator.lm.out_norm.alpha.fill_(float("nan"))
+    with pytest.raises(ModelError, match="numbers overflow"):
+        engine.warm_up(CHARACTER)
+
+
+def unsteady(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last digits of what the transformer answers are chance, which a token shows now and then."""
+    monkeypatch.setattr("personaplex_cli.engine.engine.are_equal", lambda *_: False)
+    read = engine.model.generator.read
+    monkeypatch.setattr(
+        engine.model.generator, "read", lambda *rest: (each := read(*rest)) + 1e-6 * torch.randn_like(each) * each.std()
+    )
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_where_answers_vary_the_first_frames_are_compared(
+    random_folder: Path, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[Any] = []
+    recorder: Any = (lambda part: SimpleNamespace(replay=part)) if kept else lambda part: Broken()
+    engine = engine_with(random_folder, recorder, notes)
+    unsteady(engine, monkeypatch)
+    engine.warm_up(CHARACTER)
+    assert bool(engine.pipeline.recordings) == kept
+    assert ("as far as answers vary" if kept else "differently") in notes[-1].text
+
+
+def test_what_cannot_be_recorded_later_is_run_too(random_folder: Path) -> None:
+    plain, _ = warmed_up(random_folder, None)
+    told: list[Any] = []
+    broken: list[bool] = []
+    engine = engine_with(random_folder, lambda part: fail(RuntimeError("no room")) if broken else record(part), told)
+    engine.warm_up(CHARACTER)
+    broken.append(True)
+    other = replace(CHARACTER, sampling=Sampling(audio_top_k=1000, seed=2))
+    assert held(engine, other, 5) == held(plain, other, 5)
+    assert "No CUDA graphs here (no room)" in told[-1].text and not engine.pipeline.recordings
+    assert held(engine, CHARACTER, 5) == held(plain, CHARACTER, 5)
 
 
 def test_a_mistake_in_the_frame_is_not_taken_for_a_failed_recording(random_folder: Path) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from costs import LargestCopy
 from golden import Golden, TokenTalk, load_golden
 
 from personaplex_cli.character import Sampling
-from personaplex_cli.engine import prompt_cache
+from personaplex_cli.engine import prefill, prompt_cache
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import Layout, lay_out, load_saved_voice
 
@@ -128,3 +129,27 @@ def test_without_a_folder_nothing_is_written(golden: Golden, tmp_path: Path, mon
     refuse_to_read(talk, monkeypatch)
     assert held(talk, layout(golden, talk, [5]), golden) == said
     assert torch.is_tensor(talk.generator.hidden)
+
+
+def test_what_is_remembered_goes_to_and_fro_layer_by_layer(golden: Golden, tmp_path: Path) -> None:
+    """A copy from or to the ring of a GPU passes through memory there that is as large."""
+    talk = talk_with(golden, tmp_path, PromptCache())
+    prompt = layout(golden, talk, list(range(1, 300)))
+    remembered = talk.generator.cache.of(0, prompt.positions)
+    for _ in ("kept", "found"):
+        with LargestCopy() as largest:
+            talk.begin(prompt, Sampling(greedy=True))
+        assert largest.nbytes == remembered.nbytes / len(remembered)
+
+
+def test_a_long_prompt_is_read_in_parts_and_remembered_as_in_one(
+    golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = talk_with(golden, tmp_path, PromptCache())
+    prompt = layout(golden, talk, list(range(1, 300)))
+    remembered = talk.generator.cache.of(0, prompt.positions)
+    whole = prefill.read_prompt(talk.generator, 0, prompt, PromptCache()), remembered.clone()
+    monkeypatch.setattr(prefill, "AT_ONCE", 100)
+    remembered.zero_()
+    parts = prefill.read_prompt(talk.generator, 0, prompt, PromptCache()), remembered.clone()
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from personaplex_cli.character import Sampling
+from personaplex_cli.engine import quantised
 from personaplex_cli.engine.prompting import lay_out
 from personaplex_cli.engine.quantised import (
     PACKING,
@@ -95,6 +96,29 @@ def test_extreme_rows_stay_finite(kind: Quantised) -> None:
     module = filled(kind, weight)
     torch.testing.assert_close(module.unpacked(torch.float32), weight, rtol=1e-2, atol=1e-2)
     assert module(torch.ones(1, 1, 64)).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("largest", [1.0, 400.0, 1000.0, 20_000.0])
+def test_one_large_number_among_thousands_does_not_leave_float16(kind: Quantised, largest: float) -> None:
+    """Large models have such, and whole numbers up to 127 times 1000 are more than float16 can hold."""
+    weight = weight_of(0, 64, 11264)
+    x = weight_of(1, 5, 11264, 1.0)[None]
+    x[0, :4, 77] = largest
+    module = filled(kind, weight)
+    expected = F.linear(x, module.unpacked(torch.float32))
+    torch.testing.assert_close(module(x.half()).float(), expected, rtol=0.01, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_blocks_it_packs_and_multiplies_as_in_one(kind: Quantised, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = weight_of(0, 50, 128), weight_of(1, 3, 128)
+    whole = filled(kind, weight)
+    expected = whole(x)
+    monkeypatch.setattr(quantised, "BLOCK", 7 * 128)
+    parts = filled(kind, weight)
+    assert all(torch.equal(each, whole.state_dict()[name]) for name, each in parts.state_dict().items())
+    torch.testing.assert_close(parts(x), expected)
 
 
 @pytest.fixture(scope="module")

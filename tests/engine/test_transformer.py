@@ -1,15 +1,14 @@
 """The lean step against moshi's own modules: same numbers, same tokens, a quarter of the kernels."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from costs import Kernels
 from golden import CPU, TokenTalk, load_golden
 from moshi.models import LMModel
 from reference import ModuleDepformer, ModuleTransformer
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from personaplex_cli.character import Sampling
 from personaplex_cli.engine.prompting import lay_out
@@ -53,6 +52,18 @@ def test_over_time_it_equals_the_modules_also_round_the_ring(weights: Path, cont
             compare(position, 1)
 
 
+@pytest.mark.parametrize("context", [3000, 2750, 256, 33])
+def test_rows_of_the_mask_lie_where_attention_reads_them_as_they_are(weights: Path, context: int) -> None:
+    """Others CUDA copies in every layer: all strides but the last must be multiples of 16."""
+    lean = lean_of(load(weights, context=context))
+    for count in (1, 7):
+        positions = torch.arange(count)[None]
+        mask = lean._seen(positions, context, torch.bfloat16)
+        assert mask.shape == (1, 1, count, context) and mask.dtype == torch.bfloat16 and mask.stride(-1) == 1
+        assert all(stride % 16 == 0 for stride in mask.stride()[:-1])
+        assert torch.equal(mask[0, 0] == 0, torch.arange(context) <= positions[0, :, None])
+
+
 @torch.inference_mode()
 def test_over_codebooks_it_equals_the_modules(weights: Path) -> None:
     lm = load(weights)
@@ -90,26 +101,6 @@ def test_in_bf16_it_stays_as_close_as_rounding_allows(weights: Path) -> None:
     where = torch.tensor([0]), KVCache(lm, 1).kv
     similarity = torch.nn.functional.cosine_similarity(lean(x, *where).float(), modules(x, *where).float(), dim=-1)
     assert similarity.min() > 0.999
-
-
-class Kernels(TorchDispatchMode):
-    """Counts what is really computed: operators that only look at memory differently do not count."""
-
-    VIEWS = (
-        "view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze",
-        "detach", "alias", "as_strided", "unbind", "split", "split_with_sizes", "chunk", "_reshape_alias",
-        "lift_fresh", "empty", "view_as_complex", "view_as_real", "unfold", "narrow",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counted: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = function.overloadpacket.__name__
-        if name not in self.VIEWS:
-            self.counted[name] += 1
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module")

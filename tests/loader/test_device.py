@@ -1,5 +1,8 @@
 """Where the model runs, and in which precision, by what the machine has."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -80,3 +83,35 @@ def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_that_ran_out_is_explained(error: Exception) -> None:
     with pytest.raises(DeviceError, match="too small"), out_of_memory_explained():
         raise error
+
+
+TOLD = "GPU-aaaa, 3012\nGPU-bbbb, 23011\nGPU-cccc, 23010\n"
+
+
+@pytest.mark.parametrize(
+    ("uuids", "told", "index", "words"),
+    [
+        (["aaaa", "bbbb", "cccc"], TOLD, 1, "the most free memory"),
+        (["cccc", "aaaa"], TOLD, 0, "the most free memory"),  # CUDA_VISIBLE_DEVICES has an order of its own
+        (["aaaa", "bbbb"], "GPU-aaaa, [N/A]\nGPU-bbbb, [N/A]\n", 0, "the first of 2"),
+        (["aaaa", "dddd"], TOLD, 0, "the first of 2"),
+        (["aaaa", "bbbb"], None, 0, "the first of 2"),
+        (["bbbb"], "never asked", 0, "the first CUDA GPU"),
+    ],
+)
+def test_of_several_gpus_auto_takes_the_one_with_the_most_free_memory(
+    uuids: list[str], told: str | None, index: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: Any, **kinds: Any) -> Any:
+        if told is None:
+            raise FileNotFoundError("nvidia-smi")
+        assert told != "never asked" and kinds["timeout"]
+        return SimpleNamespace(stdout=told)
+
+    monkeypatch.setattr("personaplex_cli.loader.device.subprocess.run", run)
+    answers: dict[str, Any] = {"is_available": True, "device_count": len(uuids), "get_arch_list": []}
+    for name, value in {**answers, "get_device_name": "Some GPU"}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda each: SimpleNamespace(uuid=uuids[each]))
+    device, why = choose_device("auto")
+    assert device.index == index and words in why

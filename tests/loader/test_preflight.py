@@ -127,7 +127,8 @@ def test_chat_goes_on_only_where_it_could_be_fast_enough(
 def test_a_gpu_that_is_too_small_is_noticed_before_too(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     about = SimpleNamespace(major=8, minor=6, name="NVIDIA Test")
     answers = {"is_available": True, "get_arch_list": [], "get_device_name": about.name, "device_count": 1}
-    answers |= {"get_device_capability": (8, 6), "mem_get_info": (3 * GB, 8 * GB)}
+    answers |= {"get_device_capability": (8, 6), "mem_get_info": (3 * GB, 8 * GB), "set_device": None}
+    answers |= {"get_device_properties": about}
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     with pytest.raises(DeviceError, match=r"3\.0 GB are free"):

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from fakecuda import FakeCuda
 from hypothesis import given
 from hypothesis import strategies as st
 from random_model import SIZES
@@ -67,7 +68,29 @@ def test_what_a_frame_reads_at_the_real_size_is_what_the_shapes_say() -> None:
     engine = cast(LocalEngine, SimpleNamespace(model=model))
     assert measure.memory(engine)["context"] == 3000 * 524_288
     layers, head = 6_576_930_816 * 2, 131_072_000 * 2
-    assert measure.bytes_per_frame(engine) == pytest.approx(layers + head + 1.333e9 + 1.573e9 + 0.334e9, rel=0.002)
+    weights = layers + head + 1.333e9 + 0.334e9
+    assert measure.bytes_per_frame(engine, 3000) == pytest.approx(weights + 1.573e9, rel=0.002)
+    assert measure.bytes_per_frame(engine, 100_000) == measure.bytes_per_frame(engine, 3000)
+    assert measure.bytes_per_frame(engine, 250) == measure.bytes_per_frame(engine, 3000) - 2750 * 524_288
+
+
+def test_a_gpus_copies_are_timed_by_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch)
+    seconds = measure._seconds_by_events(torch.ones(3), torch.zeros(3))
+    assert seconds == 0.001 / measure.COPIES_ON_GPU
+    assert [(what, stream) for what, _, stream in cuda.log] == [
+        ("record", cuda.first_stream),
+        ("record", cuda.first_stream),
+        ("synchronize", None),
+    ]
+
+
+def test_a_gpus_memory_is_told_with_what_others_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"mem_get_info": (3, 10), "max_memory_allocated": 4, "max_memory_reserved": 5}
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
+    assert measure.gpu_bytes(torch.device("cuda", 1)) == {"tensors": 4, "reserved": 5, "used": 7}
+    assert measure.gpu_bytes(torch.device("cpu")) is None
 
 
 def speed(p50: float, misses: int = 0, longest: float = 0.0) -> dict[str, Any]:

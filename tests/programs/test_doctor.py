@@ -145,7 +145,7 @@ def test_nvidias_own_moshi_is_told_once(tmp_path: Path) -> None:
 
 def gpu(monkeypatch: pytest.MonkeyPatch, free: float, capability: tuple[int, int] = (8, 6), kernels: str = "") -> None:
     """A CUDA GPU as torch tells of it, with so many GB free."""
-    about = SimpleNamespace(name="NVIDIA Test", major=capability[0], minor=capability[1])
+    about = SimpleNamespace(name="NVIDIA Test", major=capability[0], minor=capability[1], total_memory=24 * 10**9)
     answers: dict[str, Any] = {
         "is_available": True,
         "device_count": 1,
@@ -157,6 +157,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, free: float, capability: tuple[int, int
     }
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr("personaplex_cli.loader.memory_plan.bandwidth", lambda device: 900e9)
     for place in ("preflight", "memory_plan"):
         monkeypatch.setattr(f"personaplex_cli.loader.{place}.why_no_kernels", lambda device, dtype: kernels)
 
@@ -190,7 +191,7 @@ def test_a_gpu_that_is_too_small_or_that_this_torch_does_not_know(monkeypatch: p
 
 
 def test_without_kernels_int8_is_slow_and_bf16_does_not_care(monkeypatch: pytest.MonkeyPatch) -> None:
-    for free, kind in ((14, WARNING), (23, OK)):
+    for free, kind in ((14, WARNING), (23, OK), (7.6, WRONG)):
         gpu(monkeypatch, free, kernels="no C compiler")
         finding = named(found(DEFAULT_MODEL), "Triton kernels")
         assert finding.kind == kind and "no C compiler" in finding.found
