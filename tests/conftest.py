@@ -91,8 +91,6 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model, which speaks."""
     from personaplex_cli.loader import demo
 
-    if not demo.ARCHIVE.exists():
-        pytest.skip("the demo's archive is not there")
     name, files = demo.packed()
     folder = tmp_path_factory.mktemp("demo") / name
     demo.put(files, folder)

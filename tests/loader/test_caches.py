@@ -29,7 +29,6 @@ from personaplex_cli.loader.quantised_cache import QuantisedCache
 from personaplex_cli.options import ModelOptions
 from personaplex_cli.samples import SILENT_FRAME
 
-needs_demo = pytest.mark.skipif(not demo.ARCHIVE.exists(), reason="the demo's archive is not there")
 KIND = Character("kind", "You are kind.", "NATF2", "NATF2.pt", Sampling(seed=3))
 
 
@@ -77,7 +76,6 @@ def no_permission(cache: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr("personaplex_cli.files.TemporaryDirectory", there)
 
 
-@needs_demo
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("spoil", [no_folder, full_disk, no_permission])
 def test_the_demo_answers_the_same_without_a_cache(
@@ -104,14 +102,12 @@ def test_weights_that_were_packed_otherwise_are_not_read(
     assert sorted(each.name.split("-")[1] for each in kept.iterdir()) == ["1", "2"]
 
 
-@needs_demo
 def test_a_disk_that_fills_up_under_the_demo(monkeypatch: pytest.MonkeyPatch, cleaning: list[Any]) -> None:
     write, first = Path.write_bytes, iter([closed])
     monkeypatch.setattr(Path, "write_bytes", lambda *rest: next(first, write)(*rest))
     assert demo.demo_files(ignore).folder.parent == Path(tempfile.gettempdir())
 
 
-@needs_demo
 def test_no_place_at_all_is_one_sentence(
     user_folders: Path, monkeypatch: pytest.MonkeyPatch, cleaning: list[Any]
 ) -> None:

@@ -15,8 +15,6 @@ from personaplex_cli.loader import demo
 from personaplex_cli.loader.find import find_files
 from personaplex_cli.options import DEMO_NOTE, ModelOptions
 
-pytestmark = pytest.mark.skipif(not demo.ARCHIVE.exists(), reason="the demo's archive is not there")
-
 
 def content(files: ModelFiles) -> dict[str, bytes]:
     paths = [path for path in files.folder.rglob("*") if path.is_file()]
