@@ -190,4 +190,4 @@ def test_a_size_that_no_file_has(size: str) -> None:
     body = json.dumps({"id": "a/b", "sha": "c0ffee" + "0" * 34, "siblings": names}).encode()
     about = {"ETag": '"abc"', "X-Linked-Etag": '"abc"', "X-Linked-Size": size, "X-Repo-Commit": "c0ffee" + "0" * 34}
     with answering(body=body, more=about) as port:
-        assert "127.0.0.1 is no Hugging Face hub" in str(said(port))
+        assert "127.0.0.1 is not a Hugging Face hub" in str(said(port))
