@@ -5,7 +5,6 @@ and given its true length where a program that wrote into a pipe left a dummy.
 """
 
 import struct
-from collections.abc import Iterator
 
 from personaplex_cli.audio.pieces import Found, Piece, is_dummy, next_start, starts_at
 
@@ -14,6 +13,7 @@ MP3_IN_WAV = 0x55
 PCM = (1, 3, 0xFFFE)
 AU_WIDTHS = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}  # bytes of a sample, by encoding
 EBML, SEGMENT, VOID = b"\x1aE\xdf\xa3", b"\x18\x53\x80\x67", b"\xec"
+W64_TAILS = (bytes.fromhex("00c04f8edb8a"), bytes.fromhex("28db04c10000"))  # how the names of chunks end
 ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 
 
@@ -61,7 +61,7 @@ def wave64(content: bytes, start: int) -> Found | None:
             unknown = size <= 24 or size >= 2**62
             end = next_start(content, at) if unknown else min(at + size, len(content))
             piece = _as_wav(form, [], content[at + 24 : end], None if unknown else size - 24, False)
-            return piece, _wave64_end(content, end)
+            return piece, _wave64_end(content, start, end)
         if size < 24:
             break
         form = content[at + 24 : at + size] if name == b"fmt " else form
@@ -239,17 +239,13 @@ def _end_of(content: bytes, at: int, form: str, even: bool = False) -> int:
     return at
 
 
-def _wave64_end(content: bytes, at: int) -> int:
-    for end in _wave64_ends(content, at):
-        at = end
+def _wave64_end(content: bytes, start: int, at: int) -> int:
+    """Where the chunks behind the sound end, each at a multiple of 8 bytes from the start of the file."""
+    while not starts_at(content, at):
+        chunk = at + (start - at) % 8
+        size = int.from_bytes(content[chunk + 16 : chunk + 24], "little")
+        is_chunk = content[chunk + 10 : chunk + 16] in W64_TAILS and 24 <= size <= len(content) - chunk
+        if starts_at(content, chunk) or not is_chunk:
+            break
+        at = chunk + size
     return min(at, len(content))
-
-
-def _wave64_ends(content: bytes, at: int) -> Iterator[int]:
-    """Where each chunk behind the sound ends; chunks begin at multiples of 8 bytes."""
-    while True:
-        start = -(-at // 8) * 8
-        size = int.from_bytes(content[start + 16 : start + 24], "little")
-        if starts_at(content, at) or starts_at(content, start) or not 24 <= size <= len(content) - start:
-            return
-        yield (at := start + size)

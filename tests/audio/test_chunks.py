@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from personaplex_cli.audio import decoding
@@ -101,7 +101,7 @@ KNOWN = HEARD | {
     "Ogg": (SOUNDS / "q.ogg").read_bytes,
     "mp3 with a tag": lambda: b"ID3\4\0\0\0\0\0\0" + (SOUNDS / "q.mp3").read_bytes(),
 }
-ENDLESS = [name for name in KNOWN if "unknown" in name or "mp3" in name]
+ENDLESS = [name for name in KNOWN if "unknown" in name or name in ("mp3 with a tag", "flac")]
 TONE_ALONE = TONE.astype(np.float32) / 32768
 
 
@@ -113,8 +113,10 @@ def read(path: Path, content: bytes) -> tuple[Samples, list[str]]:
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(list(KNOWN)), min_size=1, max_size=6))
+@example(["aiff", "Wave64", "mp3 with a tag"])  # a Wave64 that begins anywhere
 def test_recordings_of_any_kinds_one_after_another_are_all_found(kinds: list[str]) -> None:
-    # A tag of three letters is no sign by which to find the end of something without one.
+    # A tag of three letters is no sign by which to find the end of something without one; of a FLAC, the end is known
+    # to a frame, which is longer than this mp3.
     assume(not any(one in ENDLESS and "mp3" in other for one, other in pairwise(kinds)))
     contents = look_into(b"".join(KNOWN[kind]() for kind in kinds))
     assert len(contents.pieces) == len(kinds) and contents.unread == 0
