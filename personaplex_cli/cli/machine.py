@@ -201,7 +201,8 @@ def voices(
     found = catalog.voices(_left_out) if name is None else [catalog.find_voice(name)]
     used_by = {persona.voice: persona.name for persona in catalog.personas(lambda error: None)}
     listed = [
-        (voice.name, voice.description, used_by.get(voice.name, ""), str(voice.path or voice.source)) for voice in found
+        (voice.name, voice.description, used_by.get(voice.name, ""), str(voice.path or "the model's own"))
+        for voice in found
     ]
     show_list(["name", "description", "persona", "source"], listed, as_json)
 

@@ -16,7 +16,7 @@ from personaplex_cli.cli.help import Command, examples, plain
 from personaplex_cli.cli.machine import bench, devices, doctor, download, login, personas_app, voices
 from personaplex_cli.cli.output import ReaderLeft, drop, watched_streams
 from personaplex_cli.cli.talk import chat, run, serve
-from personaplex_cli.cli.terminal import INTERRUPTED, complain, end_as_by_ctrl_c, say
+from personaplex_cli.cli.terminal import end_as_by_ctrl_c, report, say
 from personaplex_cli.errors import PersonaplexError, UsageError
 from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file, working_folder
 
@@ -111,22 +111,15 @@ def _exit_code(arguments: Sequence[str], debug: bool) -> int:
     except ReaderLeft:
         return 0
     except PersonaplexError as error:
-        complain(str(error), error.hint, debug)
-        return error.exit_code
+        return report(error, debug)
     except (Stopped, KeyboardInterrupt, BrokenPipeError) as error:
         cause = error.__cause__ or error
         if isinstance(cause, KeyboardInterrupt):
-            complain(" ".join(["Stopped.", *map(str, cause.args)]))
-            return INTERRUPTED
+            return report(cause)
         drop(sys.stdout)
         return 0
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # Typer's own: a wrong option or argument
             error.show(sys.stderr)
             return int(error.exit_code)
-        complain(
-            f"This is a bug: {type(error).__name__}: {error}",
-            "Run it with `personaplex --debug` to see where it comes from.",
-            debug,
-        )
-        return PersonaplexError.exit_code
+        return report(error, debug)

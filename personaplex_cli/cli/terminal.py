@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from personaplex_cli.errors import OutputError
+from personaplex_cli.errors import OutputError, PersonaplexError
 from personaplex_cli.events import Event, Note, as_json
 from personaplex_cli.screen.screens import ProgressScreen
 from personaplex_cli.screen.tables import show_table
@@ -29,6 +29,20 @@ def complain(what: str, hint: str = "", debug: bool = False) -> None:
         console.print(Text(readable(what), "bold red"), soft_wrap=True)
         if hint:
             console.print(Text(readable(hint)), soft_wrap=True)
+
+
+def report(error: BaseException, debug: bool = False) -> int:
+    """Say what ended the program; returns the exit code."""
+    match error:
+        case PersonaplexError():
+            complain(str(error), error.hint, debug)
+            return error.exit_code
+        case KeyboardInterrupt():
+            complain(" ".join(["Stopped.", *map(str, error.args)]))
+            return INTERRUPTED
+    hint = "Run it with `personaplex --debug` to see where it comes from."
+    complain(f"This is a bug: {type(error).__name__}: {error}", hint, debug)
+    return PersonaplexError.exit_code
 
 
 def say(text: str) -> None:
@@ -113,5 +127,7 @@ class ProgramStack(ExitStack):
             return super().__exit__(*error)
         finally:
             if not self._ended:
-                complain("Stopped.")
-                os._exit(INTERRUPTED if sys.exc_info()[0] else 0)
+                failure = sys.exc_info()[1]
+                if failure is None:
+                    complain("Stopped.")
+                os._exit(report(failure, "--debug" in sys.argv) if failure else 0)

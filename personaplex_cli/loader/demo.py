@@ -9,6 +9,7 @@ import atexit
 import hashlib
 import io
 import lzma
+import os
 import shutil
 import tarfile
 from collections.abc import Mapping
@@ -40,6 +41,7 @@ def demo_files(listen: Listener) -> ModelFiles:
     folder = cache_folder / name
     try:
         put(files, folder)
+        os.utime(folder)  # in use: the newest
         keep_newest(cache_folder.glob("demo-*/"), KEPT)
     except OSError:
         folder = _temporary_demo()

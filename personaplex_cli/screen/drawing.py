@@ -23,6 +23,7 @@ PHASES = (Phase.STARTING, Phase.DOWNLOADING, Phase.LOADING, Phase.WARMING_UP, Ph
 PHASES_ELSEWHERE = (Phase.CONNECTING, Phase.WAITING, Phase.WARMING_UP, Phase.LIVE)
 WIDEST = 110  # cells; beyond that the eye has to travel, and a terminal that is made narrower folds what does not fit
 WIDE, NARROW = 96, 64  # cells: from here on there is room for all, below here bars and names of devices are left out
+NARROWEST = 30  # what a narrower terminal has no room for is cut off
 TALL = 18  # rows of the terminal: from here on lanes are two rows high
 SPEAKING = -50.0  # dBFS: the agent is heard
 FADING = 30  # seconds before the persona is lost that the panel begins to warn
@@ -59,7 +60,7 @@ GAP: Part = (99, [Text()])
 
 def draw(state: PanelState, width: int, height: int, theme: Theme, now: float, view: View) -> list[Text]:
     """The panel on a terminal of this size: fewer lines than `height`, none wider than `width`."""
-    pen = Pen(state, min(width, WIDEST), height, theme, now, view)
+    pen = Pen(state, max(NARROWEST, min(width, WIDEST)), height, theme, now, view)
     # Some of the history stays in view, unless the user asked for more of the panel.
     room = max(1, height - (1 if view.details or view.help else max(1, height // 5)))
     middle = pen.conversation() if state.who or state.frames else pen.beginning()
@@ -67,7 +68,10 @@ def draw(state: PanelState, width: int, height: int, theme: Theme, now: float, v
     while parts and sum(len(drawn) for _, drawn in parts) > room - 2:
         parts.remove(max(parts, key=itemgetter(0)))
     inside = [pen.boxed(line) for _, drawn in parts for line in drawn]
-    return [pen.head(), *inside, pen.foot()][:room]
+    panel = [pen.head(), *inside, pen.foot()][:room]
+    for line in panel:
+        line.truncate(width, overflow="crop")
+    return panel
 
 
 def name_cells(state: PanelState, theme: Theme) -> int:
@@ -175,7 +179,7 @@ class Pen:
         ahead = [phase for phase in phases[phases.index(state.phase) + 1 :] if phase != Phase.WAITING]
         words = [(f"{glyphs.done} {name} {seconds:.0f} s", theme.quiet) for name, seconds in state.passed.items()]
         words += [(f"{glyphs.working} {state.phase}", theme.strong), *((name, theme.quiet) for name in ahead)]
-        while sum(len(word) + 3 for word, _ in words) - 3 > self.width - 6:
+        while words and sum(len(word) + 3 for word, _ in words) - 3 > self.width - 6:
             del words[0]  # the oldest is missed least
         return [Text.assemble(" ", Text("   ").join(Text(word, style) for word, style in words))]
 
@@ -250,33 +254,31 @@ class Pen:
         cells = max(1, self.room - beside - 2)
         agent_speaks = bool(state.said) and max(list(state.said)[-3:]) > SPEAKING
         drawn = list[Text]()
-        for name, levels, style, lit, device in (
-            (YOU, state.heard, theme.you, state.user.on, state.microphone),
-            (state.agent, state.said, theme.agent, agent_speaks, state.speaker),
+        for name, levels, style, lit, device, held in (
+            (YOU, state.heard, theme.you, state.user.on, state.microphone, "muted" if state.muted else ""),
+            (state.agent, state.said, theme.agent, agent_speaks, state.speaker, "hushed" if state.hushed else ""),
         ):
             device = theme.readable(device).rpartition(" (")[0] or device  # without its rate
             rows = lines.rows_of_lane(list(levels)[-cells:], 2 if tall else 1, theme.glyphs)
             name_style = f"bold {style}".rstrip() if lit else style
             right = [Text(lines.shortened(device, beside, theme.glyphs), theme.quiet)] if tall else []
-            right.append(self.loudness(name == YOU, levels, style, beside))
+            clips = levels is state.heard and state.clipped
+            right.append(Text(held, theme.warning) if held else self.loudness(levels, style, beside, clips))
             for at, (row, more) in enumerate(zip(rows, right, strict=True)):
                 lane = lines.faded(row, cells, style, theme).append("  ").append_text(more)
                 drawn.append(self.named(name if at == len(rows) - 1 else "", lane, name_style))
         ruler = self.named("", Text(lines.ruler(cells, theme.glyphs), theme.faint))
         return [(2, drawn), (10, [ruler])]
 
-    def loudness(self, of_user: bool, levels: Sequence[float], style: str, cells: int) -> Text:
-        """How loud it is now, or why there is nothing."""
+    def loudness(self, levels: Sequence[float], style: str, cells: int, clips: bool) -> Text:
+        """How loud it is now, and whether that is too loud."""
         state, theme = self.state, self.theme
-        if state.muted if of_user else state.hushed:
-            return Text("muted" if of_user else "hushed", theme.warning)
         # The loudest of a quarter second: a meter that jumps 12 times a second cannot be read.
         newest = max(list(levels)[-3:], default=lines.FLOOR) if state.phase == Phase.LIVE else lines.FLOOR
         figure = (f"{newest:.0f} dB" if newest > lines.FLOOR else "").rjust(7)
-        if of_user and state.clipped:
-            figure = "clips".rjust(7)
+        figure = "clips".rjust(7) if clips else figure
         level = lines.meter(lines.loudness(newest), cells - 7, style, theme) if cells > 7 else Text()
-        return level.append(figure, theme.warning if of_user and state.clipped else theme.quiet)
+        return level.append(figure, theme.warning if clips else theme.quiet)
 
     def figures(self) -> list[Text]:
         """How quickly it answers, and how long it remembers who it is."""
@@ -369,9 +371,12 @@ class Pen:
         theme, verbose, shown = self.theme, self.view.verbose, list[str]()
         count = 8 if verbose else count
         texts = [text for _, text in self.state.log] if verbose or self.view.details else self.state.notes(self.now)
+        share = 8 if verbose else max(1, count // max(1, len(texts)))  # lines of each: one alone is seen whole
         for text in texts[-count:]:
-            first, *rest = lines.wrap(theme.readable(text), self.width - 6 - len(theme.glyphs.more))
-            shown += [first, *rest] if verbose or not rest else [first + theme.glyphs.more]
+            wrapped = lines.wrap(theme.readable(text), self.width - 6 - len(theme.glyphs.more))
+            if len(wrapped) > share:
+                wrapped = [*wrapped[: share - 1], wrapped[share - 1] + theme.glyphs.more]
+            shown += wrapped
         return [Text(f" {line}", theme.quiet) for line in shown[-count:]]
 
     def help(self) -> list[Text]:

@@ -23,10 +23,11 @@ else:
 
 WAITING = 64  # keys; the rest of a pasted text is dropped
 # Arrows, function keys, pasted brackets and the terminal's answers: an escape and what belongs to it.
-ANSWER = r"\][^\x07\x1b]*(?:\x07|\x1b\\)"
-SEQUENCE = re.compile(rf"\x1b({ANSWER}|\[[0-?]*[ -/]*[@-~]|O.|[^\]\[])?", re.DOTALL)
-UNFINISHED = re.compile(r"\x1b(\][^\x07\x1b]*\x1b?|\[[0-?]*[ -/]*)$", re.DOTALL)  # the rest comes with the next bytes
-LONGEST = 256  # characters of a sequence; what is longer is none
+TEXT = r"[\]P^_X]"  # what begins a text of any length, such as an answer; it ends with BEL or ESC \
+SEQUENCE = re.compile(rf"\x1b({TEXT}[^\x07\x1b]*(?:\x07|\x1b\\)|\[[0-?]*[ -/]*[@-~]|O.|[^\]P^_X\[O])", re.DOTALL)
+UNFINISHED = re.compile(rf"\x1b({TEXT}[^\x07\x1b]*\x1b?|\[[0-?]*[ -/]*|O)?\Z", re.DOTALL)  # the rest comes later
+LONGEST = 256  # characters of a sequence that are kept
+PATIENCE = 0.5  # seconds without the rest of a sequence; then it was a key such as Esc
 BACKGROUND = "\x1b]11;?\x1b\\"  # asks for the colour of the background: OSC 11, from xterm
 RGB = re.compile(r"\]11;rgba?:([0-9a-fA-F]{2})[0-9a-fA-F]*/([0-9a-fA-F]{2})[0-9a-fA-F]*/([0-9a-fA-F]{2})")
 WINDOWS_TICK = 0.01  # seconds between looks at the keyboard, where it cannot be waited for
@@ -40,7 +41,7 @@ class Keys:
         self._keys: deque[str] = deque(maxlen=WAITING)
         self._file: int | None = None
         self.in_background = False  # another program has the terminal
-        self._unfinished = ""  # the beginning of a sequence
+        self._unfinished, self._begun = "", 0.0  # the beginning of a sequence, and when it came
         self._answers: deque[str] = deque(maxlen=WAITING)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
         self._changed = ExitStack()  # what to undo
@@ -152,9 +153,14 @@ class Keys:
 
         def _take(self, typed: str) -> None:
             """Sort what was typed from what the terminal says."""
-            typed = self._unfinished + typed
+            now = time.monotonic()
+            if now - self._begun > PATIENCE:
+                self._unfinished = ""
+            typed, going_on = self._unfinished + typed, bool(self._unfinished)
             begun = UNFINISHED.search(typed)
-            self._unfinished = begun.group() if begun and len(begun.group()) < LONGEST else ""
-            typed = typed.removesuffix(self._unfinished)
+            rest = begun.group() if begun else ""
+            typed = typed.removesuffix(rest)
+            self._unfinished = rest if len(rest) < LONGEST else rest[:2]
+            self._begun = self._begun if going_on and not typed else now
             self._answers.extend(sequence.group(1) or "" for sequence in SEQUENCE.finditer(typed))
             self._keys.extend(SEQUENCE.sub("", typed))

@@ -25,8 +25,8 @@ MARK = 24  # cells of a user's turn in the history
 
 
 def wrap(text: str, cells: int) -> list[str]:
-    """Lines no wider than `cells`, broken between words; a longer word is cut."""
-    lines = [""]
+    """Lines no wider than `cells`, one at least, broken between words; a longer word is cut."""
+    lines, cells = [""], max(1, cells)
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines[-1] else word
         if cell_len(joined) <= cells:

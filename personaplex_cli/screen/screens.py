@@ -29,6 +29,7 @@ from personaplex_cli.events import (
     Glitch,
     Note,
     Notice,
+    Phase,
     Started,
     State,
     Step,
@@ -142,7 +143,7 @@ class PlainLines(Sentences):
         self._state.apply(event, now)
         self._write_history()
         match event:
-            case State():
+            case State(name) if name != Phase.ENDED:  # what follows says how it ended
                 self._say(_sentence(event))
             case Downloading(done, total):
                 tenths = done * TENTHS // max(1, total)

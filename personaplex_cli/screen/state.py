@@ -77,7 +77,8 @@ class PanelState:
         self.agent = AGENT  # who speaks, by the persona's name
         self.microphone = self.speaker = ""
         self.recording = ""  # the folder
-        self.glitches: dict[str, int] = {}
+        self.glitches: dict[str, int] = {}  # of this conversation
+        self._totals: dict[str, int] = {}  # of the card, which counts on
         self.log: deque[tuple[float | None, str]] = deque(
             maxlen=32
         )  # notes and when they came; losses, which are no news
@@ -185,6 +186,7 @@ class PanelState:
     def _begin(self, who: events.Began | None) -> None:
         self.who = who
         self.frames = 0  # heard and answered
+        self.glitches = {}
         self.steps = StepTimes()
         self.stages: dict[str, float] = {}
         self.heard: deque[float] = deque(maxlen=LANE)  # dBFS per frame: you
@@ -238,7 +240,9 @@ class PanelState:
             self.stages[stage] = before + (milliseconds - before) * SMOOTHING
 
     def _glitch(self, glitch: events.Glitch) -> None:
-        self.glitches[glitch.kind] = glitch.total
+        before = self._totals.get(glitch.kind, 0)
+        self._totals[glitch.kind] = glitch.total
+        self.glitches[glitch.kind] = self.glitches.get(glitch.kind, 0) + max(0, glitch.total - before)
         self._trouble = self.frames
         if self.log and self.log[-1][1].startswith(f"{glitch.kind} "):
             self.log.pop()  # many in a row are one line with the newest count

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli.cli.terminal import INTERRUPTED, ProgramStack, complain, say, show_list, show_text
+from personaplex_cli.errors import UsageError
 
 
 class Exit(BaseException):
@@ -56,6 +57,13 @@ def test_a_thread_that_goes_on_ends_with_the_process(capsys: pytest.CaptureFixtu
     assert hold(False, KeyboardInterrupt()) == ["program", "screen", str(INTERRUPTED)]
     assert hold(KeyboardInterrupt(), KeyboardInterrupt()) == ["program", "screen", str(INTERRUPTED)]
     assert capsys.readouterr().err == "Stopped.\n" * 3
+
+
+def test_what_failed_is_told_though_a_thread_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert hold(False, KeyError("panel")) == ["program", "screen", "1"]
+    assert hold(False, UsageError("There is no such device.", "Choose another.")) == ["program", "screen", "2"]
+    said = capsys.readouterr().err
+    assert "This is a bug: KeyError: 'panel'" in said and "There is no such device.\nChoose another." in said
 
 
 def test_what_never_started_need_not_end() -> None:

@@ -1,5 +1,6 @@
 """The demo comes with the program, is unpacked once, mended where it is damaged, and loaded like any model."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,6 +43,16 @@ def test_programs_that_start_at_once_all_get_it(user_folders: Path) -> None:
     files = demo.demo_files(ignore)
     assert folders == {str(files.folder)} and content(files) == demo.packed()[1]
     assert list((user_folders / "xdg_cache_home/personaplex").iterdir()) == [files.folder]
+
+
+def test_the_one_in_use_stays_however_old_it_is() -> None:
+    folder = demo.demo_files(ignore).folder
+    os.utime(folder, (0, 0))
+    others = [folder.with_name(f"demo-{number}") for number in range(demo.KEPT + 1)]
+    for other in others:
+        other.mkdir()
+    assert demo.demo_files(ignore).folder.is_dir()
+    assert sum(other.is_dir() for other in others) == demo.KEPT - 1
 
 
 def test_what_is_whole_is_left_alone() -> None:

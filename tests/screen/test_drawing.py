@@ -38,6 +38,7 @@ from personaplex_cli.events import (
     Timings,
 )
 from personaplex_cli.screen.drawing import WIDEST, View, draw
+from personaplex_cli.screen.lines import history_lines
 from personaplex_cli.screen.state import PanelState
 from personaplex_cli.screen.theme import ASCII, COLOURS, Theme, theme_for
 
@@ -271,8 +272,8 @@ events = st.one_of(
 
 @given(
     st.lists(events, max_size=30),
-    st.integers(40, 200),
-    st.integers(8, 60),
+    st.integers(1, 200),
+    st.integers(3, 60),
     st.builds(View, st.booleans(), st.booleans(), st.booleans(), st.booleans()),
     st.sampled_from([Theme(), Theme(glyphs=ASCII, encoding="ascii")]),
 )
@@ -282,6 +283,7 @@ def test_whatever_happens_the_panel_fits(
     state = PanelState()
     for at, event in enumerate(happened):
         state.apply(event, float(at))
-    lines = drawn(state, width, height, float(len(happened)), view, theme)
+    lines = draw(state, width, height, theme, float(len(happened)), view)
     assert len(lines) < height
-    assert all(cell_len(line) <= width for line in lines)
+    assert all(line.cell_len <= width for line in lines)
+    assert all(history_lines(entry, width, 12, theme) for entry in state.history)

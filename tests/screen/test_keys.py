@@ -173,6 +173,34 @@ def test_a_terminal_that_does_not_answer_is_not_waited_for_and_a_late_answer_pre
         assert keys.poll() is None
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["\x1b]11;rgb:dd/dd/dd\x1b\\", "\x1b]" + 2000 * "q" + "\x07", "\x1bP>|XTerm(370)\x1b\\", "\x1bOP", "\x1b[1;5C"],
+)
+def test_what_a_terminal_says_presses_no_key_wherever_it_is_cut(terminal: Pty, said: str) -> None:
+    with Keys(terminal.stream) as keys:
+        for cut in range(1, min(len(said), 40)):
+            terminal.type(said[:cut])
+            assert keys.poll(0.01) is None
+            terminal.type(said[cut:])
+            assert [keys.poll(0.01) for _ in range(4)] == [None] * 4  # what is long comes in pieces
+        terminal.type("m")
+        assert keys.poll(WAIT) == "m"
+
+
+def test_a_sequence_that_never_ends_does_not_make_the_keyboard_deaf(
+    terminal: Pty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("personaplex_cli.screen.keys.PATIENCE", 0.01)
+    with Keys(terminal.stream) as keys:
+        for begun in ("\x1b", "\x1b]", "\x1bO", "\x1b[", "\x1bP1"):
+            terminal.type(begun)
+            assert keys.poll(0.02) is None
+            time.sleep(0.02)
+            terminal.type("q")
+            assert keys.poll(WAIT) == "q"
+
+
 def test_asleep_the_terminal_is_the_shells_and_awake_the_keys_work_again(terminal: Pty) -> None:
     program = """
 from personaplex_cli.screen.keys import Keys
