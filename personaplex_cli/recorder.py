@@ -54,6 +54,7 @@ class Recorder:
         self._said = SampleQueue(MAX_LATE_FRAMES * FRAME)
         self._waiting: SimpleQueue[Both | None] = SimpleQueue()
         self._transcript = Transcript()
+        self._recorded = 0  # frames, on their way to be written
         self._frames = 0  # written; steps count anew after a restart, the recording goes on
         self._writer = threading.Thread(target=self._write, name="recorder")
 
@@ -80,11 +81,14 @@ class Recorder:
         match event:
             case Began():
                 self._began = event
+                if self._recorded:
+                    self._transcript.restart(self._recorded)
                 if self.folder is None:
                     self.folder = _new_folder(self._parent)
                     self._writer.start()
                     self._listen(Recording(str(self.folder)))
             case Step(text=text) if self.folder:  # what was heard and played last is complete now
+                self._recorded += 1
                 said = self._said.take(FRAME)
                 self._waiting.put((self._heard, np.pad(said, (0, FRAME - len(said))), text))
 
@@ -137,6 +141,7 @@ class Recorder:
             "personaplex": __version__,
             "settings": self._began.settings,
             "text": self._transcript.text,
+            "restarts": self._transcript.restarts,
             "words": [asdict(word) for word in self._transcript.words()],
         }
         contents = (

@@ -6,6 +6,7 @@ A text token belongs to the frame it came with, so words are placed within 80 ms
 import math
 import re
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from unicodedata import category
 
 from personaplex_cli.samples import FRAME_SECONDS
@@ -78,6 +79,7 @@ class Transcript:
     def __init__(self, speaker: str = AGENT) -> None:
         self._speaker = speaker
         self._pieces: list[tuple[int, str]] = []
+        self._restarts: list[int] = []  # frames
 
     def add(self, frame: int, piece: str) -> None:
         if piece:
@@ -101,14 +103,30 @@ class Transcript:
             words += [Word(other, start, end, self._speaker) for other in others]
         return [word for word in words if word.word]
 
+    def restart(self, frame: int) -> None:
+        """The conversation begins again with this frame."""
+        self._restarts.append(frame)
+
+    @property
+    def restarts(self) -> list[float]:
+        """Where it began again, in seconds."""
+        return [round(frame * FRAME_SECONDS, 2) for frame in self._restarts]
+
     def turns(self) -> list[Turn]:
-        """All turns so far, in order; the last one may be going on."""
-        rule = Turns(self._speaker)
-        return [turn for frame, piece in self._pieces for turn in rule.add(frame, piece)] + rule.end()
+        """All turns so far, in order; the last one may be going on. None reaches over a restart."""
+        rule, turns, ahead = Turns(self._speaker), list[Turn](), list(self._restarts)
+        for frame, piece in self._pieces:
+            while ahead and frame >= ahead[0]:
+                del ahead[0]
+                turns += rule.end()
+            turns += rule.add(frame, piece)
+        return turns + rule.end()
 
     def markdown(self) -> str:
-        """One paragraph per turn, each with the time at which it began."""
-        return "\n\n".join(f"**{clock(turn.start)}** {turn.text}" for turn in self.turns())
+        """One paragraph per turn, each with the time at which it began, and one for each restart."""
+        said = [(turn.start, f"**{clock(turn.start)}** {turn.text}") for turn in self.turns()]
+        begun = [(start, f"*{clock(start)} The conversation begins again.*") for start in self.restarts]
+        return "\n\n".join(text for _, text in sorted(begun + said, key=itemgetter(0)))
 
     def srt(self) -> str:
         """The words as SubRip subtitles, broken at pauses, ends of sentences and full lines."""

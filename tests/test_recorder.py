@@ -150,6 +150,20 @@ def test_whatever_ends_the_keeping_is_said(tmp_path: Path, monkeypatch: pytest.M
     assert [event for event in said if isinstance(event, Note) and "has stopped" in event.text]
 
 
+def test_a_restart_is_marked_and_ends_the_turn(tmp_path: Path) -> None:
+    with Recorder(Ramp(26), tmp_path, ignore) as kept:
+        kept.hear(BEGAN)
+        for index, _ in enumerate(kept.frames(wake)):
+            if index == 13:
+                kept.hear(BEGAN)
+            kept.play(np.zeros(FRAME, dtype=np.float32))
+            kept.hear(Step(index % 13, " word" if index in (11, 14) else "", 0, 0, None))
+    assert kept.folder
+    assert json.loads((kept.folder / "transcript.json").read_text())["restarts"] == [1.04]
+    lines = (kept.folder / "transcript.md").read_text().splitlines()
+    assert lines[2::2] == ["**0:00** word", "*0:01 The conversation begins again.*", "**0:01** word"]
+
+
 def test_a_later_run_hears_the_user_alone(tmp_path: Path) -> None:
     path = keep(tmp_path, 13).folder / "conversation.wav"
     path.rename(tmp_path / "renamed.wav")  # nothing beside it tells what it is
