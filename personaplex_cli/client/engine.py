@@ -20,8 +20,8 @@ from personaplex_cli.client.address import is_readable_on_the_way, server_url
 from personaplex_cli.client.connection import Arrival, Connection, known
 from personaplex_cli.conversation import NO_ONE, Disconnected, Reply
 from personaplex_cli.errors import NetworkError, UsageError
-from personaplex_cli.events import Began, Listener, Note, Phase, State, ignore
-from personaplex_cli.options import RemoteOptions
+from personaplex_cli.events import Began, Listener, Note, Notice, Phase, State, ignore
+from personaplex_cli.options import DEMO, DEMO_NOTE, RemoteOptions
 from personaplex_cli.protocols.wire import Action, Control, Request
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, Samples
 
@@ -92,6 +92,7 @@ class RemoteEngine:
         self._query: dict[str, str] = {}  # what the server is asked for
         self._connection: Connection | None = None  # the last one, perhaps broken
         self._begun = False  # the server is ready for it, or was
+        self._demo = False  # the server has the demo, and this was said
         self._reached = False  # the server has answered before
         self._failures: list[NetworkError] = []  # since the server was last heard
         self._patience = PATIENCE  # seconds that are left of it
@@ -205,6 +206,9 @@ class RemoteEngine:
         metadata = connection.metadata
         model, precision = known(metadata, "model", str) or "", known(metadata, "precision", str) or ""
         seed = known(metadata, "seed", int)
+        if model == DEMO and not self._demo:
+            self._demo = True
+            self._listen(Notice(DEMO_NOTE))
         settings = {
             "server": connection.name,
             "model": model,

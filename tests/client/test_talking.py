@@ -10,7 +10,8 @@ from fakeserver import CONTROL, HANDSHAKE, METADATA, SOUND, WORDS, Guest, echo_o
 from remote import CHARACTER, Call, Serve, noise, through_opus
 
 from personaplex_cli.audio.opus import OpusWriter
-from personaplex_cli.events import Network, Phase, State
+from personaplex_cli.events import Network, Notice, Phase, State
+from personaplex_cli.options import DEMO_NOTE
 from personaplex_cli.samples import SILENT_FRAME
 
 
@@ -82,6 +83,17 @@ class TestTalking:
         assert began.settings["sampling"]["seed"] == 5
         here.until(lambda: bool(here.of(Network)))
         assert here.of(Network)[-1].server_step == 31.5 and here.of(Network)[-1].round_trip > 0
+
+    def test_that_it_has_the_demo_is_said_once(self, serve: Serve, talk: Call) -> None:
+        async def tells(guest: Guest) -> None:
+            await guest.say(HANDSHAKE)
+            await guest.say(METADATA + b'{"model": "demo"}')
+            await echo_on(guest)
+
+        here = talk(serve(tells).url)
+        for _ in range(2):
+            here.begin()
+        assert here.of(Notice) == [Notice(DEMO_NOTE)]
 
     @pytest.mark.parametrize("values", [b"{}", b'{"seed": "x", "context": [], "model": 3, "step_ms": true}'])
     def test_what_it_does_not_tell_is_not_made_up(self, values: bytes, serve: Serve, talk: Call) -> None:
