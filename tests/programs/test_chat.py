@@ -240,7 +240,7 @@ class TestCommand:
     ) -> None:
         assert chat() == 0
         out = capsys.readouterr().out
-        for line in ("Warming up", "Priming", "Live", "Ended", "teacher, voice NATF2, seed 3", "Talked for 00:02"):
+        for line in ("Warming up", "Priming", "Live", "teacher, voice NATF2, seed 3", "Talked for 00:02"):
             assert line in out
         assert "\x1b" not in out
 
@@ -283,7 +283,7 @@ class TestCommand:
         assert chat("--log-file", "/dev/full") == 0
         out, err = capsys.readouterr()
         assert out.count("The log file cannot be written any more (No space left on device).") == 1
-        assert "Ended" in out and err == ""
+        assert "Talked for" in out and err == ""
 
     def test_a_log_file_beside_the_screen(self, chat: Callable[..., int], tmp_path: Path) -> None:
         assert chat("--log-file", str(tmp_path / "log")) == 0
