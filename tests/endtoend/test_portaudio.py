@@ -21,7 +21,7 @@ from personaplex_cli.audio.devices import devices
 from personaplex_cli.audio.recording import read_recording
 from personaplex_cli.audio.soundcard import DEFAULT_DEVICES, SoundCard, waited
 from personaplex_cli.errors import AudioError
-from personaplex_cli.events import Event, Glitch, Note, Phase, State
+from personaplex_cli.events import Devices, Event, Glitch, Note, Phase, State
 from personaplex_cli.options import LiveSoundCardOptions, SoundCardOptions
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, frame_at, level
 
@@ -137,7 +137,7 @@ def test_a_card_that_only_runs_at_48_khz(speech: Path, tmp_path: Path, monkeypat
     monkeypatch.setenv("PIPEWIRE_ALSA", "{ alsa.rate=48000 }")
     heard, told, _ = repeat_speech(speech, tmp_path / "played.wav")
     said = read_recording(speech)
-    assert "48 kHz" in next(event.text for event in told if isinstance(event, Note))
+    assert "48 kHz" in next(event.microphone for event in told if isinstance(event, Devices))
     assert found(heard, said) >= 4
     assert found(read_recording(tmp_path / "played.wav"), said) >= 4
 
