@@ -79,9 +79,8 @@ class PanelState:
         self.recording = ""  # the folder
         self.glitches: dict[str, int] = {}  # of this conversation
         self._totals: dict[str, int] = {}  # of the card, which counts on
-        self.log: deque[tuple[float | None, str]] = deque(
-            maxlen=32
-        )  # notes and when they came; losses, which are no news
+        # Notes and when they came; losses, which are no news.
+        self.log: deque[tuple[float | None, str]] = deque(maxlen=32)
         self.notices: dict[str, None] = {}  # what holds now, in the order in which it came
         self.files: tuple[str, ...] = ()
         self.history: deque[Turn | UserTurn | Remark] = deque(maxlen=256)  # finished, not yet taken by a screen
