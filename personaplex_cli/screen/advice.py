@@ -9,13 +9,15 @@ from collections.abc import Sequence
 GOOD, FAIR = 300, 400  # milliseconds: up to here the delay is not noticed, and up to here it does not disturb
 USUAL = {"card in": 20, "frame": 80, "queue": 10, "encode": 8, "LM": 50, "decode": 10, "cushion": 60, "card out": 30}
 USUAL |= {"network": 40, "server": 60}  # milliseconds that a stage takes where all is well
+NAMES = {"card in": "microphone", "card out": "speaker", "LM": "model", "encode": "codec", "decode": "codec"}
+SLOW_MODEL = "the model does not keep up; close other programs, or try --precision int8"
 REMEDIES = {
     "card in": "the microphone holds its sound back; try --device-rate 48000, or another device without Bluetooth",
     "card out": "the speaker holds its sound back; try --device-rate 48000, or another device without Bluetooth",
-    "queue": "the model does not keep up; close other programs, or try --precision int8",
-    "encode": "the model does not keep up; close other programs, or try --precision int8",
-    "LM": "the model does not keep up; close other programs, or try --precision int8",
-    "decode": "the model does not keep up; close other programs, or try --precision int8",
+    "queue": SLOW_MODEL,
+    "encode": SLOW_MODEL,
+    "LM": SLOW_MODEL,
+    "decode": SLOW_MODEL,
     "cushion": "answers come unevenly and are held back; close other programs, use a cable instead of Wi-Fi",
     "network": "the way to the server is long; a nearer server, or a cable instead of Wi-Fi, helps",
     "server": "the server's model does not keep up",
@@ -39,6 +41,3 @@ def advice(stages: Stages) -> str:
         return ""
     guilty, milliseconds = max(stages, key=lambda stage: stage[1] - USUAL[stage[0]])
     return f"{milliseconds:.0f} ms of it is the {NAMES.get(guilty, guilty)}: {REMEDIES[guilty]}."
-
-
-NAMES = {"card in": "microphone", "card out": "speaker", "LM": "model", "encode": "codec", "decode": "codec"}
