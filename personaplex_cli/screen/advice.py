@@ -20,7 +20,7 @@ REMEDIES = {
     "decode": SLOW_MODEL,
     "cushion": "answers come unevenly and are held back; close other programs, use a cable instead of Wi-Fi",
     "network": "the way to the server is long; a nearer server, or a cable instead of Wi-Fi, helps",
-    "server": "the server's model does not keep up",
+    "server": "the server's model does not keep up; there, `personaplex bench` and --precision int8 help",
 }
 
 Stages = Sequence[tuple[str, float]]  # names and milliseconds, in the order that sound takes
