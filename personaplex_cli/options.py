@@ -18,6 +18,7 @@ DEFAULT_PERSONA = "teacher"
 PORT = 8998  # of Moshi's servers
 MAX_CHANNEL = 1000
 MAX_TAIL = 600  # seconds; more is a mistake
+MAX_SLOTS = 64
 
 
 def chosen(default: Any, help: str, shown: str | None = None, **more: Any) -> Any:
@@ -74,6 +75,24 @@ class ModelOptions(DeviceOptions):
 @dataclass(frozen=True)
 class LiveModelOptions(ModelOptions):
     force: bool = chosen(False, "Talk even if this machine will be too slow.", variable=None)
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How many conversations the model holds at once. Raises UsageError for what is no number of them."""
+
+    panel = "Machine"
+    batch_size: str = chosen("1", f"Conversations at once: 1 to {MAX_SLOTS}, or auto for what fits.")
+
+    def __post_init__(self) -> None:
+        number = self.batch_size.isdecimal() and 1 <= int(self.batch_size) <= MAX_SLOTS
+        if not number and self.batch_size != "auto":
+            raise UsageError(f"{self.batch_size!r} is no batch size.", f"Give a number from 1 to {MAX_SLOTS}, or auto.")
+
+    @property
+    def slots(self) -> int | None:
+        """None if the program is to find out how many."""
+        return None if self.batch_size == "auto" else int(self.batch_size)
 
 
 @dataclass(frozen=True)

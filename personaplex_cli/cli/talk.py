@@ -23,6 +23,7 @@ from personaplex_cli.errors import UsageError, either, unknown_name
 from personaplex_cli.events import Listener, Note, Phase, State
 from personaplex_cli.options import (
     AccessOptions,
+    BatchOptions,
     CharacterOptions,
     ChatOptions,
     LiveModelOptions,
@@ -63,6 +64,7 @@ def run(
     events: Annotated[bool, typer.Option("--json", help="One JSON line per event on stdout.")] = False,
     remote: RemoteOptions,
     model: ModelOptions,
+    batch: BatchOptions,
     sampling: Sampling,
 ) -> None:
     """Answer recorded speech: the same conversation as live, frame by frame, with files."""
@@ -73,7 +75,7 @@ def run(
         raise UsageError("Standard output cannot carry both sound and JSON.", "Give -o FILE, or leave out --json.")
     named = [*(inputs or ()), *(jobs.read_list(listed) if listed else ())]
     who = _who(character, sampling, remote)
-    start = _starter(context, remote, model, who, paced=True)
+    start = _starter(context, remote, model, who, paced=True, slots=batch.slots)
     prompt_file = (character.prompt or "")[1:] if (character.prompt or "").startswith("@") else None
     planned = jobs.plan(named, out, output, [each for each in (character.voice, prompt_file, listed) if each])
     with ProgressScreen(Console(stderr=True)) as screen:
@@ -127,13 +129,13 @@ def chat(
         raise talk.error
 
 
-def serve(*, access: AccessOptions, options: ServeOptions, model: LiveModelOptions) -> None:
+def serve(*, access: AccessOptions, options: ServeOptions, model: LiveModelOptions, batch: BatchOptions) -> None:
     """Serve conversations over the network: to Moshi's clients, robots, scripts and web pages."""
     from personaplex_cli.server.app import App
 
     with ProgramStack() as stack:
         screen = stack.enter_context(ProgressScreen(Console(stderr=True)))
-        server = App(model, options, access, screen.show)
+        server = App(model, options, access, screen.show, batch.slots)
         stack.ends(lambda: server.ended)
         server.run()
 
@@ -147,7 +149,12 @@ def _who(options: CharacterOptions, sampling: Sampling, remote: RemoteOptions) -
 
 
 def _starter(
-    context: typer.Context, remote: RemoteOptions, model: ModelOptions, who: Character, paced: bool
+    context: typer.Context,
+    remote: RemoteOptions,
+    model: ModelOptions,
+    who: Character,
+    paced: bool,
+    slots: int | None = 1,
 ) -> Callable[[Listener], Engine]:
     """What starts the engine that answers: on a server, or here, where loading may take minutes.
 
@@ -171,7 +178,7 @@ def _starter(
         listen(State(Phase.STARTING, "PyTorch"))
         from personaplex_cli.loader.load import load
 
-        return load(model, listen, who)
+        return load(model, listen, who, slots)
 
     return load_here
 

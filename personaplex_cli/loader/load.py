@@ -48,13 +48,17 @@ NOISE_VOICE: Samples = np.random.default_rng(0).normal(0.0, 0.1, SAMPLE_RATE).as
 REHEARSAL = Character("rehearsal", "You are kind.", "noise", NOISE_VOICE)
 
 
-def load(options: ModelOptions, listen: Listener = ignore, rehearsal: Character | None = None) -> LocalEngine:
+def load(
+    options: ModelOptions, listen: Listener = ignore, rehearsal: Character | None = None, slots: int | None = 1
+) -> LocalEngine:
     """A model, found, downloaded if it must be, loaded and warmed up, so that a conversation can begin at once.
+
+    It holds `slots` conversations at a time.
 
     `rehearsal` is who is spoken with to warm up: its prompt is then known, and a voice that the model does not have is
     refused here. Raises ModelError, NetworkError, DeviceError or UsageError.
     """
-    engine = load_cold(options, listen, rehearsal)
+    engine = load_cold(options, listen, rehearsal, slots)
     listen(State(Phase.WARMING_UP))
     slow = engine.warm_up(rehearsal or REHEARSAL)
     if slow > FRAME_MS:
@@ -62,7 +66,9 @@ def load(options: ModelOptions, listen: Listener = ignore, rehearsal: Character 
     return engine
 
 
-def load_cold(options: ModelOptions, listen: Listener = ignore, rehearsal: Character | None = None) -> LocalEngine:
+def load_cold(
+    options: ModelOptions, listen: Listener = ignore, rehearsal: Character | None = None, slots: int | None = 1
+) -> LocalEngine:
     """The same, not warmed up: the first frames are slow."""
     chosen = _device(options)
     look_first(options, chosen, listen)
@@ -70,7 +76,7 @@ def load_cold(options: ModelOptions, listen: Listener = ignore, rehearsal: Chara
     sound = rehearsal.sound if rehearsal and files.spec.is_prompted else None
     if isinstance(sound, str | Path):  # one that cannot be is refused before 17 GB are read
         load_saved_voice(voice_file(files, sound) if isinstance(sound, str) else sound, files.spec)
-    return _load(files, files.spec, options, chosen, listen)
+    return _load(files, files.spec, options, chosen, listen, slots or 1)
 
 
 def load_random(options: ModelOptions, listen: Listener = ignore, spec: ModelSpec = PERSONAPLEX) -> LocalEngine:
@@ -96,6 +102,7 @@ def _load(
     options: ModelOptions,
     chosen: tuple[torch.device, str],
     listen: Listener,
+    slots: int = 1,
 ) -> LocalEngine:
     """An engine with the model in these files, or with random weights if there are none."""
     name = files.name if files else "random weights"
@@ -126,8 +133,8 @@ def _load(
     layers = StreamedLayers(lm.transformer.layers, plan.streamed, device) if plan.streamed else None
     model = LoadedModel(
         spec=spec,
-        generator=TokenGenerator(lm, layers),
-        codec=MimiCodec(mimi, device),
+        generator=TokenGenerator(lm, layers, slots),
+        codec=MimiCodec(mimi, device, slots),
         tokenizer=tokenizer,
         find_voice=partial(voice_file, files) if files else _no_voice,
         name=name,

@@ -69,10 +69,19 @@ SOCKETS: dict[str, Callable[[], Adapter]] = {PATH: Moshi, "/pcm": Pcm, "/ws": In
 class App:
     """`run` it once, in the main thread. Raises UsageError or AudioError for options that cannot work."""
 
-    def __init__(self, model: ModelOptions, serve: ServeOptions, access: AccessOptions, listen: Listener) -> None:
+    def __init__(
+        self,
+        model: ModelOptions,
+        serve: ServeOptions,
+        access: AccessOptions,
+        listen: Listener,
+        slots: int | None = 1,
+    ) -> None:
+        """`slots` conversations are held at once; None: as many as fit."""
         if serve.record is not None:
             check_writable(serve.record / "conversation.wav")
         self._model = model
+        self._slots = slots
         self._name = model.model_name
         self._page = access.static or PAGE
         self._default = find_character(CharacterOptions(serve.voice, serve.persona))
@@ -172,7 +181,7 @@ class App:
     def _start(self) -> Engine:
         from personaplex_cli.loader.load import load  # imports torch
 
-        return load(self._model, self._listen, self._default)
+        return load(self._model, self._listen, self._default, self._slots)
 
     def _call(self, act: Callable[..., object], *arguments: Any) -> None:
         """Have the event loop do something, from any thread."""

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from personaplex_cli.audio.recording import read_recording
-from personaplex_cli.samples import FRAME, level
+from personaplex_cli.samples import FRAME, Samples, level
 
 pytestmark = pytest.mark.skipif(
     "PERSONAPLEX_FAKE_SOUNDCARD" not in os.environ, reason="needs tests/with_fake_soundcard.sh"
@@ -58,6 +58,13 @@ class Call:
         return [event for event in self.events if event["event"] == kind]
 
 
+def explained(sound: Samples, piece: Samples) -> float:
+    """How much of a piece's energy the place in `sound` explains that is most like it."""
+    size = 2**20
+    alike = np.fft.irfft(np.fft.rfft(sound, size) * np.conj(np.fft.rfft(piece, size)))
+    return float(np.abs(alike).max() / np.sum(np.square(piece)))
+
+
 def test_a_call(demo_folder: Path, tmp_path: Path) -> None:
     """Somebody speaks into the microphone, is heard, and an answer comes out of the speaker."""
     call = Call(demo_folder, "--record", str(tmp_path))
@@ -80,9 +87,9 @@ def test_a_call(demo_folder: Path, tmp_path: Path) -> None:
     with wave.open(str(next(tmp_path.glob("*/conversation.wav")))) as kept:
         assert kept.getnframes() == len(steps) * FRAME
         left = np.frombuffer(kept.readframes(kept.getnframes()), "<i2").reshape(-1, 2)[:, 0] / 32767
-    # What the model heard is the question: the best alignment of the two explains nearly all of it.
-    alike = np.abs(np.fft.irfft(np.fft.rfft(left, 2**20) * np.conj(np.fft.rfft(question, 2**20)))).max()
-    assert alike > 0.8 * float(np.sum(np.square(question)))
+    # What the model heard is the question. A busy machine's card loses a block now and then: the pieces move apart.
+    alike = [explained(left, piece) for piece in np.split(question[: len(question) // 8 * 8], 8) if level(piece) > -40]
+    assert len(alike) > 3 and np.median(alike) > 0.8
     assert level(read_recording(heard_outside)) > -45
 
 
