@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,8 +57,8 @@ class Watched:
         self.tokens: list[Tensor] = []
         self._said = said
 
-    def __call__(self, logits: Tensor, noise: Tensor) -> Tensor:
-        self.tokens.append(self._said[len(self.tokens)] if self._said else sample(logits, noise))
+    def __call__(self, logits: Tensor, *how: Any) -> Tensor:
+        self.tokens.append(self._said[len(self.tokens)] if self._said else sample(logits, *how))
         self.logits.append(logits.float().flatten())
         return self.tokens[-1]
 

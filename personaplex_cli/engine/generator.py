@@ -17,7 +17,7 @@ from moshi.models import LMModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from personaplex_cli.engine.sampling import MAX_WIDTH, sample
+from personaplex_cli.engine.sampling import DRAWN, counted, noise, sample
 from personaplex_cli.engine.slot import OPEN
 from personaplex_cli.engine.staging import StagingBuffer
 from personaplex_cli.engine.transformer import Depformer, KVCache, Layer, Transformer, layer_of, norm
@@ -53,10 +53,13 @@ class TokenGenerator:
         self.sampled = torch.zeros(slots, SAMPLED, dtype=torch.long, device=self.device)
         self.hidden = torch.zeros(slots, 1, lm.dim, dtype=self.dtype, device=self.device)
         self._text = torch.zeros(slots, dtype=torch.long, device=self.device)
+        self._text_counts, self._counts = (counted(card, self.device) for card in (len(head), lm.card))
         self.inputs = StagingBuffer(
             self.device,
             rows=((slots, ROWS, lm.dim), self.dtype),
-            noise=((slots, 1 + CODEBOOKS, MAX_WIDTH), torch.float32),
+            keys=((slots, DRAWN), torch.int32),
+            temperature=((slots, DRAWN), torch.float32),
+            last_rank=((slots, DRAWN), torch.long),
             forced=((slots, CODEBOOKS), torch.long),
             position=((slots,), torch.long),
         )
@@ -64,35 +67,46 @@ class TokenGenerator:
     def transform(self, span: int, width: int) -> None:
         """The first part: read this position, choose the next one's text.
 
-        `span` says how much of the ring to read, `width` how many of the likeliest tokens to look at: they make the
+        `span` says how much of the ring to read, `width` how many of the largest logits to look for: they make the
         shapes.
         """
-        rows, noise = self.inputs.device["rows"], self.inputs.device["noise"]
+        rows = self.inputs.device["rows"]
         total = rows[:, 0] + F.embedding(self.user[:, 0], self._hearing)
         for row in range(1, ROWS - 1):
             total = total + rows[:, row]
         embedded = (rows[:, -1] + total)[:, None]
         self.hidden.copy_(self.read(embedded, self.inputs.device["position"], self.cache.upto(span)))
-        self._text.copy_(sample(self.lm.text_linear(self.hidden)[:, 0], noise[:, 0, :width]))
+        self._text.copy_(self._choose_text(self.hidden, slice(None), width))
 
     def depform(self, width: int) -> None:
         """The second part: choose the next position's codes, and with them this frame's."""
-        forced, noise = self.inputs.device["forced"], self.inputs.device["noise"]
+        forced, draw = self.inputs.device["forced"], self.inputs.device
+        loud = noise(draw["keys"][:, 1:], draw["temperature"][:, 1:], self._counts)
         codes = [self._text]
         for step in range(CODEBOOKS):
             logits = self._depformer(step, codes[-1], self.hidden)
-            codes.append(sample(logits, noise[:, 1 + step, :width]))
+            codes.append(sample(logits, loud[:, step], draw["last_rank"][:, 1 + step], width))
         torch.where(forced == OPEN, torch.stack(codes[1:], dim=1), forced, out=self.agent)
         torch.cat([self._text[:, None], codes[1][:, None], self.agent, self.user], dim=1, out=self.sampled)
 
-    def first(self, hidden: Tensor, noise: Tensor) -> tuple[int, int]:
-        """The text token and the agent's first code after a prompt, whose last output is `hidden` [1, 1, dim].
+    def first(self, slot: int, hidden: Tensor, width: int) -> tuple[int, int]:
+        """A slot's text token and agent's first code after a prompt, whose last output is `hidden` [1, 1, dim].
 
         The delayed rows of that position are still the prompt's, so the depformer has one code to choose.
         """
-        noise = noise.to(self.device)
-        text = sample(self.lm.text_linear(hidden)[:, 0], noise[:1])
-        return int(text), int(sample(self._depformer(0, text, hidden), noise[1:2]))
+        here = slice(slot, slot + 1)
+        draw = {name: each[here] for name, each in self.inputs.device.items()}
+        text = self._choose_text(hidden, here, width)
+        loud = noise(draw["keys"][:, 1], draw["temperature"][:, 1], self._counts)
+        code = sample(self._depformer(0, text, hidden), loud, draw["last_rank"][:, 1], width)
+        text_token, first_code = torch.cat([text, code]).tolist()
+        return text_token, first_code
+
+    def _choose_text(self, hidden: Tensor, slots: slice, width: int) -> Tensor:
+        """The text token [b] of each of these slots, whose outputs are `hidden` [b, 1, dim]."""
+        draw = {name: self.inputs.device[name][slots, 0] for name in ("keys", "temperature", "last_rank")}
+        loud = noise(draw["keys"], draw["temperature"], self._text_counts)
+        return sample(self.lm.text_linear(hidden)[:, 0], loud, draw["last_rank"], width)
 
     def embed(self, columns: Tensor) -> Tensor:
         """Columns [17, t] -> their summed embeddings [1, t, dim] on the host, added in the order of the reference."""

@@ -2,12 +2,13 @@
 
     prepare -> encode -> transform -> depform -> decode -> commit
 
-This order stands here and nowhere else. The host prepares what it knows and commits what was chosen (`slot.py`); the
-parts between read and write fixed tensors, so that each can be recorded once and replayed (`graphs.py`).
+This order stands here and nowhere else. The host prepares what it knows, right after the frame before, and commits what
+was chosen (`slot.py`); the parts between read and write fixed tensors, so that each can be recorded once and replayed
+(`graphs.py`).
 """
 
 import time
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -52,26 +53,26 @@ class FramePipeline:
     @torch.inference_mode()
     def begin(self, slot: int, layout: Layout, sampling: Sampling) -> None:
         """Let a slot forget any earlier conversation and begin with this prompt."""
-        # Seeded only now, so that nothing run before changes the conversation.
-        sampler = GumbelSampler(sampling)
+        sampler = GumbelSampler(sampling, self._slots[slot].spec)
         hidden = read_prompt(self._generator, slot, layout, self._prompts)
-        self._slots[slot].begin(layout, sampler, *self._generator.first(hidden, sampler.noise()))
+        sampler.write(self._inputs[slot], layout.positions)
+        self._generator.inputs.send()
+        self._slots[slot].begin(layout, sampler, *self._generator.first(slot, hidden, sampler.width))
+        self._prepare([slot])
 
     @torch.inference_mode()
     def run(self, heard: Mapping[int, Samples], silent: Collection[int] = ()) -> dict[int, Reply]:
         """Hear a frame [1920] in each of these slots -> the agent's reply to it, [1920], by slot."""
         for slot, frame in heard.items():
             self._codec.sound.host["heard"][slot, 0] = torch.from_numpy(frame)
-            self._slots[slot].prepare(self._inputs[slot], slot in silent)
+        if silent:
+            self._prepare([slot for slot in heard if slot in silent], silent=True)
         clock = StageClock(self._device)
-        self._generator.inputs.send()
         self._codec.sound.send()
         span = self._generator.cache.span_for(max(slot.position for slot in self._slots) + 1)
         for name, part in self._parts(span, self._width).items():
             self._run(name, part)
             clock.lap()
-        for slot in heard:
-            self._slots[slot].draw_ahead()
         answer = self._fetch()
         encode, transform, depform, decode = clock.milliseconds()
         timings = Timings(encode, transform + depform, decode, depform)
@@ -79,6 +80,7 @@ class FramePipeline:
         for slot in heard:
             text, tokens = self._slots[slot].commit([round(token) for token in answer[slot, FRAME:].tolist()])
             replies[slot] = Reply(answer[slot, :FRAME].numpy(), text, tokens, timings)
+        self._prepare(heard)
         return replies
 
     @torch.inference_mode()
@@ -100,7 +102,8 @@ class FramePipeline:
         if self._generator.is_streamed:
             parts = {name: part for name, part in parts.items() if name[0] != "transform"}
         missing = [name for name in parts if name not in self.recordings]
-        self._generator.inputs.device["position"].zero_()  # recording runs them, and this one is within every length
+        if missing:
+            self._generator.inputs.device["position"].zero_()  # recording runs them: this one is within every length
         for name in missing:
             self.recordings[name] = recorder(parts[name])
         return bool(missing)
@@ -113,6 +116,7 @@ class FramePipeline:
     def skip_to(self, slot: int, position: int) -> None:
         """Let the next frame of a slot be at another position: what lies between is what the ring holds there."""
         self._slots[slot].position = position
+        self._prepare([slot])
 
     def outcome(self, slot: int) -> tuple[Tensor, Tensor]:
         """Of the last frame, copied to the host: the 18 tokens that were chosen, and the transformer's output."""
@@ -122,6 +126,12 @@ class FramePipeline:
     @property
     def _width(self) -> int:
         return max(slot.sampler.width for slot in self._slots)
+
+    def _prepare(self, slots: Iterable[int], silent: bool = False) -> None:
+        """Tell the device what is known of these slots' next frames: all but what the users will say in them."""
+        for slot in slots:
+            self._slots[slot].prepare(self._inputs[slot], silent)
+        self._generator.inputs.send()
 
     def _parts(self, span: int, width: int) -> dict[tuple[Hashable, ...], Part]:
         """The parts in their order, by names with their shapes."""

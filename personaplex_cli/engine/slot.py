@@ -12,7 +12,7 @@ from torch import Tensor
 
 from personaplex_cli.character import Sampling
 from personaplex_cli.engine.prompting import Layout
-from personaplex_cli.engine.sampling import MAX_WIDTH, GumbelSampler
+from personaplex_cli.engine.sampling import GumbelSampler
 from personaplex_cli.library.spec import AGENT, CODEBOOKS, TEXT, USER, ModelSpec
 
 OPEN = -1  # a code of the agent for the depformer to choose
@@ -20,65 +20,54 @@ SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's mark of a word's beginni
 
 
 class Slot:
-    """One row of the batch: the column of tokens that is read next, where that is, and the chance to come.
+    """One row of the batch: the column of tokens that is read next, where that is, and how tokens are drawn.
 
-    `begin` it, then `prepare`, maybe `draw_ahead`, and `commit` each frame.
+    `begin` it, then `prepare` and `commit` each frame.
     """
 
     def __init__(self, embeddings: Sequence[Tensor], tokenizer: SentencePieceProcessor, spec: ModelSpec) -> None:
         """`embeddings` [card + 1, dim] are the tables of the 17 rows, on the host."""
         self.position = 0  # the next one to be read
         self._tokenizer = tokenizer
-        self._spec = spec
-        self.sampler = GumbelSampler(Sampling())
+        self.spec = spec
+        self.sampler = GumbelSampler(Sampling(), spec)
         self._tables = embeddings
         self._silence = torch.tensor(spec.silence)
         self._column = [0] * len(spec.delays)
         self._words = TextStream(tokenizer, spec.silent_tokens)
         self._text = 0  # the text token of the frame that was prepared
-        self._ahead = torch.zeros(1 + CODEBOOKS, MAX_WIDTH)  # the next frame's noise
-        self._is_drawn = False
 
     def begin(self, layout: Layout, sampler: GumbelSampler, text: int, code: int) -> None:
-        """The prompt was read; `text` and `code` are the first tokens after it, `sampler` is the chance to come."""
+        """The prompt was read; `text` and `code` are the first tokens after it, `sampler` draws those to come."""
         self.position, self.sampler = layout.positions, sampler
-        self.draw_ahead()
-        self._words = TextStream(self._tokenizer, self._spec.silent_tokens)
+        self._words = TextStream(self._tokenizer, self.spec.silent_tokens)
         self._column = layout.columns[:, -1].tolist()
         self._column[TEXT], self._column[AGENT.start] = text, code
 
     def prepare(self, inputs: Mapping[str, Tensor], silent: bool = False) -> None:
         """Write what is known of this frame into this slot's part of the inputs.
 
-        `rows` [9, dim]: the agent's embeddings added up, the user's but the first, the text's. `noise` [9, width],
-        `forced` [8], `position` []. With `silent` the agent is made to say nothing, as in the pauses of a prompt.
+        `rows` [9, dim]: the agent's embeddings added up, the user's but the first, the text's. `forced` [8],
+        `position` [], and how the next position is drawn. With `silent` the agent is made to say nothing, as in the
+        pauses of a prompt.
         """
         column, tables = self._column, self._tables
         if silent:
-            column[TEXT], column[AGENT.start] = self._spec.padding, self._spec.silence[0]
+            column[TEXT], column[AGENT.start] = self.spec.padding, self.spec.silence[0]
         # In the order in which the reference adds them up; the device puts the user's first code in between.
         said = tables[AGENT.start][column[AGENT.start]]
         for row in range(AGENT.start + 1, AGENT.stop):
             said = said + tables[row][column[row]]
         later = [tables[row][column[row]] for row in range(USER.start + 1, USER.stop)]
         torch.stack([said, *later, tables[TEXT][column[TEXT]]], out=inputs["rows"])
-        if not self._is_drawn:
-            self.draw_ahead()
-        width = self.sampler.width
-        inputs["noise"][:, :width].copy_(self._ahead[:, :width])
-        self._is_drawn = False
         inputs["position"].fill_(self.position)
+        self.sampler.write(inputs, self.position + 1)
         if silent:
             inputs["forced"].copy_(self._silence)
         else:
             inputs["forced"].fill_(OPEN)
             inputs["forced"][0] = column[AGENT.start]
         self._text = column[TEXT]
-
-    def draw_ahead(self) -> None:
-        """Draw the noise of the next frame now, while the device computes this one."""
-        self._ahead[:, : self.sampler.width].copy_(self.sampler.noise())
-        self._is_drawn = True
 
     def commit(self, sampled: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Learn what the device chose (18 tokens): the next position is known as far as it can be.

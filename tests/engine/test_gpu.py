@@ -140,23 +140,21 @@ def test_where_nothing_tells_when_work_is_done_it_is_waited_for(monkeypatch: pyt
     assert len(waited) == 2
 
 
-def test_what_does_not_depend_on_a_frame_is_done_while_the_device_computes(
+def test_what_does_not_depend_on_a_frame_is_known_before_it_comes(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.device = torch.device("cpu")
     pipeline, done = engine.pipeline, []
-    slot = pipeline._slots[0]
-    for where, name in ((slot, "prepare"), (pipeline, "_run"), (slot, "draw_ahead"), (pipeline, "_fetch")):
+    slot, staged = pipeline._slots[0], engine.model.generator.inputs
+    for where, name in ((slot, "prepare"), (staged, "send"), (pipeline, "_run"), (pipeline, "_fetch")):
         call = getattr(where, name)
         monkeypatch.setattr(where, name, lambda *rest, call=call, name=name: done.append(name) or call(*rest))
     engine._begin(0, KIND)
-    expected = slot.sampler.__class__(KIND.sampling)
-    drawn = [expected.noise() for _ in range(4)][1:]  # the first is the prompt's
-    for noise in drawn:
+    for silent in ({}, {0: 1}, {}):
+        before = ["prepare", "send"] if silent else []  # only now is it known that nothing is to be said
         done.clear()
-        engine.step({0: SILENT_FRAME})
-        assert done == ["prepare", *["_run"] * 4, "draw_ahead", "_fetch"]
-        assert torch.equal(pipeline._inputs[0]["noise"][:, : noise.shape[1]], noise)
+        engine.step({0: SILENT_FRAME}, silent)
+        assert done == [*before, *["_run"] * 4, "_fetch", "prepare", "send"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8", "int4"])

@@ -148,6 +148,7 @@ def teacher_forced(talk: TokenTalk, spoken: list[tuple[int, list[int]]] | None) 
     for index, user in enumerate(GOLDEN.codes("user").T):
         if spoken:
             talk.slot._column[0], talk.slot._column[1:9] = spoken[index][0], spoken[index][1]
+            talk.pipeline.skip_to(0, talk.slot.position)
         talk.step(user)
         chosen.append((talk.slot._column[0], talk.slot._column[1:9]))
         outputs.append(talk.generator.hidden.flatten().clone())
