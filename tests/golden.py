@@ -1,10 +1,10 @@
 """Checkpoints whose weights follow a formula, so that golden tokens need no stored weights; and talks in tokens."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -25,6 +25,7 @@ from personaplex_cli.loader.checkpoint import load_lm
 from personaplex_cli.loader.precision import Precision
 from personaplex_cli.samples import FRAME, Samples
 
+T = TypeVar("T")
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", torch.float32)
 
@@ -33,19 +34,30 @@ class CodesCodec:
     """In place of Mimi: a frame of sound is codes, written into its first samples; what is decoded is silence."""
 
     def __init__(self, device: torch.device, slots: int = 1) -> None:
-        self.sound = StagingBuffer(device, heard=((slots, 1, FRAME), torch.float32))
-        self._silence = torch.zeros(slots, FRAME, device=device)
+        self.sound = StagingBuffer(device, heard=((slots, 1, FRAME), torch.float32), live=((slots,), torch.bool))
 
-    def encode(self) -> torch.Tensor:
-        return self.sound.device["heard"][:, 0, :CODEBOOKS].long()
+    def reset(self, slot: int) -> None: ...
+
+    def encode(self, rows: int) -> torch.Tensor:
+        return self.sound.device["heard"][:rows, 0, :CODEBOOKS].long()
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        return self._silence
+        return torch.zeros(len(codes), FRAME, device=codes.device)
 
 
 def heard_of(codes: torch.Tensor) -> Samples:
     """Codes [8] as a frame for `CodesCodec`."""
     return np.pad(codes.numpy().astype(np.float32), (0, FRAME - CODEBOOKS))
+
+
+def finished(work: Generator[None, None, T]) -> T:
+    """What a generator returns, when it has done all of its work."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 class NoWords:
@@ -64,16 +76,18 @@ class TokenTalk:
         spec: ModelSpec = PERSONAPLEX,
         layers: Iterable[Layer] | None = None,
         prompts: PromptCache | None = None,
+        slots: int = 1,
     ) -> None:
         self.lm = lm
         self.spec = spec
-        self.generator = TokenGenerator(lm, layers)
-        self.slot = Slot(self.generator.embeddings, NoWords(), spec)
-        codec = CodesCodec(self.generator.device)
-        self.pipeline = FramePipeline(self.generator, codec, [self.slot], prompts or PromptCache())
+        self.generator = TokenGenerator(lm, layers, slots)
+        self.slots = [Slot(self.generator.embeddings, NoWords(), spec) for _ in range(slots)]
+        self.slot = self.slots[0]
+        codec = CodesCodec(self.generator.device, slots)
+        self.pipeline = FramePipeline(self.generator, codec, self.slots, prompts or PromptCache())
 
-    def begin(self, layout: Layout, sampling: Sampling) -> None:
-        self.pipeline.begin(0, layout, sampling)
+    def begin(self, layout: Layout, sampling: Sampling, slot: int = 0) -> None:
+        finished(self.pipeline.begin(slot, layout, sampling))
 
     def step(self, user: torch.Tensor, silent: bool = False) -> tuple[int, list[int]]:
         """The user's codes [8] of one frame -> the agent's text token and codes (8) of the same frame."""

@@ -7,7 +7,7 @@ package.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from personaplex_cli.engine.graphs import GraphRecorder
 from personaplex_cli.engine.memory import out_of_memory_explained
 from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.engine.pipeline import FramePipeline
+from personaplex_cli.engine.prefill import AT_ONCE
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import Layout, SavedVoice, lay_out, load_saved_voice, no_prompt, system_text
 from personaplex_cli.engine.rehearsal import Scene, are_equal, are_finite, begin_alike, rehearse
@@ -33,9 +34,11 @@ from personaplex_cli.engine.slot import Slot
 from personaplex_cli.errors import ModelError, UsageError
 from personaplex_cli.events import Began, Event, Listener, Note, Phase, State, ignore
 from personaplex_cli.library.spec import ModelSpec
-from personaplex_cli.samples import FRAME_SECONDS, SILENT_FRAME, Samples, frame_at, frames_for
+from personaplex_cli.samples import FRAME_SECONDS, SILENT_FRAME, Samples
 
 WARM_UP_FRAMES = 8
+ROUND_MS = 60  # for a step and a piece of a prompt, of the 80 that there are
+TIMED_POSITIONS, FEWEST_POSITIONS = 64, 16  # of a prompt: read to see how long they take; read in any case
 LONG_PROMPT_FRAMES = 500  # 40 s: a voice of ten seconds, and a text of more than 300 tokens
 
 
@@ -59,7 +62,7 @@ class LoadedModel:
 
 
 class LocalEngine:
-    """A loaded model, ready for one conversation after another. One slot so far: Mimi is reset as a whole."""
+    """A loaded model, ready for conversations: as many at a time as it has slots, one after the other in each."""
 
     def __init__(self, model: LoadedModel, recorder: GraphRecorder | None = None, listen: Listener = ignore) -> None:
         """`recorder` makes the recordings that warming up asks for; without one, frames are simply run."""
@@ -73,21 +76,24 @@ class LocalEngine:
         slots = [Slot(model.generator.embeddings, model.tokenizer, model.spec) for _ in range(self.slots)]
         self.pipeline = FramePipeline(model.generator, model.codec, slots, model.prompts)
         self._waiting: dict[int, Character] = {}  # whose prompts are to be read, the first come first
+        self._reading: dict[int, Beginning] = {}  # the one that is being read
+        self._talking: set[int] = set()
+        self._at_once = AT_ONCE  # positions of a prompt that are read between two frames of others
         self._rehearsal: Character | None = None
         self._sample: Samples | None = None  # the voice sample that was encoded last
         self._sample_codes = torch.empty(0)
 
     def begin(self, slot: int, character: Character) -> None:
-        self._waiting.pop(slot, None)
+        self.end(slot)
         self._waiting[slot] = character
 
     def prefill(self) -> Iterator[tuple[int, Event | Exception]] | None:
-        """Read the prompt that has waited longest, all of it.
+        """Read the prompt that has waited longest: all of it, or a piece while others talk.
 
         A conversation fails with ModelError for a voice file that does not fit, UsageError for a voice that is not
         there and for a prompt longer than the context, DeviceError if memory runs out.
         """
-        return self._read_next() if self._waiting else None
+        return self._read_on() if self._waiting or self._reading else None
 
     def step(
         self, frames: Mapping[int, Samples], silent: Mapping[int, int] = NO_ONE
@@ -96,24 +102,34 @@ class LocalEngine:
             with self._computing():
                 return self.pipeline.run(frames, silent)
         except Exception as error:
-            self._check_health()
+            self._check_health(next(iter(frames)))
             return dict.fromkeys(frames, error)
 
     def end(self, slot: int) -> None:
         self._waiting.pop(slot, None)
+        if slot in self._talking or slot in self._reading:
+            self._talking.discard(slot)
+            self._reading.pop(slot, None)
+            self.pipeline.leave(slot)
 
     def close(self) -> None:
         """Nothing to do: a model that computes cannot be interrupted."""
 
-    def warm_up(self, character: Character) -> float:
+    def warm_up(self, character: Character, in_time: float | None = None) -> float:
         """Do everything once that is slow the first time; returns the p95 of a step in milliseconds afterwards.
 
-        With a recorder the frame's parts are recorded and compared with the plain way. If they cannot be recorded, or
-        differ, the listener gets a note and the plain way stays. Raises ModelError if what comes out are no numbers.
+        The engine gives up slots until that is at most `in_time`. With a recorder the frame's parts are recorded and
+        compared with the plain way. If they cannot be recorded, or differ, the listener gets a note and the plain way
+        stays. Raises ModelError if what comes out are no numbers.
         """
         self._rehearsal = character
         with self._computing():
-            return self._warm_up(character)
+            self._warm_up(character)
+            while (taken := self._step_time(character, self.slots)) > (in_time or taken) and self.slots > 1:
+                self.slots = max(size for size in self.pipeline.sizes if size < self.slots)
+            if self.slots > 1:
+                self._at_once = self._positions_beside(taken)
+            return taken
 
     @property
     def device_name(self) -> str:
@@ -126,48 +142,86 @@ class LocalEngine:
         with on_device(self.device), out_of_memory_explained():
             yield
 
-    def _warm_up(self, character: Character) -> float:
-        plain = self._rehearse(character, every_length=self._recorder is not None)
+    def _warm_up(self, character: Character) -> None:
+        plain = self._rehearse_all(character)
         if not are_finite(plain):
             what = f"In {self.model.precision} this model's numbers overflow: its output is meaningless."
             raise ModelError(what, "Use another --precision; if that does not help, download the model again.")
         if self._recorder:
             self._listen(Note(self._record(self._recorder, character, plain)))
-            self._rehearse(character)  # a usual conversation again, to be timed
-        replies = [self.pipeline.run({0: SILENT_FRAME})[0] for _ in range(WARM_UP_FRAMES)]
-        return float(np.percentile([reply.timings.total for reply in replies if reply.timings], 95))
 
-    def _read_next(self) -> Iterator[tuple[int, Event | Exception]]:
-        slot, character = next(iter(self._waiting.items()))
-        del self._waiting[slot]
-        yield slot, State(Phase.PRIMING)
-        try:
-            with self._computing():
-                began = self._begin(slot, character)
-        except (UsageError, ModelError) as error:  # what was asked for, not the model, is wrong
-            yield slot, error
-            return
-        except Exception as error:
-            self._check_health()
-            yield slot, error
-            return
-        if began.prompt_frames > LONG_PROMPT_FRAMES:
-            taken, whole = (f"{frames * FRAME_SECONDS:.0f}" for frames in (began.prompt_frames, began.context))
-            yield slot, Note(f"This prompt takes {taken} of the {whole} s that the model remembers: shorten it.")
-        yield slot, began
+    def _step_time(self, character: Character, size: int) -> float:
+        """The p95 in milliseconds of a step that is computed for so many slots."""
+        slot = size - 1
+        self._rehearse(character, slot)
+        with self._computing():
+            replies = [self.pipeline.run({slot: SILENT_FRAME})[slot] for _ in range(WARM_UP_FRAMES)]
+            self.pipeline.leave(slot)
+        totals = [reply.timings.total for reply in replies if isinstance(reply, Reply) and reply.timings]
+        return float(np.percentile(totals, 95))
 
     @torch.inference_mode()
+    def _positions_beside(self, step: float) -> int:
+        """How many positions of a prompt can be read between two steps of so many milliseconds."""
+        generator, count = self.model.generator, TIMED_POSITIONS
+        prompt = torch.zeros(1, count, generator.lm.dim, dtype=generator.dtype, device=self.device)
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            start = torch.zeros(1, dtype=torch.long, device=self.device)
+            generator.read(prompt, start, generator.cache.of(0, generator.cache.span_for(count))).cpu()
+            times.append(1000 * (time.perf_counter() - began))
+        return min(AT_ONCE, max(FEWEST_POSITIONS, int(count * (ROUND_MS - step) / min(times))))
+
+    def _read_on(self) -> Iterator[tuple[int, Event | Exception]]:
+        if not self._reading:
+            slot, character = next(iter(self._waiting.items()))
+            del self._waiting[slot]
+            self._reading[slot] = self._beginning(slot, character, self._at_once if self._talking else AT_ONCE)
+            yield slot, State(Phase.PRIMING)
+        for slot, beginning in list(self._reading.items()):
+            began: Began | Exception
+            try:
+                with self._computing():
+                    while True:
+                        next(beginning)
+                        if self._talking:
+                            return  # they come first
+            except StopIteration as end:
+                began = end.value
+                self._talking.add(slot)
+            except (UsageError, ModelError) as error:  # what was asked for, not the model, is wrong
+                began = error
+            except Exception as error:
+                self._check_health(slot)
+                began = error
+            self._reading.pop(slot, None)
+            if isinstance(began, Began) and began.prompt_frames > LONG_PROMPT_FRAMES:
+                taken, whole = (f"{frames * FRAME_SECONDS:.0f}" for frames in (began.prompt_frames, began.context))
+                yield slot, Note(f"This prompt takes {taken} of the {whole} s that the model remembers: shorten it.")
+            yield slot, began
+
     def _begin(self, slot: int, character: Character) -> Began:
-        """Start a conversation from nothing but the prompt."""
+        """Start a conversation from nothing but the prompt, at once."""
+        beginning = self._beginning(slot, character)
+        while True:
+            try:
+                next(beginning)
+            except StopIteration as end:
+                began: Began = end.value
+                return began
+
+    @torch.inference_mode()
+    def _beginning(self, slot: int, character: Character, at_once: int = AT_ONCE) -> "Beginning":
+        """The same in pieces."""
         model, sampling = self.model, character.sampling
         if sampling.seed is None:
             sampling = replace(sampling, seed=fresh_seed())
-        layout = self._layout(character)
+        layout = yield from self._layout(character)
         layout.check_room(self.context)
-        self.pipeline.begin(slot, layout, sampling)
-        if self._recorder and self.pipeline.recordings and self._record_missing(self._recorder):
-            self.pipeline.begin(slot, layout, sampling)  # recording left its traces
-        model.codec.reset()
+        yield from self.pipeline.begin(slot, layout, sampling, at_once)
+        if self._recorder and self.pipeline.recordings:
+            self._record_missing(self._recorder)
         who = {"persona": character.persona, "prompt": character.prompt, "voice": character.voice}
         return Began(
             persona=character.persona,
@@ -181,38 +235,38 @@ class LocalEngine:
             settings={**model.settings, **who, "sampling": asdict(sampling)},
         )
 
-    def _layout(self, character: Character) -> Layout:
+    def _layout(self, character: Character) -> Generator[None, None, Layout]:
         spec = self.model.spec
         if not spec.is_prompted:
             return no_prompt(spec)
         tokens = self.model.tokenizer.encode(system_text(character.prompt))
-        return lay_out(self._voice(character.sound), tokens, spec)
+        voice = yield from self._voice(character.sound)
+        return lay_out(voice, tokens, spec)
 
-    def _voice(self, sound: str | Path | Samples) -> Tensor | SavedVoice:
+    def _voice(self, sound: str | Path | Samples) -> Generator[None, None, Tensor | SavedVoice]:
         if isinstance(sound, str):
             sound = self.model.find_voice(sound)
         if isinstance(sound, Path):
             return load_saved_voice(sound, self.model.spec)
         if self._sample is not sound:  # a restart asks for the same sample again
-            self.model.codec.reset()
-            codes = [self.pipeline.encode(0, frame_at(sound, index)) for index in range(frames_for(len(sound)))]
-            self._sample, self._sample_codes = sound, torch.stack(codes, dim=1)
+            codes = yield from self.model.codec.codes_of(sound)
+            self._sample, self._sample_codes = sound, codes
         return self._sample_codes
 
-    def _check_health(self) -> None:
-        """After an error: the model must show that it is all right before anyone else talks to it. Raises if not."""
+    def _check_health(self, slot: int) -> None:
+        """After an error the model must show in its slot that it is all right before it goes on. Raises if not."""
         if self._rehearsal:
             with self._computing():
-                self._rehearse(self._rehearsal)
+                self._rehearse(self._rehearsal, slot)
 
     def _record(self, recorder: GraphRecorder, character: Character, plain: list[Scene]) -> str:
         """Record the frame's parts, if that changes nothing; returns a sentence about it."""
-        steady = are_equal(plain, self._rehearse(character, every_length=True))
+        steady = are_equal(plain, self._rehearse_all(character))
         began = time.perf_counter()
         try:
             self.pipeline.record(recorder)
             self.recording_seconds = time.perf_counter() - began
-            recorded = self._rehearse(character, every_length=True)
+            recorded = self._rehearse_all(character)
             if are_equal(plain, recorded) if steady else begin_alike(plain, recorded):
                 checked = "equal to the plain way" if steady else "like the plain way, as far as answers vary here"
                 count = len(self.pipeline.recordings)
@@ -222,20 +276,30 @@ class LocalEngine:
             why = error
         return self._without_recordings(why)
 
-    def _record_missing(self, recorder: GraphRecorder) -> bool:
-        """Record what another top-k has in other shapes; returns whether the conversation must begin anew."""
+    def _record_missing(self, recorder: GraphRecorder) -> None:
+        """Record what another top-k has in other shapes."""
         try:
-            return self.pipeline.record(recorder)
+            self.pipeline.record(recorder)
         except RuntimeError as error:
             self._listen(Note(self._without_recordings(error)))
-            return True
 
     def _without_recordings(self, why: object) -> str:
         self.pipeline.recordings.clear()
         first_line = next(iter(str(why).splitlines()), type(why).__name__)
         return f"No CUDA graphs here ({first_line}): a frame takes several times as long as it could."
 
-    def _rehearse(self, character: Character, every_length: bool = False) -> list[Scene]:
-        """Hold the beginning of a conversation in the first slot, always the same."""
+    def _rehearse_all(self, character: Character) -> list[Scene]:
+        """All that is recorded: in each size of the batch all lengths of the ring, or one scene without a recorder."""
+        every_length = self._recorder is not None
+        sizes = self.pipeline.sizes if every_length else self.pipeline.sizes[:1]
+        return [scene for size in sizes for scene in self._rehearse(character, size - 1, every_length)]
+
+    def _rehearse(self, character: Character, slot: int, every_length: bool = False) -> list[Scene]:
+        """Hold the beginning of a conversation in this slot, always the same."""
         seeded = replace(character, sampling=replace(character.sampling, seed=character.sampling.seed or 0))
-        return rehearse(self.pipeline, lambda: self._begin(0, seeded), every_length)
+        scenes = rehearse(self.pipeline, slot, lambda: self._begin(slot, seeded), every_length)
+        self.pipeline.leave(slot)
+        return scenes
+
+
+Beginning = Generator[None, None, Began]

@@ -9,7 +9,7 @@ tokens. Knows nothing of sound or text, nor what a conversation is: `slot.py` do
 `transformer.py` runs them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from personaplex_cli.engine.transformer import Depformer, KVCache, Layer, Transf
 from personaplex_cli.library.spec import CODEBOOKS, TEXT, USER
 
 SAMPLED = 2 + 2 * CODEBOOKS  # tokens of a slot that come back from the device
-ROWS = 1 + (CODEBOOKS - 1) + 1  # embeddings: the agent's, added up; the user's but the first; the text's
+EMBEDDED = 1 + (CODEBOOKS - 1) + 1  # embeddings: the agent's, added up; the user's but the first; the text's
 
 
 class TokenGenerator:
@@ -32,6 +32,7 @@ class TokenGenerator:
 
     `inputs` is what the host knows of a frame, `user` [b, 8] takes the user's codes; `agent` [b, 8] holds the agent's
     of the same frame afterwards, and `sampled` [b, 18] all that the host must know of it. Codes are int64 tensors.
+    The parts of a frame are for the first `rows` slots.
     """
 
     def __init__(self, lm: LMModel, layers: Iterable[Layer] | None = None, slots: int = 1) -> None:
@@ -52,11 +53,10 @@ class TokenGenerator:
         self.agent = torch.zeros_like(self.user)
         self.sampled = torch.zeros(slots, SAMPLED, dtype=torch.long, device=self.device)
         self.hidden = torch.zeros(slots, 1, lm.dim, dtype=self.dtype, device=self.device)
-        self._text = torch.zeros(slots, dtype=torch.long, device=self.device)
         self._text_counts, self._counts = (counted(card, self.device) for card in (len(head), lm.card))
         self.inputs = StagingBuffer(
             self.device,
-            rows=((slots, ROWS, lm.dim), self.dtype),
+            embedded=((slots, EMBEDDED, lm.dim), self.dtype),
             keys=((slots, DRAWN), torch.int32),
             temperature=((slots, DRAWN), torch.float32),
             last_rank=((slots, DRAWN), torch.long),
@@ -64,49 +64,48 @@ class TokenGenerator:
             position=((slots,), torch.long),
         )
 
-    def transform(self, span: int, width: int) -> None:
-        """The first part: read this position, choose the next one's text.
+    def transform(self, rows: int, span: int) -> None:
+        """The first part: read this position, and of the ring the first `span` places."""
+        known = self.inputs.device["embedded"][:rows]
+        total = known[:, 0] + F.embedding(self.user[:rows, 0], self._hearing)
+        for row in range(1, EMBEDDED - 1):
+            total = total + known[:, row]
+        embedded = (known[:, -1] + total)[:, None]
+        hidden = self.read(embedded, self.inputs.device["position"][:rows], self.cache.upto(span, rows))
+        self.hidden[:rows].copy_(hidden)
 
-        `span` says how much of the ring to read, `width` how many of the largest logits to look for: they make the
-        shapes.
+    def depform(self, rows: int, width: int) -> None:
+        """The second part: choose the next position's text and codes, and with them this frame's codes.
+
+        `width` says how many of the largest logits to look for.
         """
-        rows = self.inputs.device["rows"]
-        total = rows[:, 0] + F.embedding(self.user[:, 0], self._hearing)
-        for row in range(1, ROWS - 1):
-            total = total + rows[:, row]
-        embedded = (rows[:, -1] + total)[:, None]
-        self.hidden.copy_(self.read(embedded, self.inputs.device["position"], self.cache.upto(span)))
-        self._text.copy_(self._choose_text(self.hidden, slice(None), width))
-
-    def depform(self, width: int) -> None:
-        """The second part: choose the next position's codes, and with them this frame's."""
-        forced, draw = self.inputs.device["forced"], self.inputs.device
+        draw = {name: each[:rows] for name, each in self.inputs.device.items()}
+        hidden, agent, forced = self.hidden[:rows], self.agent[:rows], draw["forced"]
+        codes = [self._choose_text(draw, hidden, width)]
         loud = noise(draw["keys"][:, 1:], draw["temperature"][:, 1:], self._counts)
-        codes = [self._text]
         for step in range(CODEBOOKS):
-            logits = self._depformer(step, codes[-1], self.hidden)
+            logits = self._depformer(step, codes[-1], hidden)
             codes.append(sample(logits, loud[:, step], draw["last_rank"][:, 1 + step], width))
-        torch.where(forced == OPEN, torch.stack(codes[1:], dim=1), forced, out=self.agent)
-        torch.cat([self._text[:, None], codes[1][:, None], self.agent, self.user], dim=1, out=self.sampled)
+        torch.where(forced == OPEN, torch.stack(codes[1:], dim=1), forced, out=agent)
+        known = [codes[0][:, None], codes[1][:, None], agent, self.user[:rows]]
+        torch.cat(known, dim=1, out=self.sampled[:rows])
 
     def first(self, slot: int, hidden: Tensor, width: int) -> tuple[int, int]:
         """A slot's text token and agent's first code after a prompt, whose last output is `hidden` [1, 1, dim].
 
         The delayed rows of that position are still the prompt's, so the depformer has one code to choose.
         """
-        here = slice(slot, slot + 1)
-        draw = {name: each[here] for name, each in self.inputs.device.items()}
-        text = self._choose_text(hidden, here, width)
+        draw = {name: each[slot : slot + 1] for name, each in self.inputs.device.items()}
+        text = self._choose_text(draw, hidden, width)
         loud = noise(draw["keys"][:, 1], draw["temperature"][:, 1], self._counts)
         code = sample(self._depformer(0, text, hidden), loud, draw["last_rank"][:, 1], width)
         text_token, first_code = torch.cat([text, code]).tolist()
         return text_token, first_code
 
-    def _choose_text(self, hidden: Tensor, slots: slice, width: int) -> Tensor:
-        """The text token [b] of each of these slots, whose outputs are `hidden` [b, 1, dim]."""
-        draw = {name: self.inputs.device[name][slots, 0] for name in ("keys", "temperature", "last_rank")}
-        loud = noise(draw["keys"], draw["temperature"], self._text_counts)
-        return sample(self.lm.text_linear(hidden)[:, 0], loud, draw["last_rank"], width)
+    def _choose_text(self, draw: Mapping[str, Tensor], hidden: Tensor, width: int) -> Tensor:
+        """The text tokens [b] after outputs `hidden` [b, 1, dim]."""
+        loud = noise(draw["keys"][:, 0], draw["temperature"][:, 0], self._text_counts)
+        return sample(self.lm.text_linear(hidden)[:, 0], loud, draw["last_rank"][:, 0], width)
 
     def embed(self, columns: Tensor) -> Tensor:
         """Columns [17, t] -> their summed embeddings [1, t, dim] on the host, added in the order of the reference."""

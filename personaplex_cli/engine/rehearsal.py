@@ -54,15 +54,15 @@ class Sample:
 Scene = list[Sample]
 
 
-def rehearse(pipeline: FramePipeline, begin: Callable[[], object], every_length: bool) -> list[Scene]:
-    """Hold the scenes in the first slot, each after a `begin`; without `every_length` only the first one."""
+def rehearse(pipeline: FramePipeline, slot: int, begin: Callable[[], object], every_length: bool) -> list[Scene]:
+    """Hold the scenes in this slot, each after a `begin`; without `every_length` only the first one."""
     lengths = pipeline.lengths if every_length else []
     begin()
-    scenes = [_scene(pipeline, FRAMES)]
+    scenes = [_scene(pipeline, slot, FRAMES)]
     for length in lengths:
         begin()
-        pipeline.skip_to(0, max(0, length - FRAMES_AT_A_LENGTH))
-        scenes.append(_scene(pipeline, FRAMES_AT_A_LENGTH))
+        pipeline.skip_to(slot, max(0, length - FRAMES_AT_A_LENGTH))
+        scenes.append(_scene(pipeline, slot, FRAMES_AT_A_LENGTH))
     return scenes
 
 
@@ -85,12 +85,12 @@ def begin_alike(scenes: list[Scene], others: list[Scene]) -> bool:
     return alike and 2 * len(same) >= len(pairs)
 
 
-def _scene(pipeline: FramePipeline, frames: int) -> Scene:
+def _scene(pipeline: FramePipeline, slot: int, frames: int) -> Scene:
     noise = np.random.default_rng(0).normal(0.0, 0.05, (frames, FRAME)).astype(np.float32)
-    return [_sample(pipeline, frame) for frame in noise]
+    return [_sample(pipeline, slot, frame) for frame in noise]
 
 
-def _sample(pipeline: FramePipeline, frame: Samples) -> Sample:
-    reply = pipeline.run({0: frame})[0]
-    tokens, output = pipeline.outcome(0)
-    return Sample(tokens, output, reply.pcm)
+def _sample(pipeline: FramePipeline, slot: int, frame: Samples) -> Sample:
+    pipeline.run({slot: frame})
+    tokens, output, sound = pipeline.outcome(slot)
+    return Sample(tokens, output, sound)

@@ -37,7 +37,7 @@ class GumbelSampler:
         self._seed = _mixed(how.seed or 0)
 
     def write(self, inputs: Mapping[str, Tensor], position: int) -> None:
-        """Write what drawing the tokens of this position takes: `keys`, `temperature`, `last_rank` (k - 1), each [9]."""
+        """Write what drawing this position's tokens takes: `keys`, `temperature`, `last_rank` (k - 1), each [9]."""
         keys = [_mixed(self._seed + position * DRAWN + row) // WORD - WORD // 2 for row in range(DRAWN)]
         inputs["keys"].copy_(torch.tensor(keys, dtype=torch.int32))
         inputs["temperature"].copy_(self._temperature)

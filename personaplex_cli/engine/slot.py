@@ -37,17 +37,23 @@ class Slot:
         self._words = TextStream(tokenizer, spec.silent_tokens)
         self._text = 0  # the text token of the frame that was prepared
 
-    def begin(self, layout: Layout, sampler: GumbelSampler, text: int, code: int) -> None:
-        """The prompt was read; `text` and `code` are the first tokens after it, `sampler` draws those to come."""
-        self.position, self.sampler = layout.positions, sampler
+    def begin(self, layout: Layout, text: int, code: int) -> None:
+        """The prompt was read; `text` and `code` are the first tokens after it."""
+        self.position = layout.positions
         self._words = TextStream(self._tokenizer, self.spec.silent_tokens)
         self._column = layout.columns[:, -1].tolist()
         self._column[TEXT], self._column[AGENT.start] = text, code
 
+    def wait_at(self, position: int, sampler: GumbelSampler, inputs: Mapping[str, Tensor]) -> None:
+        """Nothing is to be read yet: what the batch computes for this row meanwhile is written at this position."""
+        self.position, self.sampler = position, sampler
+        inputs["position"].fill_(position)
+        sampler.write(inputs, position)
+
     def prepare(self, inputs: Mapping[str, Tensor], silent: bool = False) -> None:
         """Write what is known of this frame into this slot's part of the inputs.
 
-        `rows` [9, dim]: the agent's embeddings added up, the user's but the first, the text's. `forced` [8],
+        `embedded` [9, dim]: the agent's embeddings added up, the user's but the first, the text's. `forced` [8],
         `position` [], and how the next position is drawn. With `silent` the agent is made to say nothing, as in the
         pauses of a prompt.
         """
@@ -59,7 +65,7 @@ class Slot:
         for row in range(AGENT.start + 1, AGENT.stop):
             said = said + tables[row][column[row]]
         later = [tables[row][column[row]] for row in range(USER.start + 1, USER.stop)]
-        torch.stack([said, *later, tables[TEXT][column[TEXT]]], out=inputs["rows"])
+        torch.stack([said, *later, tables[TEXT][column[TEXT]]], out=inputs["embedded"])
         inputs["position"].fill_(self.position)
         self.sampler.write(inputs, self.position + 1)
         if silent:

@@ -55,13 +55,17 @@ class KVCache:
             (len(layers), 2, slots, heads, self.context, lm.dim // heads), dtype=like.dtype, device=like.device
         )
 
-    def upto(self, span: int) -> Tensor:
-        """The first `span` places of the ring, of all slots: all that is filled as long as it has not wrapped."""
-        return self.kv[..., :span, :]
+    def upto(self, span: int, rows: int | None = None) -> Tensor:
+        """The first `span` places of the ring, of the first slots: all that is filled as long as it has not wrapped."""
+        return self.kv[:, :, :rows, :, :span]
 
     def of(self, slot: int, positions: int) -> Tensor:
         """The first positions of one slot: [layers, 2, 1, heads, positions, width]."""
         return self.kv[:, :, slot : slot + 1, :, :positions]
+
+    def clear(self, slot: int) -> None:
+        """Zeros for a slot: numbers that are none would get into sums although they are not looked at."""
+        self.kv[:, :, slot].zero_()
 
     def span_for(self, filled: int) -> int:
         """How much of the ring to read when `filled` positions have been written."""

@@ -31,7 +31,7 @@ from personaplex_cli.library.weights import ModelFiles, voice_file
 from personaplex_cli.loader.checkpoint import load_lm, load_mimi, load_tokenizer, unfilled_lm, unfilled_mimi
 from personaplex_cli.loader.device import choose_device
 from personaplex_cli.loader.find import find_files
-from personaplex_cli.loader.memory_plan import choose_plan
+from personaplex_cli.loader.memory_plan import MAX_STEP_MS, choose_plan
 from personaplex_cli.loader.offload import StreamedLayers, waits_in_main_memory
 from personaplex_cli.loader.precision import EMBEDDINGS, Precision, precision_for, quantise
 from personaplex_cli.loader.preflight import look_first
@@ -53,14 +53,16 @@ def load(
 ) -> LocalEngine:
     """A model, found, downloaded if it must be, loaded and warmed up, so that a conversation can begin at once.
 
-    It holds `slots` conversations at a time.
+    It holds `slots` conversations at a time; None: as many as fit and are answered in time.
 
     `rehearsal` is who is spoken with to warm up: its prompt is then known, and a voice that the model does not have is
     refused here. Raises ModelError, NetworkError, DeviceError or UsageError.
     """
     engine = load_cold(options, listen, rehearsal, slots)
     listen(State(Phase.WARMING_UP))
-    slow = engine.warm_up(rehearsal or REHEARSAL)
+    slow = engine.warm_up(rehearsal or REHEARSAL, MAX_STEP_MS if slots is None else None)
+    if slots is None:
+        listen(Note(f"Conversations at once: {engine.slots}; a step for all of them takes {slow:.0f} ms."))
     if slow > FRAME_MS:
         listen(Note(f"A frame takes {slow:.0f} ms here, more than its 80 ms: speech will break up."))
     return engine
@@ -76,15 +78,17 @@ def load_cold(
     sound = rehearsal.sound if rehearsal and files.spec.is_prompted else None
     if isinstance(sound, str | Path):  # one that cannot be is refused before 17 GB are read
         load_saved_voice(voice_file(files, sound) if isinstance(sound, str) else sound, files.spec)
-    return _load(files, files.spec, options, chosen, listen, slots or 1)
+    return _load(files, files.spec, options, chosen, listen, slots)
 
 
-def load_random(options: ModelOptions, listen: Listener = ignore, spec: ModelSpec = PERSONAPLEX) -> LocalEngine:
+def load_random(
+    options: ModelOptions, listen: Listener = ignore, spec: ModelSpec = PERSONAPLEX, slots: int | None = 1
+) -> LocalEngine:
     """An engine of the real sizes with weights of no meaning, not warmed up: for measuring speed without a download.
 
     It has no voices: give characters `NOISE_VOICE`. Raises DeviceError and UsageError like `load`.
     """
-    return _load(None, spec, options, _device(options), listen)
+    return _load(None, spec, options, _device(options), listen, slots)
 
 
 def _device(options: ModelOptions) -> tuple[torch.device, str]:
@@ -102,7 +106,7 @@ def _load(
     options: ModelOptions,
     chosen: tuple[torch.device, str],
     listen: Listener,
-    slots: int = 1,
+    slots: int | None = 1,
 ) -> LocalEngine:
     """An engine with the model in these files, or with random weights if there are none."""
     name = files.name if files else "random weights"
@@ -112,7 +116,7 @@ def _load(
     keep_exact()
     if not spec.is_prompted:
         listen(Note(f"{name} takes neither a persona nor a voice: it speaks as it was trained."))
-    plan = choose_plan(options, device, spec, listen)
+    plan = choose_plan(options, device, spec, listen, slots)
     precision, sizes = plan.precision, {**spec.lm, "context": plan.context}
 
     def place(tensor: str) -> torch.device:
@@ -133,8 +137,8 @@ def _load(
     layers = StreamedLayers(lm.transformer.layers, plan.streamed, device) if plan.streamed else None
     model = LoadedModel(
         spec=spec,
-        generator=TokenGenerator(lm, layers, slots),
-        codec=MimiCodec(mimi, device, slots),
+        generator=TokenGenerator(lm, layers, plan.slots),
+        codec=MimiCodec(mimi, device, plan.slots),
         tokenizer=tokenizer,
         find_voice=partial(voice_file, files) if files else _no_voice,
         name=name,
@@ -145,6 +149,7 @@ def _load(
             "device": str(device),
             "precision": precision.name,
             "cpu_offload": options.cpu_offload,
+            "batch_size": plan.slots,
         },
         prompts=prompts,
     )

@@ -5,14 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from golden import CodesCodec, Golden, NoWords, TokenTalk, heard_of, load_golden
+from golden import Golden, TokenTalk, heard_of, load_golden
 
 from personaplex_cli.character import Sampling
-from personaplex_cli.engine.generator import TokenGenerator
-from personaplex_cli.engine.pipeline import FramePipeline
-from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import lay_out
-from personaplex_cli.engine.slot import Slot
 
 GREEDY = Sampling(greedy=True)
 FRAMES = 10
@@ -129,14 +125,12 @@ def test_in_a_batch_of_two_each_slot_says_what_it_says_alone(talk: TokenTalk, go
         talk.begin(lay_out(golden.codes("voice"), text, talk.spec), GREEDY)
         alone.append([[token, *codes] for token, codes in map(talk.step, user.T)])
 
-    generator = TokenGenerator(talk.lm, slots=2)
-    slots = [Slot(generator.embeddings, NoWords(), talk.spec) for _ in users]
-    pipeline = FramePipeline(generator, CodesCodec(generator.device, 2), slots, PromptCache())
+    both = TokenTalk(talk.lm, talk.spec, slots=2)
     for number, text in enumerate(texts):
-        pipeline.begin(number, lay_out(golden.codes("voice"), text, talk.spec), GREEDY)
+        both.begin(lay_out(golden.codes("voice"), text, talk.spec), GREEDY, number)
     together: list[list[Any]] = [[], []]
     for frame in range(FRAMES):
         heard = {number: heard_of(user[:, frame]) for number, user in enumerate(users)}
-        for number, reply in pipeline.run(heard).items():
+        for number, reply in both.pipeline.run(heard).items():
             together[number].append(list(reply.tokens))
     assert together == alone

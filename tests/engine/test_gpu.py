@@ -56,7 +56,7 @@ def test_whatever_an_engine_runs_it_runs_on_its_own_device(
     engine.step({0: SILENT_FRAME})
     assert set(seen) == {SECOND} and cuda.device.index == 0
     seen.clear()
-    monkeypatch.setattr(engine.pipeline, "_fetch", lambda: 1 / 0)
+    monkeypatch.setattr(engine.pipeline, "_fetch", lambda rows: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         engine.step({0: SILENT_FRAME})  # the look after a failure, too
     assert len(seen) == 2 and set(seen) == {SECOND}
@@ -88,7 +88,7 @@ def test_an_answer_is_waited_for_by_one_event_that_spins_on_no_core(
     event: Any = torch.cuda.Event(blocking=True)
     for name, value in {"_cuda": True, "_device": SECOND, "_arrived": event}.items():
         monkeypatch.setattr(pipeline, name, value)
-    first, second = pipeline._fetch(), pipeline._fetch()
+    first, second = pipeline._fetch(1), pipeline._fetch(1)
     assert first.data_ptr() != second.data_ptr()
     assert cuda.log == [("record", event, cuda.first_stream), ("synchronize", event, None)] * 2
 

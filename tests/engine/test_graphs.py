@@ -89,13 +89,11 @@ def test_layers_that_come_over_the_bus_are_left_out(random_folder: Path) -> None
     assert held(streamed, CHARACTER, 12) == held(plain, CHARACTER, 12)
 
 
-def test_another_top_k_after_a_long_conversation_is_recorded_within_the_shortest_length(random_folder: Path) -> None:
+def test_another_top_k_records_what_chooses_tokens_anew(random_folder: Path) -> None:
     engine, _ = warmed_up(random_folder, record)
-    engine._begin(0, CHARACTER)
-    engine.pipeline.skip_to(0, 1500)
-    engine.pipeline.run({0: speech(1)[0]})
+    assert len(engine.pipeline.recordings) == 1 + 5 + 1 + 1
     engine._begin(0, replace(CHARACTER, sampling=Sampling(audio_top_k=1000, seed=2)))
-    assert len(engine.pipeline.recordings) == 2 + 2 * (5 + 1)
+    assert len(engine.pipeline.recordings) == 1 + 5 + 2 + 1
 
 
 class Broken(CapturedGraph):
@@ -129,10 +127,10 @@ class Spoiled(CapturedGraph):
 @pytest.mark.parametrize(
     ("name", "lost"),
     [
-        (("decode",), "sound"),
-        (("depform", 256), "sampled"),
-        (("transform", 256, 256), "hidden"),
-        (("transform", 3000, 256), "hidden"),
+        (("decode", 1), "sound"),
+        (("depform", 1, 256), "sampled"),
+        (("transform", 1, 256), "hidden"),
+        (("transform", 1, 3000), "hidden"),
     ],
 )
 def test_a_spoiled_part_shows_also_in_an_agent_that_is_silent(
@@ -143,7 +141,7 @@ def test_a_spoiled_part_shows_also_in_an_agent_that_is_silent(
     engine = engine_with(random_folder, lambda part: recorders.pop(0)(part), notes)
     decode, generator = engine.model.codec.decode, engine.model.generator
     engine.model.codec.decode = lambda codes: decode(codes) * 1e-3  # type: ignore[method-assign]
-    parts = [each for span in generator.cache.spans for each in engine.pipeline._parts(span, 256)]
+    parts = [each for span in generator.cache.spans for each in engine.pipeline._parts(1, span, 256)]
     sound = engine.pipeline._answer[:, :FRAME]
     tensor = sound if lost == "sound" else getattr(generator, lost)
     recorders: list[GraphRecorder] = [

@@ -86,7 +86,7 @@ class Questions(TorchDispatchMode):
 def test_the_device_is_asked_for_its_answer_only(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = []
     fetch = engine.pipeline._fetch
-    monkeypatch.setattr(engine.pipeline, "_fetch", lambda: fetched.append(1) or fetch())
+    monkeypatch.setattr(engine.pipeline, "_fetch", lambda rows: fetched.append(1) or fetch(rows))
     with Questions() as questions:
         engine.step({0: np.zeros(FRAME, dtype=np.float32)})
     assert questions.asked == 0 and len(fetched) == 1
@@ -118,8 +118,8 @@ def test_at_the_real_size_a_frame_multiplies_with_each_weight_once(
     generator = TokenGenerator(lm)
     linears = [each for each in lm.modules() if isinstance(each, torch.nn.Linear | Int8Linear | Int4Linear)]
     with torch.no_grad(), Reads({each.weight.untyped_storage()._cdata for each in linears}) as reads:
-        generator.transform(3000, 256)
-        generator.depform(256)
+        generator.transform(1, 3000)
+        generator.depform(1, 256)
     layers = 32 * (205_529_088 - 2 * 4096)
     head = 32_000 * 4096
     steps = 8 * (6 * (4 * 1024 * 1024 + 3 * 2816 * 1024) + 4096 * 1024)
@@ -158,7 +158,7 @@ def real() -> FramePipeline:
 def test_at_the_real_size_no_part_of_a_frame_leaves_the_device(real: FramePipeline) -> None:
     with torch.no_grad():
         with Strangers() as strangers:
-            for part in real._parts(256, 256).values():
+            for part in real._parts(1, 256, 256).values():
                 part()
         assert not strangers.seen
         with Strangers() as strangers:  # it does notice
@@ -177,7 +177,7 @@ def test_at_the_real_size_no_part_of_a_frame_takes_more_kernels_than_it_did(
     monkeypatch.setattr(F, "rms_norm", lambda x, *_: torch.zeros_like(x))
     counted = {}
     with torch.no_grad():
-        for name, part in real._parts(3000, 256).items():
+        for name, part in real._parts(1, 3000, 256).items():
             part()  # what is computed once and kept
             with Kernels() as kernels:
                 part()

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 from costs import LargestCopy
-from golden import Golden, TokenTalk, load_golden
+from golden import Golden, TokenTalk, finished, load_golden
 
 from personaplex_cli.character import Sampling
-from personaplex_cli.engine import prefill, prompt_cache
+from personaplex_cli.engine import prompt_cache
+from personaplex_cli.engine.prefill import read_prompt
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import Layout, lay_out, load_saved_voice
 
@@ -142,14 +143,11 @@ def test_what_is_remembered_goes_to_and_fro_layer_by_layer(golden: Golden, tmp_p
         assert largest.nbytes == remembered.nbytes / len(remembered)
 
 
-def test_a_long_prompt_is_read_in_parts_and_remembered_as_in_one(
-    golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_prompt_is_read_in_parts_and_remembered_as_in_one(golden: Golden, tmp_path: Path) -> None:
     talk = talk_with(golden, tmp_path, PromptCache())
     prompt = layout(golden, talk, list(range(1, 300)))
     remembered = talk.generator.cache.of(0, prompt.positions)
-    whole = prefill.read_prompt(talk.generator, 0, prompt, PromptCache()), remembered.clone()
-    monkeypatch.setattr(prefill, "AT_ONCE", 100)
+    whole = finished(read_prompt(talk.generator, 0, prompt, PromptCache())), remembered.clone()
     remembered.zero_()
-    parts = prefill.read_prompt(talk.generator, 0, prompt, PromptCache()), remembered.clone()
+    parts = finished(read_prompt(talk.generator, 0, prompt, PromptCache(), at_once=100)), remembered.clone()
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)

@@ -125,6 +125,6 @@ def test_a_step_of_real_depth_takes_few_kernels(deep: TokenTalk) -> None:
     generator, width = deep.generator, deep.slot.sampler.width
     with torch.no_grad(), Kernels() as kernels:
         deep.slot.prepare({name: each[0] for name, each in generator.inputs.host.items()})
-        generator.transform(64, width)
-        generator.depform(width)
+        generator.transform(1, 64)
+        generator.depform(1, width)
     assert sum(kernels.counted.values()) <= 2015, kernels.counted.most_common(20)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from costs import LiveBytes
+from golden import finished
 from torch.nn import functional as F
 
 from personaplex_cli.engine.generator import TokenGenerator
@@ -69,5 +70,5 @@ def test_reading_a_prompt_stays_within_what_is_set_aside(
         positions=positions, columns=torch.zeros(17, positions + 1, dtype=torch.long, device="meta"), embeddings=None
     )
     with torch.inference_mode(), LiveBytes("meta") as live:
-        read_prompt(generator, 0, layout, Forgetful())
+        finished(read_prompt(generator, 0, layout, Forgetful()))
     assert live.peak < TEMPORARY_BYTES, live.peak / MB
