@@ -17,10 +17,11 @@ from moshi.models import LMModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from personaplex_cli.engine.sampling import DRAWN, counted, noise, sample
+from personaplex_cli.engine.sampling import DRAWN, counted
 from personaplex_cli.engine.slot import OPEN
 from personaplex_cli.engine.staging import StagingBuffer
-from personaplex_cli.engine.transformer import Depformer, KVCache, Layer, Transformer, layer_of, norm
+from personaplex_cli.engine.steps import Draw, norm, steps_for
+from personaplex_cli.engine.transformer import Depformer, KVCache, Layer, Transformer, layer_of
 from personaplex_cli.library.spec import CODEBOOKS, TEXT, USER
 
 SAMPLED = 2 + 2 * CODEBOOKS  # tokens of a slot that come back from the device
@@ -42,6 +43,7 @@ class TokenGenerator:
         self.device, self.dtype = head.device, head.dtype
         modules: Any = lm.transformer.layers
         self.cache = KVCache(lm, slots)
+        self._steps = steps_for(self.device, self.dtype)
         self._transformer = Transformer(lm, layers or [layer_of(each) for each in modules])
         self._depformer = Depformer(lm, slots)
         self._out_norm = lm.out_norm.alpha.flatten()
@@ -80,12 +82,11 @@ class TokenGenerator:
 
     def depform(self, width: int) -> None:
         """The second part: choose the next position's codes, and with them this frame's."""
-        forced, draw = self.inputs.device["forced"], self.inputs.device
-        loud = noise(draw["keys"][:, 1:], draw["temperature"][:, 1:], self._counts)
+        forced = self.inputs.device["forced"]
+        draw = self._draw(slice(None), slice(1, None), self._counts, width)
         codes = [self._text]
         for step in range(CODEBOOKS):
-            logits = self._depformer(step, codes[-1], self.hidden)
-            codes.append(sample(logits, loud[:, step], draw["last_rank"][:, 1 + step], width))
+            codes.append(draw(step, self._depformer(step, codes[-1], self.hidden)))
         torch.where(forced == OPEN, torch.stack(codes[1:], dim=1), forced, out=self.agent)
         torch.cat([self._text[:, None], codes[1][:, None], self.agent, self.user], dim=1, out=self.sampled)
 
@@ -95,18 +96,19 @@ class TokenGenerator:
         The delayed rows of that position are still the prompt's, so the depformer has one code to choose.
         """
         here = slice(slot, slot + 1)
-        draw = {name: each[here] for name, each in self.inputs.device.items()}
         text = self._choose_text(hidden, here, width)
-        loud = noise(draw["keys"][:, 1], draw["temperature"][:, 1], self._counts)
-        code = sample(self._depformer(0, text, hidden), loud, draw["last_rank"][:, 1], width)
+        code = self._draw(here, slice(1, 2), self._counts, width)(0, self._depformer(0, text, hidden))
         text_token, first_code = torch.cat([text, code]).tolist()
         return text_token, first_code
 
     def _choose_text(self, hidden: Tensor, slots: slice, width: int) -> Tensor:
         """The text token [b] of each of these slots, whose outputs are `hidden` [b, 1, dim]."""
-        draw = {name: self.inputs.device[name][slots, 0] for name in ("keys", "temperature", "last_rank")}
-        loud = noise(draw["keys"], draw["temperature"], self._text_counts)
-        return sample(self.lm.text_linear(hidden)[:, 0], loud, draw["last_rank"], width)
+        return self._draw(slots, slice(1), self._text_counts, width)(0, self.lm.text_linear(hidden)[:, 0])
+
+    def _draw(self, slots: slice, rows: slice, counts: Tensor, width: int) -> Draw:
+        """How tokens are drawn in these rows of these slots."""
+        how = {name: self.inputs.device[name][slots, rows] for name in ("keys", "temperature", "last_rank")}
+        return self._steps.draws(how, counts, width)
 
     def embed(self, columns: Tensor) -> Tensor:
         """Columns [17, t] -> their summed embeddings [1, t, dim] on the host, added in the order of the reference."""
