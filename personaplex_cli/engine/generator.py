@@ -9,7 +9,7 @@ tokens. Knows nothing of sound or text, nor what a conversation is: `slot.py` do
 `transformer.py` runs them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ from moshi.models import LMModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from personaplex_cli.engine.sampling import DRAWN, counted, noise, sample
+from personaplex_cli.engine.sampling import DRAWN, counted
 from personaplex_cli.engine.slot import OPEN
 from personaplex_cli.engine.staging import StagingBuffer
-from personaplex_cli.engine.transformer import Depformer, KVCache, Layer, Transformer, layer_of, norm
+from personaplex_cli.engine.steps import Draw, norm, steps_for
+from personaplex_cli.engine.transformer import Depformer, KVCache, Layer, Transformer, layer_of
 from personaplex_cli.library.spec import CODEBOOKS, TEXT, USER
 
 SAMPLED = 2 + 2 * CODEBOOKS  # tokens of a slot that come back from the device
@@ -43,6 +44,7 @@ class TokenGenerator:
         self.device, self.dtype = head.device, head.dtype
         modules: Any = lm.transformer.layers
         self.cache = KVCache(lm, slots)
+        self._steps = steps_for(self.device, self.dtype)
         self._transformer = Transformer(lm, layers or [layer_of(each) for each in modules])
         self._depformer = Depformer(lm, slots)
         self._out_norm = lm.out_norm.alpha.flatten()
@@ -79,33 +81,35 @@ class TokenGenerator:
 
         `width` says how many of the largest logits to look for.
         """
-        draw = {name: each[:rows] for name, each in self.inputs.device.items()}
-        hidden, agent, forced = self.hidden[:rows], self.agent[:rows], draw["forced"]
-        codes = [self._choose_text(draw, hidden, width)]
-        loud = noise(draw["keys"][:, 1:], draw["temperature"][:, 1:], self._counts)
+        here = slice(rows)
+        hidden, agent, forced = self.hidden[here], self.agent[here], self.inputs.device["forced"][here]
+        codes = [self._choose_text(hidden, here, width)]
+        draw = self._draw(here, slice(1, None), self._counts, width)
         for step in range(CODEBOOKS):
-            logits = self._depformer(step, codes[-1], hidden)
-            codes.append(sample(logits, loud[:, step], draw["last_rank"][:, 1 + step], width))
+            codes.append(draw(step, self._depformer(step, codes[-1], hidden)))
         torch.where(forced == OPEN, torch.stack(codes[1:], dim=1), forced, out=agent)
-        known = [codes[0][:, None], codes[1][:, None], agent, self.user[:rows]]
-        torch.cat(known, dim=1, out=self.sampled[:rows])
+        known = [codes[0][:, None], codes[1][:, None], agent, self.user[here]]
+        torch.cat(known, dim=1, out=self.sampled[here])
 
     def first(self, slot: int, hidden: Tensor, width: int) -> tuple[int, int]:
         """A slot's text token and agent's first code after a prompt, whose last output is `hidden` [1, 1, dim].
 
         The delayed rows of that position are still the prompt's, so the depformer has one code to choose.
         """
-        draw = {name: each[slot : slot + 1] for name, each in self.inputs.device.items()}
-        text = self._choose_text(draw, hidden, width)
-        loud = noise(draw["keys"][:, 1], draw["temperature"][:, 1], self._counts)
-        code = sample(self._depformer(0, text, hidden), loud, draw["last_rank"][:, 1], width)
+        here = slice(slot, slot + 1)
+        text = self._choose_text(hidden, here, width)
+        code = self._draw(here, slice(1, 2), self._counts, width)(0, self._depformer(0, text, hidden))
         text_token, first_code = torch.cat([text, code]).tolist()
         return text_token, first_code
 
-    def _choose_text(self, draw: Mapping[str, Tensor], hidden: Tensor, width: int) -> Tensor:
-        """The text tokens [b] after outputs `hidden` [b, 1, dim]."""
-        loud = noise(draw["keys"][:, 0], draw["temperature"][:, 0], self._text_counts)
-        return sample(self.lm.text_linear(hidden)[:, 0], loud, draw["last_rank"][:, 0], width)
+    def _choose_text(self, hidden: Tensor, slots: slice, width: int) -> Tensor:
+        """The text token [b] of each of these slots, whose outputs are `hidden` [b, 1, dim]."""
+        return self._draw(slots, slice(1), self._text_counts, width)(0, self.lm.text_linear(hidden)[:, 0])
+
+    def _draw(self, slots: slice, rows: slice, counts: Tensor, width: int) -> Draw:
+        """How tokens are drawn in these rows of these slots."""
+        how = {name: self.inputs.device[name][slots, rows] for name in ("keys", "temperature", "last_rank")}
+        return self._steps.draws(how, counts, width)
 
     def embed(self, columns: Tensor) -> Tensor:
         """Columns [17, t] -> their summed embeddings [1, t, dim] on the host, added in the order of the reference."""

@@ -8,14 +8,12 @@ many vectors, and other devices have no such kernels: there the weights are unpa
 """
 
 import functools
-from contextlib import redirect_stdout
-from io import StringIO
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from personaplex_cli.engine.gpu import on_device
+from personaplex_cli.engine.trial import why_not
 
 GROUP = 64  # columns that share a scale in int4
 VECTORS = 8  # at most for a kernel: for more, unpacking the weights once is cheaper
@@ -132,28 +130,15 @@ Quantised = type[Int8Linear] | type[Int4Linear]
 @functools.cache
 def why_no_kernels(device: torch.device, dtype: torch.dtype) -> str:
     """Why the kernels cannot be used on this CUDA device, for vectors of `dtype`; empty if they can: they are tried."""
-    with on_device(device):
-        return _failure(device, dtype)
+    return why_not(device, lambda: _agree(device, dtype))
 
 
-def _failure(device: torch.device, dtype: torch.dtype) -> str:
+def _agree(device: torch.device, dtype: torch.dtype) -> bool:
     """In the dtype that will be used, since each is compiled on its own, and with as many columns as the real model
     has, so that long and unfinished rounds of the loops and each width of program come to pass.
     """
-    try:
-        for kind, columns in ((Int8Linear, 2816), (Int8Linear, 11264), (Int4Linear, 11264)):
-            module = filled(kind, torch.randn(48, columns, device=device))
-            with redirect_stdout(StringIO()):  # Triton prints all of what it cannot compile
-                right = kernel_is_right(module, dtype)
-            if not right:
-                return "its kernels answer wrongly"
-    except ImportError:
-        return "it is not installed"
-    except Exception as error:  # a compiler that is missing, a driver that does not fit: Triton raises many kinds
-        if "'gpu-name'" in str(error):
-            return "its ptxas is older than this GPU; TRITON_PTXAS_PATH can name a newer one"
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ""
+    tried = ((Int8Linear, 2816), (Int8Linear, 11264), (Int4Linear, 11264))
+    return all(kernel_is_right(filled(kind, torch.randn(48, columns, device=device)), dtype) for kind, columns in tried)
 
 
 def kernel_is_right(module: QuantisedLinear, dtype: torch.dtype) -> bool:

@@ -3,7 +3,8 @@
 The modules ask themselves in every layer where they are: masks, rotations and places in the ring are the same in all of
 them and are worked out once here. All state lies at fixed addresses and nothing here asks the device for a value, so
 that a call can be recorded and replayed (`graphs.py`). The weights are the modules' own. The order of operations is
-theirs too, so tokens are equal (`tests/engine/test_transformer.py` holds the two against each other).
+theirs too, so tokens are equal (`tests/engine/test_transformer.py` holds the two against each other). What lies between
+the products of a layer is done by `steps.py`.
 
 `Transformer` is the big one over time, `Depformer` the small one over the codebooks of one position. Tensors have a
 leading batch axis: a row for each slot.
@@ -20,11 +21,12 @@ from moshi.models import LMModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from personaplex_cli.engine.steps import PLAIN, Attend, Steps, steps_for
+
 Linear = Callable[[Tensor], Tensor]
 
 # Attention reads the ring only as far as it is filled, in few different lengths: at first it is a twelfth.
 SPANS = (256, 512, 1024, 2048)
-MASK_STRIDE = 16  # CUDA's attention copies a mask whose rows lie otherwise, in every layer
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,14 @@ class Transformer:
     def __init__(self, lm: LMModel, layers: Iterable[Layer]) -> None:
         """`layers` is gone through once a call; it may bring each layer just in time (`loader/offload.py`)."""
         module: Any = lm.transformer
-        self._heads: int = module.layers[0].self_attn.num_heads
         self._layers = layers
         self._context: int = lm.context
-        self._dim: int = lm.dim
-        width = lm.dim // self._heads
+        width = lm.dim // module.layers[0].self_attn.num_heads
         device = lm.text_linear.weight.device
+        self._steps = steps_for(device, lm.text_linear.weight.dtype)
         # As moshi computes them: exp of float32 logarithms.
         exponents = torch.arange(width // 2, dtype=torch.float32, device=device)
         self._frequencies = torch.exp(exponents * (-math.log(module.max_period) * 2 / width))
-        self._count = torch.arange(lm.context, device=device)
 
     def __call__(self, x: Tensor, first: Tensor, kv: Tensor) -> Tensor:
         """Read the next t positions of each row, which begin at `first` [b], and write their keys and values.
@@ -100,34 +100,13 @@ class Transformer:
         `kv` [layers, 2, b, heads, span, width] is as much of the ring as is to be looked at. The positions must not
         reach round the ring: t = 1, or all within the context.
         """
-        batch, count, _ = x.shape
-        positions = first[:, None] + self._count[:count]
-        phase = positions[:, :, None, None, None].float() * self._frequencies
+        count = x.shape[1]
+        positions = first[:, None] + torch.arange(count, device=first.device)
+        phase = positions[:, :, None].float() * self._frequencies
         rotation = torch.polar(torch.ones_like(phase), phase)
-        rows, places = self._count[:batch, None], positions % self._context
-        seen = self._seen(positions, kv.shape[-2], x.dtype)
-        for layer, (keys, values) in zip(self._layers, kv, strict=True):
-            h = layer.in_proj(norm(x, layer.norm1, layer.epsilon)).view(batch, count, 3, self._heads, -1)
-            query, key = _rotated(h[:, :, :2], rotation).unbind(2)
-            keys[rows, :, places] = key
-            values[rows, :, places] = h[:, :, 2]
-            attended = F.scaled_dot_product_attention(query.transpose(1, 2), keys, values, seen)
-            x = x + layer.out_proj(attended.transpose(1, 2).reshape(batch, count, self._dim))
-            x = _feed_forward(x, layer)
-        return x
-
-    def _seen(self, positions: Tensor, span: int, dtype: torch.dtype) -> Tensor:
-        """What attention adds for each of these positions [b, t] and each place: 0 where it may look, -inf elsewhere.
-
-        It may look at what has been filled up to itself, [b, 1, t, span].
-        """
-        last = positions[:, -1:]
-        # The newest position that a place can hold by now.
-        held = (last - (last - self._count[:span]) % self._context)[:, None]
-        hidden = (held < 0) | (held > positions[:, :, None])
-        batch, count = positions.shape
-        aligned = torch.zeros(batch, count, -(-span // MASK_STRIDE) * MASK_STRIDE, dtype=dtype, device=hidden.device)
-        return aligned[:, :, :span].masked_fill_(hidden, -math.inf)[:, None]
+        ring = self._steps.ring if count == 1 else PLAIN.ring
+        attend = ring(positions, rotation, self._context, kv[0])
+        return _through(self._layers, x, torch.zeros_like(x), kv, attend, self._steps)
 
 
 class Depformer:
@@ -135,32 +114,37 @@ class Depformer:
 
     def __init__(self, lm: LMModel, slots: int) -> None:
         module: Any = lm.depformer
-        self._heads: int = module.layers[0].self_attn.num_heads
-        self._steps = [[layer_of(each, step) for each in module.layers] for step in range(lm.dep_q)]
+        heads = module.layers[0].self_attn.num_heads
+        self._layers = [[layer_of(each, step) for each in module.layers] for step in range(lm.dep_q)]
         self._inputs = [linear_of(each) for each in lm.depformer_in]
         self._embeddings = [each.weight for each in (lm.depformer_text_emb, *lm.depformer_emb)]
         self._heads_out = [linear_of(each) for each in lm.linears]
         embedding = self._embeddings[0]
-        width = embedding.shape[1] // self._heads
-        shape = (len(module.layers), 2, slots, self._heads, lm.dep_q, width)
+        shape = (len(module.layers), 2, slots, heads, lm.dep_q, embedding.shape[1] // heads)
         self._kv = torch.zeros(shape, dtype=embedding.dtype, device=embedding.device)
+        self._steps = steps_for(embedding.device, embedding.dtype)
+        self._attend = self._steps.codebooks(self._kv[0])
 
     def __call__(self, step: int, previous: Tensor, hidden: Tensor) -> Tensor:
         """The logits [b, card] of codebook `step`, after the tokens `previous` [b], for outputs `hidden` [b, 1, dim].
 
         Steps of one position are taken in order, beginning with 0.
         """
-        batch = len(previous)
-        x = self._inputs[step](hidden) + F.embedding(previous[:, None], self._embeddings[step])
-        for layer, cache in zip(self._steps[step], self._kv[:, :, :batch], strict=True):
-            h = layer.in_proj(norm(x, layer.norm1, layer.epsilon))
-            h = h.view(batch, 3, self._heads, 1, -1).transpose(0, 1)  # query, key, value
-            cache[:, :, :, step : step + 1] = h[1:]
-            keys, values = cache[:, :, :, : step + 1]
-            attended = F.scaled_dot_product_attention(h[0], keys, values)
-            x = x + layer.out_proj(attended.reshape(batch, 1, -1))
-            x = _feed_forward(x, layer)
-        return self._heads_out[step](x)[:, 0]
+        x, embedded = self._inputs[step](hidden), F.embedding(previous[:, None], self._embeddings[step])
+        kv = self._kv[:, :, : len(previous)]
+        return self._heads_out[step](_through(self._layers[step], x, embedded, kv, self._attend[step], self._steps))[
+            :, 0
+        ]
+
+
+def _through(layers: Iterable[Layer], x: Tensor, y: Tensor, kv: Tensor, attend: Attend, steps: Steps) -> Tensor:
+    """x + y [b, t, dim] after these layers: each adds to what it gets."""
+    for layer, cache in zip(layers, kv, strict=True):
+        x, h = steps.add_norm(x, y, layer.norm1, layer.epsilon)
+        y = layer.out_proj(attend(layer.in_proj(h), cache))
+        x, h = steps.add_norm(x, y, layer.norm2, layer.epsilon)
+        y = layer.linear_out(steps.gated(layer.linear_in(h)))
+    return x + y
 
 
 def layer_of(module: Any, step: int = 0) -> Layer:
@@ -181,19 +165,3 @@ def layer_of(module: Any, step: int = 0) -> Layer:
 def linear_of(module: nn.Module) -> Linear:
     """What a linear module does, without the ceremony around it where it is a plain one."""
     return partial(F.linear, weight=module.weight) if type(module) is nn.Linear else module
-
-
-def norm(x: Tensor, alpha: Tensor, epsilon: float) -> Tensor:
-    """Root-mean-square norm, computed in float32 whatever the precision of `x` and `alpha`; one kernel on CUDA."""
-    return F.rms_norm(x, alpha.shape, alpha, epsilon)
-
-
-def _rotated(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotary position embedding of interleaved pairs, in float32."""
-    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
-
-
-def _feed_forward(x: Tensor, layer: Layer) -> Tensor:
-    gate, value = layer.linear_in(norm(x, layer.norm2, layer.epsilon)).chunk(2, dim=-1)
-    return x + layer.linear_out(F.silu(gate) * value)

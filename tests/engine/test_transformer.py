@@ -12,6 +12,7 @@ from reference import ModuleDepformer, ModuleTransformer
 
 from personaplex_cli.character import Sampling
 from personaplex_cli.engine.prompting import lay_out
+from personaplex_cli.engine.steps import PlainRing
 from personaplex_cli.engine.transformer import Depformer, KVCache, Transformer, layer_of
 from personaplex_cli.library.spec import LM, PERSONAPLEX, spec_with
 from personaplex_cli.loader.checkpoint import load_lm
@@ -53,12 +54,12 @@ def test_over_time_it_equals_the_modules_also_round_the_ring(weights: Path, cont
 
 
 @pytest.mark.parametrize("context", [3000, 2750, 256, 33])
-def test_rows_of_the_mask_lie_where_attention_reads_them_as_they_are(weights: Path, context: int) -> None:
+def test_rows_of_the_mask_lie_where_attention_reads_them_as_they_are(context: int) -> None:
     """Others CUDA copies in every layer: all strides but the last must be multiples of 16."""
-    lean = lean_of(load(weights, context=context))
+    cache = torch.zeros(2, 1, 1, context, 8, dtype=torch.bfloat16)
     for count in (1, 7):
         positions = torch.arange(count)[None]
-        mask = lean._seen(positions, context, torch.bfloat16)
+        mask = PlainRing(positions, torch.ones(1, count, 4), context, cache).seen
         assert mask.shape == (1, 1, count, context) and mask.dtype == torch.bfloat16 and mask.stride(-1) == 1
         assert all(stride % 16 == 0 for stride in mask.stride()[:-1])
         assert torch.equal(mask[0, 0] == 0, torch.arange(context) <= positions[0, :, None])
