@@ -15,7 +15,7 @@ from personaplex_cli.library.hub import cache_folder
 from personaplex_cli.library.spec import KNOWN_REPOS, PERSONAPLEX, spec_of_repo
 from personaplex_cli.library.weights import cached
 from personaplex_cli.loader.device import choose_device, free_memory
-from personaplex_cli.loader.memory_plan import choose_plan
+from personaplex_cli.loader.memory_plan import choose_plan, needs
 from personaplex_cli.loader.precision import precision_for, remedy_for
 from personaplex_cli.options import DEFAULT_MODEL, DEMO, DEMO_NOTE, DeviceOptions, ModelOptions
 from personaplex_cli.samples import FRAME_SECONDS
@@ -77,7 +77,9 @@ def check_talking(options: DeviceOptions) -> Iterator[Finding]:
         yield Finding(WARNING, "talking", "a Mac's GPU; the 7B model has not been measured on it", advice, figures)
         return
     notes = " ".join(event.text for event in said if isinstance(event, Note))
-    yield Finding(OK, "talking", f"{precision}, and {seconds:.0f} s of the talk are remembered", notes, figures)
+    figures["at_once"] = at_once = needs(PERSONAPLEX, plan.precision).slots(free_memory(device), plan.context)
+    found = f"{precision}, and {seconds:.0f} s of the talk are remembered; --batch-size up to {max(1, at_once)}"
+    yield Finding(OK, "talking", found, notes, figures)
     why = why_no_kernels(device, plan.precision.dtype)
     found = f"cannot be used: {why}" if why else "can be used"
     advice = f"int8 and int4 then save memory, but take more time than bf16. {remedy_for(why)}"

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from personaplex_cli.errors import DeviceError
 from personaplex_cli.library.spec import PERSONAPLEX
+from personaplex_cli.loader import memory_plan
 from personaplex_cli.loader.memory_plan import MemoryPlan, Needs, needs, plan_memory
 from personaplex_cli.loader.precision import Precision
+from personaplex_cli.options import MAX_SLOTS
 
 GB = 10**9
 BF16, INT8, INT4 = (Precision(name, torch.bfloat16) for name in ("bf16", "int8", "int4"))
@@ -79,3 +81,40 @@ def test_a_precision_that_was_asked_for_is_not_changed() -> None:
 def test_streaming_needs_two_places_at_most() -> None:
     need = Needs(base=100, layer=10, layers=4, position=1)
     assert [need.total(0, streamed) for streamed in range(5)] == [140, 140, 140, 130, 120]
+
+
+# The table in docs/serving.md: conversations at once, with nothing else on the GPU.
+AT_ONCE = {
+    12: {"int8": 2, "int4": 3},
+    16: {"int8": 4, "int4": 6},
+    24: {"bf16": 5, "int8": 9, "int4": 11},
+    48: {"bf16": 19, "int8": 24, "int4": 26},
+    80: {"bf16": 39, "int8": 44, "int4": 46},
+    141: {"bf16": 77, "int8": 82, "int4": 83},
+}
+
+
+@pytest.mark.parametrize("size", AT_ONCE)
+def test_so_many_conversations_have_room_beside_the_model(size: int) -> None:
+    room = {precision.name: need.slots(size * GB, 3000) for precision, need in NEEDS.items()}
+    assert {name: slots for name, slots in room.items() if slots} == AT_ONCE[size]
+
+
+@given(st.floats(5, 200), st.integers(1, 64), st.integers(0, 2))
+def test_as_many_fit_as_there_is_room_for(free: float, slots: int, which: int) -> None:
+    memory, (precision, need) = int(free * GB), WANTED[which]
+    room = need.slots(memory, 3000)
+    assert room == 0 or need.total(3000, slots=room) <= memory < need.total(3000, slots=room + 1)
+    if slots <= room:
+        assert plan_memory(memory, [(precision, need)], 3000, slots=slots) == MemoryPlan(precision, 3000, 0, slots)
+    elif need.total(1500, slots=slots) > memory:
+        with pytest.raises(DeviceError) as refused:
+            plan_memory(memory, [(precision, need)], 3000, slots=slots)
+        assert "--batch-size" in (refused.value.hint or "") or slots == 1
+
+
+@pytest.mark.parametrize(("speed", "most"), [(300, 1), (1000, 10), (3350, 57), (8000, MAX_SLOTS)])
+def test_auto_takes_no_more_than_are_answered_in_time(speed: float, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bf16 model on a GPU of any size: all rings full, a step takes at most 40 ms."""
+    monkeypatch.setattr(memory_plan, "bandwidth", lambda device: speed * GB)
+    assert memory_plan._slots_in_time(NEEDS[BF16], 3000, 1000 * GB, torch.device("cuda")) == most
