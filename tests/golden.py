@@ -33,7 +33,7 @@ class CodesCodec:
     """In place of Mimi: a frame of sound is codes, written into its first samples; what is decoded is silence."""
 
     def __init__(self, device: torch.device, slots: int = 1) -> None:
-        self.sound = StagingBuffer(device, heard=((slots, 1, FRAME), torch.float32))
+        self.sound = StagingBuffer(device, heard=((slots, 1, FRAME), torch.float32), live=((slots,), torch.bool))
         self._silence = torch.zeros(slots, FRAME, device=device)
 
     def encode(self) -> torch.Tensor:

@@ -33,7 +33,7 @@ from personaplex_cli.engine.slot import Slot
 from personaplex_cli.errors import ModelError, UsageError
 from personaplex_cli.events import Began, Event, Listener, Note, Phase, State, ignore
 from personaplex_cli.library.spec import ModelSpec
-from personaplex_cli.samples import FRAME_SECONDS, SILENT_FRAME, Samples, frame_at, frames_for
+from personaplex_cli.samples import FRAME_SECONDS, SILENT_FRAME, Samples
 
 WARM_UP_FRAMES = 8
 LONG_PROMPT_FRAMES = 500  # 40 s: a voice of ten seconds, and a text of more than 300 tokens
@@ -59,7 +59,7 @@ class LoadedModel:
 
 
 class LocalEngine:
-    """A loaded model, ready for one conversation after another. One slot so far: Mimi is reset as a whole."""
+    """A loaded model, ready for one conversation after another."""
 
     def __init__(self, model: LoadedModel, recorder: GraphRecorder | None = None, listen: Listener = ignore) -> None:
         """`recorder` makes the recordings that warming up asks for; without one, frames are simply run."""
@@ -167,7 +167,7 @@ class LocalEngine:
         self.pipeline.begin(slot, layout, sampling)
         if self._recorder and self.pipeline.recordings and self._record_missing(self._recorder):
             self.pipeline.begin(slot, layout, sampling)  # recording left its traces
-        model.codec.reset()
+        model.codec.reset(slot)
         who = {"persona": character.persona, "prompt": character.prompt, "voice": character.voice}
         return Began(
             persona=character.persona,
@@ -194,9 +194,7 @@ class LocalEngine:
         if isinstance(sound, Path):
             return load_saved_voice(sound, self.model.spec)
         if self._sample is not sound:  # a restart asks for the same sample again
-            self.model.codec.reset()
-            codes = [self.pipeline.encode(0, frame_at(sound, index)) for index in range(frames_for(len(sound)))]
-            self._sample, self._sample_codes = sound, torch.stack(codes, dim=1)
+            self._sample, self._sample_codes = sound, self.model.codec.codes_of(sound)
         return self._sample_codes
 
     def _check_health(self) -> None:

@@ -60,7 +60,9 @@ class FramePipeline:
     @torch.inference_mode()
     def run(self, heard: Mapping[int, Samples], silent: Collection[int] = ()) -> dict[int, Reply]:
         """Hear a frame [1920] in each of these slots -> the agent's reply to it, [1920], by slot."""
+        live = self._codec.sound.host["live"].zero_()
         for slot, frame in heard.items():
+            live[slot] = True
             self._codec.sound.host["heard"][slot, 0] = torch.from_numpy(frame)
             self._slots[slot].prepare(self._inputs[slot], slot in silent)
         clock = StageClock(self._device)
@@ -80,14 +82,6 @@ class FramePipeline:
             text, tokens = self._slots[slot].commit([round(token) for token in answer[slot, FRAME:].tolist()])
             replies[slot] = Reply(answer[slot, :FRAME].numpy(), text, tokens, timings)
         return replies
-
-    @torch.inference_mode()
-    def encode(self, slot: int, sound: Samples) -> Tensor:
-        """A frame [1920] -> its codes [8] on the host, outside of any conversation."""
-        self._codec.sound.host["heard"][slot, 0] = torch.from_numpy(sound)
-        self._codec.sound.send()
-        self._run(("encode",), self._encode)
-        return self._generator.user[slot].cpu()
 
     @torch.inference_mode()
     def record(self, recorder: GraphRecorder) -> bool:
