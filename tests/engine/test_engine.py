@@ -201,9 +201,9 @@ def test_nothing_is_said_while_the_agent_is_made_silent(engine: LocalEngine) -> 
 
 def test_a_sample_is_encoded_once_and_gives_the_same_talk_again(engine: LocalEngine) -> None:
     mine, other = replace(BARE, sound=speech(0.5, seed=9)), replace(BARE, sound=speech(0.5, seed=8))
-    first, _ = held(engine, mine, speech(0.5))
-    again, _ = held(engine, mine, speech(0.5))
-    different, _ = held(engine, other, speech(0.5))
+    first, _ = held(engine, mine, speech(1.5))
+    again, _ = held(engine, mine, speech(1.5))
+    different, _ = held(engine, other, speech(1.5))
     assert np.array_equal(first, again) and not np.array_equal(first, different)
 
 
@@ -214,7 +214,7 @@ def full(*_: object) -> None:
 def test_memory_that_runs_out_in_the_middle_is_explained_too(engine: LocalEngine, monkeypatch: Any) -> None:
     begun(engine, BARE)
     with monkeypatch.context() as patch:
-        patch.setattr(engine.model.codec.mimi, "encode", full)
+        patch.setattr(engine.model.codec, "encode", full)
         error = engine.step({0: SILENT_FRAME})[0]
     assert isinstance(error, DeviceError) and "too small" in str(error)
 
