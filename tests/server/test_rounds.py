@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from personaplex_cli.client.connection import REFUSALS
+from personaplex_cli.server import admission
 from personaplex_cli.server.admission import (
     BUSY,
     GREEDY,
@@ -232,3 +235,10 @@ def test_a_place_is_free_as_soon_as_its_client_has_left(monkeypatch: pytest.Monk
         assert late.talks
 
     asyncio.run(come_and_go())
+
+
+def test_every_refusal_is_documented_and_known_to_our_clients() -> None:
+    reasons = {each.reason for each in vars(admission).values() if isinstance(each, Refusal)}
+    assert reasons == REFUSALS.keys()
+    serving = (Path(__file__).parents[2] / "docs" / "serving.md").read_text("utf-8")
+    assert all(f"`{reason}`" in serving for reason in reasons)

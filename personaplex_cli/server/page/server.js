@@ -53,6 +53,7 @@ export async function reason() {
     const { max_minutes: minutes } = await information();
     const { state, sessions } = await health();
     if (state === "loading") return { kind: state, what: "The model is still loading.", hint: "" };
+    if (state === "draining") return { kind: "busy", what: "The server shuts down.", hint: "" };
     if (state === "busy") {
       return { kind: state, what: "The server is busy.", hint: `${crowd(sessions)} ${limit(minutes)}`.trim() };
     }
