@@ -116,6 +116,15 @@ class Ended:
 
 
 @dataclass(frozen=True)
+class Visitors:
+    """How many talk with a server's model, of how many that it can hold at once, and how many wait."""
+
+    talking: int
+    slots: int
+    waiting: int
+
+
+@dataclass(frozen=True)
 class Devices:
     """The sound card is open: its microphone and speaker, by name, with their rates."""
 
@@ -206,6 +215,7 @@ Event = (
     | Downloading
     | Began
     | Step
+    | Visitors
     | Devices
     | Recording
     | Latency

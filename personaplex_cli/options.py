@@ -184,8 +184,9 @@ class ChatOptions:
 
 @dataclass(frozen=True)
 class ServeOptions(VoiceOptions):
-    queue: int = chosen(0, "How many clients may wait while one talks.", min=0, max=1000)
+    queue: int = chosen(0, "How many clients may wait while all places are taken.", min=0, max=1000)
     max_minutes: float | None = chosen(None, "How long a client may talk.", "no limit", min=0.01)
+    drain: float = chosen(0.0, "Seconds that conversations may go on after SIGTERM; nobody new is let in.", min=0)
     record: Path | None = chosen(None, "Folder in which to keep every conversation.", "nothing is kept")
 
 

@@ -10,6 +10,7 @@ import json
 import threading
 import wave
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
@@ -155,12 +156,15 @@ class Recorder:
 
 
 def _new_folder(parent: Path) -> Path:
-    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    names = (now if number == 1 else f"{now}_{number}" for number in range(1, 1000))
+    name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    number = 1
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        folder = next(parent / name for name in names if not (parent / name).exists())
-        folder.mkdir()
-        return folder
+        while True:
+            folder = parent / (name if number == 1 else f"{name}_{number}")
+            with suppress(FileExistsError):  # another conversation began in this second, perhaps in another program
+                folder.mkdir()
+                return folder
+            number += 1
     except OSError as error:
         raise AudioError(f"{parent} cannot be written ({error.strerror}).", "Choose another folder.") from error

@@ -41,11 +41,12 @@ class RunningServer:
         access: AccessOptions = ACCESS,
         wait_for: Phase = Phase.READY,
         kind: type[App] = App,
+        slots: int | None = 1,
     ) -> None:
         self.events: list[Event] = []
         self._said = threading.Condition()
         self._wait_for = wait_for
-        self.app = kind(ModelOptions(str(model), device="cpu"), serve, access, self._listen)
+        self.app = kind(ModelOptions(str(model), device="cpu"), serve, access, self._listen, slots)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="server")
 

@@ -171,7 +171,7 @@ def test_figures_are_named_as_the_server_counts_them() -> None:
     asked = " ".join(each["expr"] for panel in dashboard["panels"] for each in panel["targets"])
     serving = " ".join(inline((ROOT / "docs/serving.md").read_text("utf-8")))
     metrics = Metrics()
-    metrics.step(1.0)
+    metrics.step(1, 1.0)
     metrics.ended("left", True, 0, 0)
     metrics.turned_away("busy")
     counted = set(re.findall(r"^personaplex_\w+", metrics.text().decode(), re.M))

@@ -60,6 +60,13 @@ class Arrival(NamedTuple):
     text: str = ""
 
 
+REFUSALS = {  # what our own servers give as the reason
+    "busy": "is busy: all places are taken",
+    "slow": "is busy: its model has all it can do",
+    "address": "has enough conversations with your address",
+    "loading": "is still loading its model",
+    "shutdown": "shuts down",
+}
 T = TypeVar("T")
 
 READY = Arrival(0.0)  # the handshake: what came before it belongs to the conversation before
@@ -344,8 +351,7 @@ def explained(url: str, has_token: bool, error: Exception) -> NetworkError:
             after = error.headers.get("Retry-After", "") if error.headers else ""
             hint = f"Try again in {after} s." if re.fullmatch("[0-9]{1,5}", after) else "Try again later."
             why = error.headers.get("X-Personaplex-Error", "") if error.headers else ""
-            states = {"busy": "is busy: all places are taken", "loading": "is still loading its model"}
-            return Disconnected(f"{name} {states.get(why, 'is busy, or still loading its model')}.", hint)
+            return Disconnected(f"{name} {REFUSALS.get(why, 'is busy, or still loading its model')}.", hint)
         case aiohttp.WSServerHandshakeError(status=421):
             return NetworkError(f"{name} does not know this name.", "Use its IP address, or start it with --origin.")
         case aiohttp.WSServerHandshakeError(status=status) if status == 429 or status >= 500:

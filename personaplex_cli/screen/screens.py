@@ -33,6 +33,7 @@ from personaplex_cli.events import (
     Started,
     State,
     Step,
+    Visitors,
     as_json,
 )
 from personaplex_cli.samples import FRAME_SECONDS
@@ -52,6 +53,7 @@ TITLE, BAR = progress.TextColumn("{task.description}", markup=False), progress.B
 SPEED = progress.TextColumn("{task.fields[speed]}")
 DOWNLOAD = (TITLE, BAR, progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
 METER = (TITLE, BAR, SPEED)
+VISITORS = (TITLE,)
 ANSWER = (TITLE, BAR, progress.TaskProgressColumn(), SPEED)
 
 
@@ -230,6 +232,9 @@ class ProgressScreen(Sentences):
             case Downloading(done, total):
                 bar = self._bar or self._open(DOWNLOAD, "Downloading", total)
                 bar.update(bar.task_ids[0], completed=done, total=total)
+            case Visitors():  # one line below all others, which is written anew only when it changes
+                bar = self._bar or self._open(VISITORS, "", 1, auto_refresh=False)
+                bar.update(bar.task_ids[0], description=visitors(event), refresh=True)
             case Started(source, frames, number, count):
                 self._close()
                 self._begun = event
@@ -262,10 +267,14 @@ class ProgressScreen(Sentences):
             self._said.add(text)
             self._say(text)
 
-    def _open(self, columns: tuple[progress.ProgressColumn, ...], title: str, total: int) -> progress.Progress:
+    def _open(
+        self, columns: tuple[progress.ProgressColumn, ...], title: str, total: int, auto_refresh: bool = True
+    ) -> progress.Progress:
         # rich draws nothing of a disabled bar: a pipe or a log file gets the sentences only.
         hidden = not self._console.is_terminal
-        self._bar = progress.Progress(*columns, console=self._console, transient=True, disable=hidden)
+        self._bar = progress.Progress(
+            *columns, console=self._console, transient=True, disable=hidden, auto_refresh=auto_refresh
+        )
         self._bar.add_task(title, total=total, speed="")
         self._bar.start()
         return self._bar
@@ -294,3 +303,8 @@ class JsonLines(Screen):
 
 def _sentence(state: State) -> str:
     return f"{state.name.capitalize()} {state.detail}".rstrip()
+
+
+def visitors(now: Visitors) -> str:
+    talk = f"{now.talking} of {now.slots} talk{'s' * (now.talking == 1)}" if now.talking else "Nobody talks"
+    return f"{talk}{f', {now.waiting} wait' + 's' * (now.waiting == 1) if now.waiting else ''}."

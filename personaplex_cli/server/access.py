@@ -12,6 +12,8 @@ from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Note
 from personaplex_cli.options import AccessOptions
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 
 def tls_context(options: AccessOptions) -> ssl.SSLContext | None:
     """What TLS needs; None without a certificate. Raises UsageError for one that cannot be used."""
@@ -62,7 +64,33 @@ def knows_host(options: AccessOptions, request: web.Request) -> bool:
     if not _is_local(options.host):
         machine = socket.gethostname().lower()  # which others in this network call it by
         known |= {machine, f"{machine}.local"}
-    return name in known or _is_address(name)
+    return name in known or parsed(name) is not None
+
+
+def client_address(request: web.Request) -> str:
+    """The address that counts as one client; empty where it may be many: on this machine, such as through ssh.
+
+    A web server on this machine or in a private network says in X-Forwarded-For for whom it asks; others could say
+    anything there. Only what it added itself counts, which is the last entry.
+    """
+    peer = parsed(request.remote or "")
+    forwarded = parsed(",".join(request.headers.getall("X-Forwarded-For", [])).rpartition(",")[2].strip())
+    client = forwarded if peer and peer.is_private and forwarded else peer
+    return "" if client is None or client.is_loopback else household(client)
+
+
+def household(address: Address) -> str:
+    """What counts as one address: in IPv6 the 64 bits that one household has."""
+    return str(address if address.version == 4 else ipaddress.ip_network((address.packed, 64), strict=False))
+
+
+def parsed(host: str) -> Address | None:
+    """The address that this is, IPv4's in IPv6 as what it is; None if it is none."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if address.version == 6 else address
 
 
 def base_url(request: web.Request) -> str:
@@ -97,20 +125,10 @@ def _host_name(url: str) -> str | None:
     return None if url.startswith("//") and has_more else (parts.hostname or "").rstrip(".") or None
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def _plain(origin: str) -> str:
     return origin.rstrip("/").lower()
 
 
 def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    address = parsed(host)
+    return address.is_loopback if address else host == "localhost"

@@ -12,12 +12,10 @@ answered, also beside hundreds from the same address who never do.
 """
 
 import asyncio
-import ipaddress
 import logging
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from enum import Enum, auto
 from typing import cast
 
@@ -26,6 +24,7 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_protocol import RequestHandler
 
 from personaplex_cli.protocols.budget import Budget
+from personaplex_cli.server.access import household, parsed
 
 MAX_CONNECTIONS = 256
 MAX_PER_ADDRESS = 192  # also all that come through one web server before this one
@@ -228,12 +227,7 @@ class AnswerClock(AbstractAccessLogger):
 
 
 def _address(peer: object) -> str:
-    """What counts as one address: in IPv6 the 64 bits that one household has."""
     if not isinstance(peer, tuple) or not peer:
         return ""
-    host = str(peer[0]).partition("%")[0]
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        if isinstance(address, ipaddress.IPv6Address):
-            return str(address.ipv4_mapped or ipaddress.ip_network((host, 64), strict=False))
-    return host
+    address = parsed(str(peer[0]))
+    return household(address) if address else str(peer[0])

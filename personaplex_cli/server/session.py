@@ -69,7 +69,7 @@ PACE_FRAMES = round(1 / FRAME_SECONDS)
 LEFT = Closing("left")
 TOO_BIG = Closing("too big", 1009)
 STUCK = Closing("stuck", 1008)
-SHUTDOWN = Closing("shutdown", 1001, PersonaplexError("The server shuts down.", "Come back later."))
+GOODBYE = Closing("shutdown", 1001, PersonaplexError("The server shuts down.", "Come back later."))
 IDLE = Closing("idle", 4408, PersonaplexError(f"No sound came for {IDLE_TIMEOUT:.0f} seconds.", "Connect again."))
 WAITED = Closing("waited", 4408, PersonaplexError("You have waited for half an hour.", "Connect again."))
 FLOOD = Closing("flood", 1008, PersonaplexError("Too many messages came.", f"Send {MESSAGES_PER_SECOND} a second."))
@@ -91,7 +91,7 @@ class Session:
         self._socket = socket
         self._query = query
         self._adapter = adapter
-        self._place = place
+        self.place = place
         self._host = host
         self._deafen = deafen
         self._loop = loop = asyncio.get_running_loop()
@@ -128,7 +128,7 @@ class Session:
         try:
             close = await self._closed
         finally:
-            self._place.going = True
+            self.place.going = True
             for part in parts:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
@@ -170,7 +170,7 @@ class Session:
                 async with asyncio.timeout(OPENING_TIMEOUT):
                     await self._opened.wait()
         await self._choose()
-        async for position in self._place.positions():
+        async for position in self.place.positions():
             self._enqueue(Queued(position))
         character = await self._choose()  # meanwhile the client may have asked for another one
         self._conversation = Conversation(character, self._recorder or self._audio, self._hear)
@@ -193,7 +193,7 @@ class Session:
                 self._conversation.end()
                 await asyncio.shield(self._over)
         finally:
-            self._place.leave()
+            self.place.leave()
             if self._recorder:
                 await asyncio.to_thread(self._recorder.close)
 
@@ -346,7 +346,6 @@ class Session:
         self._enqueue(event)
 
     def _count(self, milliseconds: float) -> None:
-        self._host.metrics.step(milliseconds)
         self._frames += 1
         self._slowest = max(self._slowest, milliseconds)
         self._paces.append(milliseconds)

@@ -29,6 +29,7 @@ class TestFailures:
             (answers(503, Retry_After="9" * 300), None, "is busy", "later"),
             (answers(503, Retry_After="-7"), None, "is busy", "later"),
             (answers(503, X_Personaplex_Error="busy"), None, "is busy: all places are taken", "later"),
+            (answers(503, X_Personaplex_Error="slow"), None, "is busy: its model has all it can do", "later"),
             (answers(503, X_Personaplex_Error="loading"), None, "is still loading its model", "later"),
             (answers(421), None, "does not know this name", "--origin"),
             (answers(401), None, "requires a token", "--token"),

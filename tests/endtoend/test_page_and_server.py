@@ -79,6 +79,7 @@ def test_a_server_that_is_busy(serve: Callable[..., Any], visit: Callable[..., A
         shows(page, "Trying again in")
         busy = "The server is busy. One person talks, 1 waits. A conversation lasts 10 minutes at most here."
         expect(page.get_by_role("alert")).to_contain_text(busy)
+    expect(visit(url).locator("#crowd")).to_have_text("One person talks, 1 waits.")
     fourth.get_by_role("button", name="Stop trying").click()
     expect(fourth.get_by_role("button", name="Start talking")).to_be_focused()
     first.get_by_role("button", name="Hang up").click()

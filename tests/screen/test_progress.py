@@ -10,7 +10,19 @@ from functools import partial
 import pytest
 from rich.console import Console
 
-from personaplex_cli.events import Began, Downloading, Event, Finished, Note, Phase, Started, State, Step, Timings
+from personaplex_cli.events import (
+    Began,
+    Downloading,
+    Event,
+    Finished,
+    Note,
+    Phase,
+    Started,
+    State,
+    Step,
+    Timings,
+    Visitors,
+)
 from personaplex_cli.screen.screens import ProgressScreen
 
 EVENTS: list[Event] = [
@@ -89,6 +101,13 @@ def test_of_many_recordings_it_says_which_one_and_how_long_all_will_take() -> No
     text = shown(terminal=True, events=events)
     assert "3/1000 a.wav" in text and " left" in text
     assert "1/1" not in shown(terminal=True) and " left" not in shown(terminal=True)
+
+
+def test_how_many_talk_is_one_line_below_all_others() -> None:
+    events: list[Event] = [Visitors(0, 8, 0), Note("a visit"), Visitors(1, 8, 1), Visitors(3, 8, 2)]
+    assert shown(terminal=False, events=events).splitlines() == ["a visit"]
+    last = shown(terminal=True, events=events).rpartition("a visit\n")[2].split("\r\x1b[2K")
+    assert [line.strip() for line in last[:3]] == ["Nobody talks.", "1 of 8 talks, 1 waits.", "3 of 8 talk, 2 wait."]
 
 
 def test_interrupted_the_cursor_is_back() -> None:

@@ -29,7 +29,7 @@ from personaplex_cli.protocols.wire import PATH
 def test_health_and_metrics(random_folder: Path) -> None:
     async def look(server: RunningServer) -> None:
         health = json.loads((await fetched(f"{server.url}/health"))[1])
-        idle = {"active": 0, "waiting": 0, "served": 0, "refused": 0}
+        idle = {"active": 0, "slots": 1, "waiting": 0, "served": 0, "refused": 0}
         assert (health["state"], health["sessions"]) == ("ready", idle)
         async with connected(server.socket(f"/pcm?{SEED}")) as socket:
             await next_json(socket, "ready")
@@ -39,16 +39,17 @@ def test_health_and_metrics(random_folder: Path) -> None:
             assert (health["state"], health["sessions"]["active"]) == ("busy", 1)
         while (health := json.loads((await fetched(f"{server.url}/health"))[1]))["state"] != "ready":
             await asyncio.sleep(0.01)
-        assert health["sessions"] == {"active": 0, "waiting": 0, "served": 1, "refused": 1}
+        assert health["sessions"] == idle | {"served": 1, "refused": 1}
         status, figures, headers = await fetched(f"{server.url}/metrics")
         assert status == 200 and headers["Content-Type"].startswith("text/plain")
         for line in (
-            "personaplex_step_seconds_count 15.0",
+            'personaplex_step_seconds_count{conversations="1"} 15.0',
             'personaplex_conversations_total{end="left"} 1.0',
             'personaplex_refusals_total{reason="busy"} 1.0',
             'personaplex_dropped_samples_total{side="heard"} 0.0',
             "personaplex_ready 1.0",
-            "personaplex_connected 0.0",
+            "personaplex_slots 1.0",
+            "personaplex_talking 0.0",
         ):
             assert line in figures.splitlines()
 

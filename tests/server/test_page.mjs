@@ -7,6 +7,7 @@ import { test } from "node:test";
 import { FRAME as FRAME_MS, judge, STAGES } from "./delay.js";
 import { JitterBuffer, shorten } from "./jitter_buffer.js";
 import { Recording } from "./recording.js";
+import { crowd } from "./server.js";
 import { Speech } from "./speech.js";
 import { clock, isoMinute, Transcript } from "./transcript.js";
 
@@ -298,4 +299,12 @@ test("a talk is saved as a wav: you on the left, the agent on the right", async 
 
 test("a clock counts minutes and whole seconds, and never below nothing", () => {
   assert.deepEqual([-1, 0, 9.99, 60, 3599.5].map(clock), ["0:00", "0:00", "0:09", "1:00", "59:59"]);
+});
+
+test("how many talk and wait is a sentence", () => {
+  const said = (active, slots, waiting) => crowd({ active, slots, waiting });
+  assert.equal(said(0, 8, 0), "");
+  assert.equal(said(1, 1, 0), "One person talks, nobody waits.");
+  assert.equal(said(1, 8, 1), "1 of 8 talks, 1 waits.");
+  assert.equal(said(8, 8, 2), "8 of 8 talk, 2 wait.");
 });

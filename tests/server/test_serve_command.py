@@ -9,7 +9,7 @@ import wave
 from pathlib import Path
 
 import pytest
-from runningserver import connected, next_message, opus, speech, talk_moshi
+from runningserver import connected, fetched, next_message, opus, speech, talk_moshi
 
 from personaplex_cli.cli import main as cli
 from personaplex_cli.protocols.wire import PATH, Failure, Handshake
@@ -18,18 +18,34 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such sig
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_ends_it_cleanly(number: int, code: int, random_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("drain", "signals", "code"),
+    [
+        ("0", [signal.SIGTERM], 0),
+        ("0", [signal.SIGINT], 130),
+        ("1000", [signal.SIGTERM, signal.SIGTERM], 0),
+        ("1000", [signal.SIGTERM, signal.SIGINT], 130),
+    ],
+)
+def test_a_signal_ends_it_cleanly(
+    drain: str, signals: list[int], code: int, random_folder: Path, tmp_path: Path
+) -> None:
     async def talk(url: str) -> None:
         async with connected(f"ws{url.removeprefix('http')}{PATH}?seed=3") as socket:
             await next_message(socket, Handshake)
             await talk_moshi(socket, opus(speech(20)))
-            process.send_signal(number)
+            *first, last = signals
+            for number in first:  # the talk goes on; for those who come the door is closed
+                process.send_signal(number)
+                while "draining" not in (await fetched(f"{url}/health"))[1]:
+                    await asyncio.sleep(0.01)
+            process.send_signal(last)
             assert "shuts down" in (await next_message(socket, Failure)).text
             await socket.receive()
             assert socket.close_code == 1001
 
     command = ["serve", "--model", str(random_folder), "--device", "cpu", "--port", "0", "--record", str(tmp_path)]
+    command += ["--drain", drain]
     with subprocess.Popen(
         [sys.executable, "-m", "personaplex_cli", *command], stderr=subprocess.PIPE, text=True
     ) as process:

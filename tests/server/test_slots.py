@@ -2,78 +2,33 @@
 
 import asyncio
 import json
-import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from aiohttp import web
+from counting import FakeApp, at_any_speed, number
 from runningserver import RunningServer, connected, fetched, frames, next_json, pcm, refused, speech, talk_pcm
 
 from personaplex_cli.character import Character
-from personaplex_cli.conversation import Conversation, Reply
-from personaplex_cli.events import Began, Ended, Event, Phase, State, Timings, ignore
+from personaplex_cli.conversation import Conversation
+from personaplex_cli.events import Ended, Event, ignore
 from personaplex_cli.options import ServeOptions
 from personaplex_cli.protocols.adapter import Begin
 from personaplex_cli.protocols.pcm import Pcm
-from personaplex_cli.samples import FRAME, Samples
+from personaplex_cli.samples import FRAME
 from personaplex_cli.server import session
-from personaplex_cli.server.admission import Admission, ConversationQueue
-from personaplex_cli.server.app import App
+from personaplex_cli.server.admission import Admission, ConversationQueue, Place
 from personaplex_cli.server.client_audio import ClientAudio
 from personaplex_cli.server.metrics import Metrics
 
 
-class CountingEngine:
-    """Answers every frame of its n-th conversation with samples of n/100."""
-
-    slots = 2
-
-    def __init__(self) -> None:
-        self._begun = 0
-        self._waiting: dict[int, Character] = {}
-        self._numbers: dict[int, int] = {}
-
-    def begin(self, slot: int, character: Character) -> None:
-        self._waiting[slot] = character
-
-    def prefill(self) -> Iterable[tuple[int, Event | Exception]] | None:
-        if not self._waiting:
-            return None
-        slot, who = self._waiting.popitem()
-        self._begun += 1
-        self._numbers[slot] = self._begun
-        began = Began(who.persona, who.voice, "fake", "cpu", "none", who.sampling.seed, 1, 3000)
-        return [(slot, State(Phase.PRIMING)), (slot, began)]
-
-    def step(self, frames: Mapping[int, Samples], silent: Collection[int] = ()) -> Mapping[int, Reply | Exception]:
-        time.sleep(0.005)
-        return {
-            slot: Reply(np.full(FRAME, self._numbers[slot] / 100, dtype=np.float32), "", timings=Timings(1, 2, 3))
-            for slot in frames
-        }
-
-    def end(self, slot: int) -> None:
-        self._waiting.pop(slot, None)
-
-    def close(self) -> None: ...
-
-
-class FakeApp(App):
-    def _start(self) -> CountingEngine:
-        return CountingEngine()
-
-
 @pytest.fixture
-def server() -> Iterator[RunningServer]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
+    at_any_speed(monkeypatch)
     with RunningServer("demo", ServeOptions(queue=1), kind=FakeApp) as running:
         yield running
-
-
-def number(sound: bytes) -> set[int]:
-    """Of the conversations that this was said in."""
-    return {round(100 * each / 32768) for each in set(np.frombuffer(sound, "<i2").tolist())}
 
 
 def test_two_talk_at_once_and_a_third_waits(server: RunningServer) -> None:
@@ -127,7 +82,7 @@ def test_a_restart_may_take_back_all_that_waits_to_be_sent(monkeypatch: pytest.M
 
     async def restart() -> None:
         place, character = Admission(queue=0).enter(), Character("a", "", "b", "c.pt")
-        assert place
+        assert isinstance(place, Place)
         host = session.Host(ServeOptions(), Metrics(), ignore, lambda conversation: None)
         visit = session.Session(web.WebSocketResponse(), {}, Pcm(), place, host)
         visit._character, visit._conversation = character, Conversation(character, visit._audio)
@@ -156,30 +111,6 @@ def test_conversations_that_the_model_did_not_get_to_are_ended() -> None:
     queue.abandon()
     queue.put(conversation())
     assert [isinstance(each, Ended) and bool(each.error) for each in ended] == [True, True]
-
-
-def test_a_place_is_free_as_soon_as_its_client_has_left() -> None:
-    async def come_and_go() -> None:
-        admission = Admission(queue=1)
-        admission.slots = 2
-        places = [admission.enter() for _ in range(4)]
-        assert all(places[:3]) and places[3] is None
-        assert (admission.active, admission.waiting) == (2, 1)
-        first = places[0]
-        assert first
-        first.going = True
-        late = admission.enter()
-        assert late and admission.enter() is None
-        positions = late.positions()
-        assert await anext(positions) == 1
-        first.leave()
-        first.leave()
-        others = places[1]
-        assert others
-        others.leave()
-        assert [each async for each in positions] == []
-
-    asyncio.run(come_and_go())
 
 
 def test_silence_is_filled_where_the_protocol_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,25 @@
 
 import { listen } from "./keys.js";
 import { at, notice } from "./page.js";
-import { hasToken, information, keepToken, takeTokenFromAddress, TokenNeeded } from "./server.js";
+import { crowd, hasToken, health, information, keepToken, takeTokenFromAddress, TokenNeeded } from "./server.js";
 import { Setup } from "./setup.js";
 import { insecure } from "./sound.js";
 import { Talk } from "./talk.js";
 
 const VIEWS = ["unreachable", "locked", "setup", "talk"];
+const LOOK_EVERY = 10_000; // milliseconds between two looks at how many talk
 
 function show(view) {
   for (const each of VIEWS) at(each).hidden = each !== view;
   document.body.dataset.view = view;
+  showCrowd();
+}
+
+/** Beside the form, how many talk; nothing if nobody does, or if the server does not say. */
+async function showCrowd() {
+  if (at("setup").hidden || document.hidden) return;
+  const { sessions } = await health().catch(() => ({}));
+  at("crowd").textContent = sessions ? crowd(sessions) : "";
 }
 
 const back = () => {
@@ -56,6 +65,8 @@ at("locked").addEventListener("submit", (event) => {
   open();
 });
 at("again").addEventListener("click", open);
+document.addEventListener("visibilitychange", showCrowd);
+setInterval(showCrowd, LOOK_EVERY);
 listen();
 takeTokenFromAddress();
 open();

@@ -33,6 +33,12 @@ export async function information() {
   return answer.json();
 }
 
+/** What the server does: its `state`, and how many `sessions` there are. Throws TypeError if there is no answer. */
+export async function health() {
+  const answer = await fetch(new URL("health", document.baseURI), { cache: "no-store" });
+  return answer.json();
+}
+
 /** Where conversations are held. */
 export function conversationUrl() {
   const url = new URL("pcm", document.baseURI);
@@ -45,11 +51,11 @@ export function conversationUrl() {
 export async function reason() {
   try {
     const { max_minutes: minutes } = await information();
-    const health = await fetch(new URL("health", document.baseURI), { cache: "no-store" });
-    const { state, sessions } = await health.json();
+    const { state, sessions } = await health();
     if (state === "loading") return { kind: state, what: "The model is still loading.", hint: "" };
+    if (state === "draining") return { kind: "busy", what: "The server shuts down.", hint: "" };
     if (state === "busy") {
-      return { kind: state, what: "The server is busy.", hint: `${talking(sessions)} ${limit(minutes)}`.trim() };
+      return { kind: state, what: "The server is busy.", hint: `${crowd(sessions)} ${limit(minutes)}`.trim() };
     }
     const hint = "Try again. If this goes on, look at what the server prints.";
     return { kind: "refused", what: "The server refused the connection.", hint };
@@ -67,7 +73,9 @@ export function limit(minutes) {
   return `A conversation lasts ${count} ${unit}${count === 1 ? "" : "s"} at most here.`;
 }
 
-function talking({ active, waiting }) {
-  const talk = active === 1 ? "One person talks" : `${active} people talk`;
+/** How many talk and wait, as a sentence; nothing if nobody does. */
+export function crowd({ active, slots, waiting }) {
+  if (!active) return "";
+  const talk = slots > 1 ? `${active} of ${slots} ${active === 1 ? "talks" : "talk"}` : "One person talks";
   return `${talk}, ${waiting || "nobody"} ${waiting > 1 ? "wait" : "waits"}.`;
 }
