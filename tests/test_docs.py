@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from documents import (
     DOCUMENTS,
     ROOT,
@@ -198,6 +199,36 @@ def test_what_the_containers_copy_and_set_exists() -> None:
     for line in re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.M):
         for name in line.split():
             assert (ROOT / name).exists() and name in allowed, name
+
+
+def lists_of_words(node: Any) -> Iterator[list[str]]:
+    """Every list of words in a YAML document."""
+    if isinstance(node, list) and node and all(isinstance(each, str) for each in node):
+        yield node
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for each in children:
+        yield from lists_of_words(each)
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.replicas.yaml", "kubernetes.yaml"])
+def test_what_the_manifests_start_and_ask_exists(name: str) -> None:
+    text = (ROOT / "deploy" / name).read_text("utf-8")
+    started = [words for node in yaml.safe_load_all(text) for words in lists_of_words(node) if words[0] in NAMES]
+    served = [parse(words) for words in started if words[0] == "serve"]
+    assert served
+    balancer = (ROOT / "deploy/haproxy.cfg").read_text("utf-8")
+    serving = inline((ROOT / "docs/serving.md").read_text("utf-8"))
+    assert {*re.findall(r"httpGet: {path: (\S+),", text), *re.findall(r"httpchk GET (\S+)", balancer)} <= set(serving)
+    patience = [int(seconds) for seconds in re.findall(r"terminationGracePeriodSeconds: (\d+)", text)]
+    patience += [60 * int(minutes) for minutes in re.findall(r"stop_grace_period: (\d+)m", text)]
+    assert all(each["drain"] + 30 < least for each in served for least in patience)
+
+
+@pytest.mark.skipif(not shutil.which("haproxy"), reason="needs haproxy")
+def test_haproxy_understands_its_file() -> None:
+    command = ["haproxy", "-c", "-q", "-f", str(ROOT / "deploy/haproxy.cfg")]
+    checked = subprocess.run(command, env={**os.environ, "REPLICAS": "replica:8998"}, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
 
 
 @pytest.mark.slow
