@@ -85,7 +85,7 @@ def run(
         try:
             if work.todo:
                 with closing(start(listen)) as engine:
-                    program.answer(engine, who, work, output, listen)
+                    program.answer_all(engine, who, work, output, listen)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(*work.kept) from stop
     jobs.conclude(work)
