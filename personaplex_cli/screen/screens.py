@@ -310,7 +310,8 @@ class _Answers:
     @property
     def title(self) -> str:
         """`a.wav`; `3/1000 a.wav`; `3/1000, 8 at once`."""
-        name, number = PurePath(self._newest.source).name, f"{self._newest.number}/{self.count}"
+        [*_, last] = self._under_way.values() or [self._newest]
+        name, number = PurePath(last.source).name, f"{self._newest.number}/{self.count}"
         if self.count == 1:
             return name
         return f"{number} {name}" if len(self._under_way) <= 1 else f"{number}, {len(self._under_way)} at once"

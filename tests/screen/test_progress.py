@@ -10,8 +10,21 @@ from functools import partial
 import pytest
 from rich.console import Console
 
-from personaplex_cli.events import Began, Downloading, Event, Finished, Note, Phase, Started, State, Step, Timings
-from personaplex_cli.screen.screens import ProgressScreen
+from personaplex_cli.events import (
+    Began,
+    Downloading,
+    Event,
+    Failed,
+    Finished,
+    Note,
+    Phase,
+    Started,
+    State,
+    Step,
+    Steps,
+    Timings,
+)
+from personaplex_cli.screen.screens import ProgressScreen, _Answers
 
 EVENTS: list[Event] = [
     State(Phase.DOWNLOADING, "org/[model]"),
@@ -91,6 +104,39 @@ def test_of_many_recordings_it_says_which_one_and_how_long_all_will_take() -> No
     assert "1/1" not in shown(terminal=True) and " left" not in shown(terminal=True)
 
 
+def test_of_several_at_once_there_is_one_bar_for_all() -> None:
+    step = Step(0, "", -20, -30, None)
+    events: list[Event] = [
+        Started("a.wav", 40, 1, 5, 100),
+        State(Phase.PRIMING),  # of the next one
+        Started("b.wav", 30, 2, 5, 100),
+        *[step] * 9,
+        Steps("b.wav", 40),
+        Finished("a.wav", ("a.out.wav",), 3.2, 1.5, "Hello."),
+        Failed("b.wav", "It is gone."),
+        Started("c.wav", 10, 3, 5, 30),  # what was left of b is not coming
+        Step(9, "", -20, -30, None),
+    ]
+    text = shown(terminal=True, events=events)
+    assert "3/5 c.wav" in text and " 71%" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
+    assert shown(terminal=False, events=events).splitlines() == [
+        "Priming",
+        "a.wav -> a.out.wav  (3.2 s, 1.5x real time)",
+        "b.wav was not answered: It is gone.",
+    ]
+
+
+def test_the_bar_of_many_names_the_one_that_is_answered_or_says_how_many_are() -> None:
+    answers = _Answers(Started("in/a.wav", 40, 1, 5, 100))
+    titles = []
+    for source, number in (("in/a.wav", 1), ("in/b.wav", 2)):
+        answers.begin(Started(source, 40, number, 5, 100))
+        titles.append(answers.title)
+    answers.end("in/b.wav")
+    assert [*titles, answers.title] == ["1/5 a.wav", "2/5, 2 at once", "2/5 a.wav"]  # the second has begun
+
+
 def test_interrupted_the_cursor_is_back() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=90, _environ={})
     try:
@@ -112,7 +158,7 @@ DRAWING = """
 import sys
 from rich.console import Console
 from personaplex_cli.events import Downloading
-from personaplex_cli.screen.screens import ProgressScreen
+from personaplex_cli.screen.screens import ProgressScreen, _Answers
 with ProgressScreen(Console(stderr=True)) as screen:
     screen.show(Downloading(1, 10))
     sys.stdin.read(1)
