@@ -29,7 +29,10 @@ from personaplex_cli.programs.run import answer, in_order
 PERIOD = 0.5  # seconds after which a worker tells how far it is, at the latest
 PATIENCE = 10.0  # seconds in which workers may write what is finished, when the run ends
 CONNECT_SECONDS = 10.0
-ADDRESSES = "Give local, HOST:PORT, or auto on a machine where `ray start` has been run."
+ADDRESSES = (
+    "Give local, HOST:PORT, or auto on a machine where `ray start` has been run. "
+    "For a cluster with a token set RAY_AUTH_MODE=token."
+)
 STORE_BYTES = 100 * 2**20  # Ray's memory for what it passes on; we pass on little
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -63,7 +66,7 @@ def answer_all(
         closing(Ledger(work, todo, output, listen)) as ledger,
     ):
         workers = min(pool.places, len(todo))
-        listen(Note(f"{workers} worker{'s' * (workers > 1)}, each with a {pool.resource} of its own."))
+        listen(Note(pool.told_of(workers)))
         dispatch(pool, workers, todo, output, ledger, listen)
         ledger.conclude()
 
@@ -143,19 +146,25 @@ class _Ending(Exception):
 
 
 class _Actors:
-    """The workers as Ray's actors: a `Pool`, with `places` for so many of them, each with a `resource` of its own."""
+    """The workers as Ray's actors: a `Pool`, with `places` for so many of them."""
 
     def __init__(self, ray: Any, arguments: tuple[Any, ...]) -> None:
         """`arguments` are those of `Worker`."""
         has = ray.cluster_resources()
-        gpus, cores = int(has.get("GPU", 0)), int(has.get("CPU", 0))
-        self.places, self.resource = (gpus, "GPU") if gpus else (max(1, cores), "core")
+        self._resource = "GPU" if has.get("GPU", 0) >= 1 else "CPU"
+        self.places = max(1, int(has.get(self._resource, 0)))
         self._ray = ray
-        self._actor = ray.remote(**{"num_gpus" if gpus else "num_cpus": 1})(Worker)
+        self._actor = ray.remote(**{f"num_{self._resource.lower()}s": 1})(Worker)
         self._arguments = arguments
         self._numbers = count()
         self._workers: dict[int, Any] = {}
         self._calls: dict[Any, int] = {}  # that are not answered yet
+
+    def told_of(self, workers: int) -> str:
+        """A sentence for the user: one that waits for another program's GPU would look like one that hangs."""
+        waiting = workers - min(workers, int(self._ray.available_resources().get(self._resource, 0)))
+        later = f"; {waiting} of them once it is free" if waiting else ""
+        return f"{workers} worker{'s' * (workers > 1)}, each with a {self._resource} of its own{later}."
 
     def hire(self) -> int:
         number = next(self._numbers)
