@@ -79,7 +79,7 @@ class Step:
     """One frame of conversation: the agent's text piece (may be empty), both levels in dBFS, the engine's timings.
 
     The timings are None for an engine elsewhere: what is known of its time comes as Network. `clipped` says that the
-    microphone was too loud.
+    microphone was too loud. `source` is the recording that is answered, where there are recordings.
     """
 
     index: int
@@ -88,6 +88,15 @@ class Step:
     said: float
     timings: Timings | None
     clipped: bool = False
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """So many frames of a recording were answered on another machine, which does not tell of each."""
+
+    source: str
+    frames: int
 
 
 @dataclass(frozen=True)
@@ -171,9 +180,9 @@ class Glitch:
 
 @dataclass(frozen=True)
 class Started:
-    """One recording is about to be played to the model: `frames` of 80 ms. It is `number` of `count`.
+    """One recording is about to be played to the model: `frames` of 80 ms. It is `number` of `count`, as they begin.
 
-    `frames_left` are the frames of this one and of all that come after it.
+    `frames_left` are still to be answered of all recordings together, those that are being answered included.
     """
 
     source: str
@@ -185,13 +194,24 @@ class Started:
 
 @dataclass(frozen=True)
 class Finished:
-    """One recording is answered; `files` are the paths written, `speed` how many times faster than real time."""
+    """One recording is answered; `files` are the paths written.
+
+    `speed` is its length over the time that it took itself, whatever was answered beside it.
+    """
 
     source: str
     files: tuple[str, ...]
     seconds: float
     speed: float
     text: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """One recording of several could not be answered, and why; the others go on."""
+
+    source: str
+    error: str
 
 
 @dataclass(frozen=True)
@@ -215,6 +235,7 @@ Event = (
     | Downloading
     | Began
     | Step
+    | Steps
     | Visitors
     | Devices
     | Recording
@@ -223,6 +244,7 @@ Event = (
     | Glitch
     | Started
     | Finished
+    | Failed
     | Muted
     | Hushed
     | Ended
@@ -244,5 +266,7 @@ def as_json(event: Event) -> dict[str, Any]:
         levels = {"heard": round(event.heard, 1), "said": round(event.said, 1)}
         if fields["timings"]:
             fields["timings"] = {stage: round(value, 2) for stage, value in fields["timings"].items()}
+        if not event.source:
+            del fields["source"]
         fields |= {"time": round(event.index * FRAME_SECONDS, 2), **levels}
     return {"event": kind, **fields}

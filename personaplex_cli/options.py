@@ -96,6 +96,14 @@ class BatchOptions:
 
 
 @dataclass(frozen=True)
+class ClusterOptions:
+    panel = "Machine"
+    ray: str | None = chosen(
+        None, "Answer on every GPU of a Ray cluster: local, auto or HOST:PORT.", "one GPU here", variable=None
+    )
+
+
+@dataclass(frozen=True)
 class VoiceOptions:
     voice: str | None = chosen(
         None, "A name from `personaplex voices`, or a sample of speech.", "the persona's", short="-v"

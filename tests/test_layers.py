@@ -32,7 +32,7 @@ def test_imports_follow_the_contracts() -> None:
 def test_looking_around_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys; from personaplex_cli.cli.main import program; code = program(sys.argv[1:]);"
-        "heavy = {'torch', 'moshi', 'sphn', 'huggingface_hub', 'aiohttp'} & set(sys.modules);"
+        "heavy = {'torch', 'moshi', 'sphn', 'huggingface_hub', 'aiohttp', 'ray'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else code)"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)

@@ -18,6 +18,7 @@ EXAMPLES = {
     "run": (
         "personaplex run question.wav -o answer.wav",
         "personaplex run recordings/ -o answers/ --skip-existing --srt",
+        "personaplex run recordings/ -o answers/ --batch-size auto --ray local",
         "ffmpeg -i talk.mp4 -f wav - | personaplex run - -o answer.wav",
     ),
     "serve": (

@@ -26,6 +26,7 @@ from personaplex_cli.options import (
     BatchOptions,
     CharacterOptions,
     ChatOptions,
+    ClusterOptions,
     LiveModelOptions,
     LiveSoundCardOptions,
     ModelOptions,
@@ -65,9 +66,11 @@ def run(
     remote: RemoteOptions,
     model: ModelOptions,
     batch: BatchOptions,
+    cluster: ClusterOptions,
     sampling: Sampling,
 ) -> None:
     """Answer recorded speech: the same conversation as live, frame by frame, with files."""
+    from personaplex_cli.programs import cluster as machines
     from personaplex_cli.programs import jobs
     from personaplex_cli.programs import run as program
 
@@ -78,14 +81,18 @@ def run(
     start = _starter(context, remote, model, who, paced=True, slots=batch.slots)
     prompt_file = (character.prompt or "")[1:] if (character.prompt or "").startswith("@") else None
     planned = jobs.plan(named, out, output, [each for each in (character.voice, prompt_file, listed) if each])
+    if cluster.ray is not None:
+        machines.check(planned, remote)
     with ProgressScreen(Console(stderr=True)) as screen:
         json_lines = JsonEvents()
         listen = json_lines if events else screen.show
         work = program.check(planned, out, output, listen)
         try:
-            if work.todo:
+            if work.todo and cluster.ray is not None:
+                machines.answer_all(cluster.ray, start, who, work, output, listen)
+            elif work.todo:
                 with closing(start(listen)) as engine:
-                    program.answer(engine, who, work, output, listen)
+                    program.answer_all(engine, who, work, output, listen)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(*work.kept) from stop
     jobs.conclude(work)

@@ -14,7 +14,7 @@ from personaplex_cli.audio.recording import STDIN, can_be_read_again, shown
 from personaplex_cli.errors import PersonaplexError, UsageError
 from personaplex_cli.files import check_writable
 from personaplex_cli.options import OutputOptions
-from personaplex_cli.samples import SOUND_SUFFIXES, Samples
+from personaplex_cli.samples import SAMPLE_RATE, SOUND_SUFFIXES, Samples, frames_for
 
 STDOUT = "-"
 MAX_LIST_BYTES = 100_000_000  # of a list of names
@@ -60,11 +60,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Ready:
-    """A job whose recording was read once: its length in samples, and the sound if it cannot be read again."""
+    """A job whose recording was read once: how long the conversation is, and the sound if it cannot be read again."""
 
     job: Job
-    number: int  # among all jobs, from 1
-    samples: int
+    frames: int  # the tail's included
     sound: Samples | None
     remarks: tuple[str, ...]
 
@@ -125,7 +124,7 @@ def look_at(
     if any(job.target is None for job in jobs) and sys.stdout.isatty():
         raise UsageError("Sound cannot be shown on a terminal.", "Give -o FILE, or pipe the output onward.")
     work = Work([], results_of(jobs, out), len(jobs))
-    for number, job in enumerate(jobs, 1):
+    for job in jobs:
         if output.skip_existing and job.target is not None and job.target.is_file():
             work.done.append(job)
             continue
@@ -143,7 +142,8 @@ def look_at(
         for remark in remarks:
             note(remark)
         kept = None if can_be_read_again(job.source) else sound
-        work.todo.append(Ready(job, number, len(sound), kept, tuple(remarks)))
+        frames = frames_for(len(sound) + round(output.tail * SAMPLE_RATE))
+        work.todo.append(Ready(job, frames, kept, tuple(remarks)))
     if work.done:
         note(f"{len(work.done)} of {len(jobs)} are answered already.")
     return work

@@ -25,6 +25,7 @@ from personaplex_cli.events import (
     Devices,
     Downloading,
     Event,
+    Failed,
     Finished,
     Glitch,
     Note,
@@ -33,6 +34,7 @@ from personaplex_cli.events import (
     Started,
     State,
     Step,
+    Steps,
     Visitors,
     as_json,
 )
@@ -182,8 +184,7 @@ class ProgressScreen(Sentences):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._bar: progress.Progress | None = None
-        self._begun: Started | None = None  # the recording that is being answered
-        self._first: tuple[float, int] | None = None  # when the first one began, and how many frames were left
+        self._answers: _Answers | None = None  # once the first recording has begun
         self._said: set[str] = set()
         self._default_stop: Any = None
 
@@ -225,7 +226,8 @@ class ProgressScreen(Sentences):
             case Devices(microphone, speaker):
                 self._say(f"Microphone: {microphone}. Speaker: {speaker}.")
             case State():
-                self._close()
+                if not self._answers:  # each of many conversations is prepared, under the bar of all
+                    self._close()
                 self._say_once(_sentence(event))
             case Began(persona, voice, seed=seed):
                 self._say_once(f"{persona} with the voice {voice}{'' if seed is None else f', seed {seed}'}.")
@@ -235,31 +237,36 @@ class ProgressScreen(Sentences):
             case Visitors():  # one line below all others, which is written anew only when it changes
                 bar = self._bar or self._open(VISITORS, "", 1, auto_refresh=False)
                 bar.update(bar.task_ids[0], description=visitors(event), refresh=True)
-            case Started(source, frames, number, count):
-                self._close()
-                self._begun = event
-                self._first = self._first or (time.monotonic(), event.frames_left)
-                title = self._readable(PurePath(source).name)
-                self._open(ANSWER, f"{number}/{count} {title}" if count > 1 else title, frames)
-            case Step(index) if self._bar:
-                speed = (index + 1) * FRAME_SECONDS / (self._bar.tasks[0].elapsed or 1e-9)
-                left = self._time_left(index + 1)
-                self._bar.update(self._bar.task_ids[0], completed=index + 1, speed=f"{speed:.1f}x real time{left}")
+            case Started():
+                self._answers = self._answers or _Answers(event)
+                self._answers.begin(event)
+                if not self._bar:
+                    self._open(ANSWER, "", self._answers.frames)
+                self._draw(self._answers)
+            case Step() | Steps() if self._answers:
+                self._answers.answered(event.frames if isinstance(event, Steps) else 1)
+                self._draw(self._answers)
             case Finished(source, files, seconds, speed, text):
-                self._close()
+                is_single = self._answers is None or self._answers.count == 1
+                if is_single:
+                    self._close()
+                elif self._answers:
+                    self._answers.end(source)
+                    self._draw(self._answers)
                 where = f" -> {', '.join(files)}" if files else ""
                 self._say(f"{source}{where}  ({seconds:.1f} s, {speed:.1f}x real time)")
-                if self._begun and self._begun.count == 1 and len(text) <= SHORT_ANSWER:
+                if self._answers and is_single and len(text) <= SHORT_ANSWER:
                     self._say(f"It said: {text}" if text else "It said nothing.")
 
-    def _time_left(self, done: int) -> str:
-        """How long all recordings that are left will take, from how long all before took; nothing for a single one."""
-        if self._begun is None or self._first is None or self._begun.count == 1:
-            return ""
-        since, frames = self._first
-        left = self._begun.frames_left - done
-        seconds = (time.monotonic() - since) / max(1, frames - left) * left
-        return f", {clock(seconds)} left"
+            case Failed(source, error):
+                if self._answers:
+                    self._answers.end(source)
+                self._say(f"{source} was not answered: {error}")
+
+    def _draw(self, answers: "_Answers") -> None:
+        if self._bar:
+            title, speed = self._readable(answers.title), answers.speed(time.monotonic())
+            self._bar.update(self._bar.task_ids[0], description=title, completed=answers.done, speed=speed)
 
     def _say_once(self, text: str) -> None:
         """What is the same for each of many recordings."""
@@ -283,6 +290,48 @@ class ProgressScreen(Sentences):
         if self._bar:
             self._bar.stop()
         self._bar = None
+
+
+class _Answers:
+    """How far the answers to all recordings have come, however many are given at once."""
+
+    def __init__(self, first: Started) -> None:
+        self.count = first.count
+        self.frames = first.frames_left or first.frames  # of all
+        self._under_way: dict[str, Started] = {}
+        self._since = time.monotonic()
+        self._left = self.frames
+
+    def begin(self, started: Started) -> None:
+        self._under_way[started.source] = self._newest = started
+        self._left = started.frames_left or started.frames
+
+    def end(self, source: str) -> None:
+        self._under_way.pop(source, None)
+
+    def answered(self, frames: int) -> None:
+        self._left = max(0, self._left - frames)
+
+    @property
+    def done(self) -> int:
+        return self.frames - self._left
+
+    @property
+    def title(self) -> str:
+        """`a.wav`; `3/1000 a.wav`; `3/1000, 8 at once`."""
+        [*_, last] = self._under_way.values() or [self._newest]
+        name, number = PurePath(last.source).name, f"{self._newest.number}/{self.count}"
+        if self.count == 1:
+            return name
+        return f"{number} {name}" if len(self._under_way) <= 1 else f"{number}, {len(self._under_way)} at once"
+
+    def speed(self, now: float) -> str:
+        """That of all together, and how long what is left will take, from how long it has taken so far."""
+        took = max(now - self._since, 1e-9)
+        text = f"{self.done * FRAME_SECONDS / took:.1f}x real time"
+        if self.count == 1 or not self.done:
+            return text
+        return f"{text}, {clock(took / self.done * self._left)} left"
 
 
 class JsonLines(Screen):

@@ -204,7 +204,7 @@ class TestFailures:
 
     def test_what_fails_again_and_again_ends_it(self, random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from personaplex_cli.errors import AudioError
-        from personaplex_cli.programs import run as program
+        from personaplex_cli.programs import answers as program
 
         tried = 0
 
@@ -223,7 +223,7 @@ def test_stopped_anywhere_it_goes_on_and_each_is_answered_once(
     random_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before the wav is written, and again later: a wav is there only if everything is."""
-    from personaplex_cli.programs import run as program
+    from personaplex_cli.programs import answers as program
 
     names = [f"{number:02}" for number in range(6)]
     for name in names:
@@ -370,17 +370,17 @@ def test_of_a_long_recording_it_is_said_when_the_persona_is_forgotten(
     random_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from personaplex_cli.events import Began
-    from personaplex_cli.programs import run as program
+    from personaplex_cli.programs import answers as program
 
     monkeypatch.setattr(program, "Began", Began)
-    hear = program._Answer.hear
+    hear = program.Answer.hear
 
-    def with_little_context(self: Any, event: Any) -> None:
+    def with_little_context(self: Any, event: Any, listen: Any) -> None:
         if isinstance(event, Began):
             event = Began(**{**vars(event), "context": event.prompt_frames + 2})
-        hear(self, event)
+        hear(self, event, listen)
 
-    monkeypatch.setattr(program._Answer, "hear", with_little_context)
+    monkeypatch.setattr(program.Answer, "hear", with_little_context)
     assert run(random_folder, recorded(Path("q.wav"), SHORT), "-o", "a.wav", "--md") == 0
     err = capsys.readouterr().err
     assert err.index("forgets its persona") < err.index("-> a.wav")

@@ -14,16 +14,18 @@ from personaplex_cli.events import (
     Began,
     Downloading,
     Event,
+    Failed,
     Finished,
     Note,
     Phase,
     Started,
     State,
     Step,
+    Steps,
     Timings,
     Visitors,
 )
-from personaplex_cli.screen.screens import ProgressScreen
+from personaplex_cli.screen.screens import ProgressScreen, _Answers
 
 EVENTS: list[Event] = [
     State(Phase.DOWNLOADING, "org/[model]"),
@@ -110,6 +112,39 @@ def test_how_many_talk_is_one_line_below_all_others() -> None:
     assert [line.strip() for line in last[:3]] == ["Nobody talks.", "1 of 8 talks, 1 waits.", "3 of 8 talk, 2 wait."]
 
 
+def test_of_several_at_once_there_is_one_bar_for_all() -> None:
+    step = Step(0, "", -20, -30, None)
+    events: list[Event] = [
+        Started("a.wav", 40, 1, 5, 100),
+        State(Phase.PRIMING),  # of the next one
+        Started("b.wav", 30, 2, 5, 100),
+        *[step] * 9,
+        Steps("b.wav", 40),
+        Finished("a.wav", ("a.out.wav",), 3.2, 1.5, "Hello."),
+        Failed("b.wav", "It is gone."),
+        Started("c.wav", 10, 3, 5, 30),  # what was left of b is not coming
+        Step(9, "", -20, -30, None),
+    ]
+    text = shown(terminal=True, events=events)
+    assert "3/5 c.wav" in text and " 71%" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
+    assert shown(terminal=False, events=events).splitlines() == [
+        "Priming",
+        "a.wav -> a.out.wav  (3.2 s, 1.5x real time)",
+        "b.wav was not answered: It is gone.",
+    ]
+
+
+def test_the_bar_of_many_names_the_one_that_is_answered_or_says_how_many_are() -> None:
+    answers = _Answers(Started("in/a.wav", 40, 1, 5, 100))
+    titles = []
+    for source, number in (("in/a.wav", 1), ("in/b.wav", 2)):
+        answers.begin(Started(source, 40, number, 5, 100))
+        titles.append(answers.title)
+    answers.end("in/b.wav")
+    assert [*titles, answers.title] == ["1/5 a.wav", "2/5, 2 at once", "2/5 a.wav"]  # the second has begun
+
+
 def test_interrupted_the_cursor_is_back() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=90, _environ={})
     try:
@@ -131,7 +166,7 @@ DRAWING = """
 import sys
 from rich.console import Console
 from personaplex_cli.events import Downloading
-from personaplex_cli.screen.screens import ProgressScreen
+from personaplex_cli.screen.screens import ProgressScreen, _Answers
 with ProgressScreen(Console(stderr=True)) as screen:
     screen.show(Downloading(1, 10))
     sys.stdin.read(1)
