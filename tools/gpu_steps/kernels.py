@@ -13,6 +13,7 @@ from gpu_steps.context import Context
 from gpu_steps.engines import device_of, let_go, seconds_each, spec_of
 from personaplex_cli.engine.quantised import GROUP, Int4Linear, Int8Linear, Quantised, filled, why_no_kernels
 from personaplex_cli.loader.checkpoint import unfilled_lm
+from personaplex_cli.loader.load import keep_exact
 from personaplex_cli.loader.measure import bandwidth
 from personaplex_cli.loader.precision import DEPFORMER, LAYERS
 
@@ -26,6 +27,7 @@ Product = Callable[[Tensor], Tensor]
 def kernels(context: Context) -> dict[str, Any]:
     """Microseconds, gigabytes of weights a second, and the error as a share of the largest number that is right."""
     device = device_of(context)
+    keep_exact()
     speed = bandwidth(device) / 1e9
     if context.dry:
         os.environ["TRITON_INTERPRET"] = "1"  # before it is imported: its interpreter runs kernels on the CPU
