@@ -64,8 +64,7 @@ STEPS = (
     Step("real-time", 80, "gpu_steps.speed:real_time"),
     Step("demo", 40, "gpu_steps.equality:demo"),
 )
-# What steps import, torch's profiler included.
-PRELOADED = ["personaplex_cli.loader.load", "personaplex_cli.programs.bench", "torch._inductor"]
+PRELOADED = ["personaplex_cli.loader.load", "personaplex_cli.programs.bench"]
 
 
 def run_all(steps: Sequence[Step], out: Path, context: Context, seconds: float) -> Iterator[dict[str, Any]]:

@@ -208,12 +208,10 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 
 def seconds_each(context: Context, calls: Sequence[Callable[[], object]], repeats: int = 20) -> float:
     """Seconds of one call, the mean of all, repeated. On a GPU they are recorded, so that no launch is counted."""
+    began = time.perf_counter()
     for call in calls:
         call()
     if context.dry:
-        began = time.perf_counter()
-        for call in calls:
-            call()
         return (time.perf_counter() - began) / len(calls)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -48,7 +48,10 @@ def kernels(context: Context) -> dict[str, Any]:
 
 
 def _shapes(context: Context) -> dict[tuple[int, int], list[Quantised | None]]:
-    """The shapes of all linears of the language model, the largest first, each with how it may be held."""
+    """The shapes of all linears of the language model, the largest first, each with how it may be held.
+
+    In a dry run the two smallest that may be held in every way: Triton's interpreter takes its time.
+    """
     lm = unfilled_lm(spec_of(context).lm, torch.bfloat16)
     found: dict[tuple[int, int], list[Quantised | None]] = {}
     for name, module in lm.named_modules():
@@ -58,7 +61,8 @@ def _shapes(context: Context) -> dict[tuple[int, int], list[Quantised | None]]:
             kinds += [Int8Linear] if (is_layer or DEPFORMER.fullmatch(name)) and Int8Linear not in kinds else []
             kinds += [Int4Linear] if is_layer and Int4Linear not in kinds else []
     shapes = sorted(found, key=lambda shape: -shape[0] * shape[1])
-    return {shape: found[shape] for shape in context.either(shapes, shapes[-3:])}
+    varied = sorted(shapes, key=lambda shape: (-len(found[shape]), shape[0] * shape[1]))
+    return {shape: found[shape] for shape in context.either(shapes, varied[:2])}
 
 
 def _measured(
@@ -69,7 +73,7 @@ def _measured(
     weight = (torch.randn(rows, columns, device=device) * columns**-0.5).bfloat16()
     module = filled(kind, weight) if kind else None
     held = sum(each.nbytes for each in module.buffers()) if module else weight.nbytes
-    copies = context.either(max(2, -(-COLD_BYTES // held)), 2)
+    copies = context.either(max(2, -(-COLD_BYTES // held)), 1)
     ways: dict[str, list[Product]] = {}
     if module and kind:
         modules = [module, *(filled(kind, weight) for _ in range(copies - 1))]
@@ -80,7 +84,7 @@ def _measured(
     else:
         ways["F.linear"] = [partial(F.linear, weight=weight.clone()) for _ in range(copies)]
         exact = weight.double()
-    found, counts = [], context.either(VECTORS, (1, 2))
+    found, counts = [], context.either(VECTORS, (2,))
     for way, products in ways.items():
         # Unpacking takes as long for one vector as for many.
         for vectors in counts if way != "plain" else (1, counts[-1]):
