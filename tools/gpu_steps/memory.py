@@ -25,7 +25,7 @@ from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.errors import DeviceError
 from personaplex_cli.library.spec import PERSONAPLEX
 from personaplex_cli.loader.memory_plan import WORKING_BYTES, needs, plan_memory
-from personaplex_cli.loader.precision import precision_for
+from personaplex_cli.loader.precision import Precision, precision_for
 
 
 def card(context: Context, gigabytes: int) -> dict[str, Any]:
@@ -52,30 +52,27 @@ def card(context: Context, gigabytes: int) -> dict[str, Any]:
         return max(0, size - (total - free_now)), size
 
     context.tell(**{"taken by CUDA, MB": taken // 10**6})
-    with patch.object(torch.cuda, "mem_get_info", smaller):
-        engine = engine_of(context, "auto", listen=noting(notes))
-        context.tell(notes=notes, precision=engine.model.precision, context=engine.context)
-        try:
-            return _talks(context, engine)
-        finally:
-            context.tell(notes=notes, **_peaks(engine, total - real(device)[0] - taken))
+    try:
+        with patch.object(torch.cuda, "mem_get_info", smaller):
+            engine = engine_of(context, "auto", listen=noting(notes))
+            context.tell(precision=engine.model.precision, context=engine.context)
+            try:
+                return _talks(context, engine)
+            finally:
+                context.tell(**_peaks(engine, total - real(device)[0] - taken))
+    finally:
+        context.tell(notes=notes)
 
 
 def _planned(free: int) -> str:
     """What the program would choose for the real model."""
-    wanted = [(each, needs(PERSONAPLEX, each)) for each in _precisions()]
+    precisions = [Precision(name, torch.bfloat16) for name in ("bf16", "int8", "int4")]
+    wanted = [(each, needs(PERSONAPLEX, each)) for each in precisions]
     try:
         plan = plan_memory(free, wanted, PERSONAPLEX.lm["context"])
     except DeviceError as error:
         return str(error)
     return f"{plan.precision.name}, {plan.context} positions"
-
-
-def _precisions() -> list[Any]:
-    """As on a GPU that has bf16."""
-    cpu = torch.device("cpu")
-    bf16 = precision_for("bf16", cpu)
-    return [type(bf16)(name, bf16.dtype) for name in ("bf16", "int8", "int4")]
 
 
 def _talks(context: Context, engine: LocalEngine) -> dict[str, Any]:

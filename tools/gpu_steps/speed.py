@@ -64,7 +64,12 @@ def _benched(context: Context, engine: LocalEngine, way: str, rows: list[dict[st
     whole = report.pop("milliseconds")
     context.tell(**{f"bench, {way}": report})
     rows.append(
-        {"way": way, "position": EARLY, **{stage: each["p50"] for stage, each in whole.items()}, **whole["whole"]}
+        {
+            "way": way,
+            "position": report["context"][0],
+            **{stage: each["p50"] for stage, each in whole.items()},
+            **whole["whole"],
+        }
     )
     begin(engine, position=LATE)
     late = talk(engine, frames)
