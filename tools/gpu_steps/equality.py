@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from gpu_steps.engines import (
 )
 from personaplex_cli.audio.recording import read_recording
 from personaplex_cli.character import Sampling
+from personaplex_cli.conversation import Reply
 from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.transformer import Depformer, layer_of
@@ -177,30 +179,36 @@ def _read(generator: TokenGenerator, columns: Tensor, position: int, layers: int
 
 
 def _codec(context: Context) -> dict[str, Any]:
-    """The codec on the CPU and on the GPU: how many codes are equal, how far the sound of equal codes is off."""
+    """The same talk on the CPU and on the GPU, in fp32: how many of the codes that are heard, and of the tokens that are
+    said, are equal, and how far the sound is off as long as they are."""
     few = spec_of(context, num_layers=1)
-    heard = [_coded(engine_of(context, "fp32", spec=few, where=where), context) for where in ("cpu", None)]
-    (codes, sound), (other_codes, other_sound) = heard
-    off = (sound - other_sound).abs().max() / sound.abs().max()
+    (heard, talk_here), (heard_there, talk_there) = (
+        _overheard(engine_of(context, "fp32", spec=few, where=where), context.either(50, 5)) for where in ("cpu", None)
+    )
+    pairs = zip(talk_here.replies, talk_there.replies, strict=True)
+    alike = list(takewhile(lambda pair: pair[0].tokens == pair[1].tokens, pairs))
+    loudest = max((np.abs(one.pcm).max() for one, _ in alike), default=0.0)
+    off = max((np.abs(one.pcm - two.pcm).max() for one, two in alike), default=0.0)
     return {
-        "frames": len(codes),
-        "equal codes": float((codes == other_codes).float().mean()),
-        "sound, off by": f"{float(off):.1e}",
+        "frames": len(heard),
+        "equal codes heard": float((heard == heard_there).float().mean()),
+        "frames with equal tokens": len(alike),
+        "sound, off by": f"{off / max(loudest, 1e-9):.1e}",
     }
 
 
-@torch.inference_mode()
-def _coded(engine: LocalEngine, context: Context) -> tuple[Tensor, Tensor]:
-    """Noise as codes [n, 8], and the sound [n, 1920] of other codes; on the host."""
-    frames = context.either(50, 5)
-    codec, device = engine.model.codec, engine.device
-    given = torch.randint(2048, (frames, 1, CODEBOOKS), generator=torch.Generator().manual_seed(6))
-    codes, sound = [], []
-    codec.reset()
-    for frame, each in zip(noise(frames), given, strict=True):
-        codes.append(engine.pipeline.encode(0, frame))
-        sound.append(codec.decode(each.to(device))[0].float().cpu())
-    return torch.stack(codes), torch.stack(sound)
+def _overheard(engine: LocalEngine, frames: int) -> tuple[Tensor, Talk]:
+    """A talk, and the codes [frames, 8] of what it heard."""
+    begin(engine)
+    heard: list[Tensor] = []
+    replies: list[Reply] = []
+    for frame in noise(frames):
+        reply = engine.step({0: frame})[0]
+        if isinstance(reply, Exception):
+            raise reply
+        replies.append(reply)
+        heard.append(engine.pipeline.outcome(0)[0][-CODEBOOKS:])
+    return torch.stack(heard), Talk(replies, [])
 
 
 def demo(context: Context) -> dict[str, Any]:

@@ -134,6 +134,7 @@ def _batch(context: Context, precision: str, slots: int) -> dict[str, Any]:
         **times,
         "ms for each": times["p50"] / engine.slots,
         "prompts, ms for each": 1000 * begun / engine.slots,
+        "context": engine.context,
         "recordings": len(engine.pipeline.recordings),
         **reserved(context),
     }
