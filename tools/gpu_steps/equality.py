@@ -179,8 +179,8 @@ def _read(generator: TokenGenerator, columns: Tensor, position: int, layers: int
 
 
 def _codec(context: Context) -> dict[str, Any]:
-    """The same talk on the CPU and on the GPU, in fp32: how many of the codes that are heard, and of the tokens that are
-    said, are equal, and how far the sound is off as long as they are."""
+    """The same talk on the CPU and on the GPU, in fp32: how many codes of what is heard are equal, for how long the
+    tokens of what is said are, and how far its sound is off until then."""
     few = spec_of(context, num_layers=1)
     (heard, talk_here), (heard_there, talk_there) = (
         _overheard(engine_of(context, "fp32", spec=few, where=where), context.either(50, 5)) for where in ("cpu", None)
