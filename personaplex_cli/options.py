@@ -40,6 +40,12 @@ def channel_index(channel: str) -> int:
     return int(channel) - 1
 
 
+def check_slots(number: str, alternative: str = "") -> None:
+    """Raise UsageError for what is no number of conversations at once."""
+    if not (number.isdecimal() and 1 <= int(number) <= MAX_SLOTS):
+        raise UsageError(f"{number!r} is no batch size.", f"Give a number from 1 to {MAX_SLOTS}{alternative}.")
+
+
 @dataclass(frozen=True)
 class ModelFilesOptions:
     panel = "Machine"
@@ -85,9 +91,8 @@ class BatchOptions:
     batch_size: str = chosen("1", f"Conversations at once: 1 to {MAX_SLOTS}, or auto for what fits.")
 
     def __post_init__(self) -> None:
-        number = self.batch_size.isdecimal() and 1 <= int(self.batch_size) <= MAX_SLOTS
-        if not number and self.batch_size != "auto":
-            raise UsageError(f"{self.batch_size!r} is no batch size.", f"Give a number from 1 to {MAX_SLOTS}, or auto.")
+        if self.batch_size != "auto":
+            check_slots(self.batch_size, ", or auto")
 
     @property
     def slots(self) -> int | None:
@@ -232,3 +237,12 @@ class BenchOptions:
     frames: int = chosen(250, "Frames of 80 ms to measure.", variable=None, min=1, max=100_000)
     context_fill: int = chosen(0, "Positions of context to fill before measuring.", variable=None, min=0, max=100_000)
     random_weights: bool = chosen(False, "Random weights of the real sizes: no download, speed only.", variable=None)
+    batch_size: str = chosen("1", "Conversations at once to measure, such as 1,2,4,8.", variable=None)
+
+    def __post_init__(self) -> None:
+        for each in self.batch_size.split(","):
+            check_slots(each)
+
+    @property
+    def sizes(self) -> list[int]:
+        return [int(each) for each in self.batch_size.split(",")]

@@ -4,10 +4,9 @@ import json
 import os
 import sys
 from dataclasses import asdict, replace
-from functools import partial
 from getpass import getpass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
@@ -36,6 +35,9 @@ from personaplex_cli.screen.screens import ProgressScreen
 from personaplex_cli.screen.tables import show_findings, show_table, show_verdict
 
 MAX_TOKEN = 1000  # characters
+if TYPE_CHECKING:
+    from personaplex_cli.engine.engine import LocalEngine
+
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
 
@@ -80,13 +82,20 @@ def bench(
 
         if options.random_weights:
             character = replace(character, sound=NOISE_VOICE)
-        start = partial(load_random if options.random_weights else load_cold, model, screen.show)
+        load = load_random if options.random_weights else load_cold
+
+        def start(slots: int) -> "LocalEngine":
+            return load(model, screen.show, slots=slots)
+
         report = program.measure(start, character, sound, options, screen.show)
     report["model"] = "random weights of the 7B's sizes" if options.random_weights else model.model
     rows = [[name, *(f"{value:.2f}" for value in stage.values())] for name, stage in report["milliseconds"].items()]
     lines = as_json or not sys.stdout.isatty()
     console = Console(stderr=lines)
     show_table(console, ["ms", "p50", "p95", "p99.9", "max"], rows)
+    if len(report["batches"]) > 1:
+        batches = [[f"{value:g}" for value in each.values()] for each in report["batches"]]
+        show_table(console, ["at once", "p50", "p95", "as many in real time"], batches)
     show_verdict(console, *program.verdict(report))
     if lines:
         print(json.dumps(report))

@@ -14,8 +14,8 @@ import numpy as np
 from personaplex_cli import __version__
 from personaplex_cli.audio.recording import Recording
 from personaplex_cli.character import Character
-from personaplex_cli.conversation import converse
-from personaplex_cli.events import Began, Listener, Phase, Started, State, Timings
+from personaplex_cli.conversation import Conversation, converse, converse_all
+from personaplex_cli.events import Began, Ended, Listener, Phase, Started, State, Step, Timings
 from personaplex_cli.findings import OK, WARNING, WRONG
 from personaplex_cli.options import BenchOptions
 from personaplex_cli.samples import FRAME, FRAME_MS, Samples
@@ -27,16 +27,17 @@ SHARES = {"p50": 50, "p95": 95, "p99.9": 99.9, "max": 100}
 
 
 def measure(
-    start: "Callable[[], LocalEngine]", character: Character, sound: Samples, options: BenchOptions, listen: Listener
+    start: "Callable[[int], LocalEngine]", character: Character, sound: Samples, options: BenchOptions, listen: Listener
 ) -> dict[str, Any]:
     """Load, warm up, hold a conversation, report. Times are milliseconds unless they say otherwise.
 
-    `start` returns an engine that is not warmed up; `sound` [n] is heard, repeated if it is shorter than the frames.
+    `start` returns an engine of so many slots that is not warmed up; `sound` [n] is heard, repeated if it is shorter
+    than the frames.
     """
     from personaplex_cli.loader.measure import bandwidth, bytes_per_frame, gpu_bytes, memory
 
     began = time.perf_counter()
-    engine = start()
+    engine = start(max(options.sizes))
     loaded = time.perf_counter()
     listen(State(Phase.WARMING_UP))
     engine.warm_up(character)
@@ -68,6 +69,7 @@ def measure(
         "bandwidth_gb_per_s": round(speed / 1e9, 1),
         "floor_milliseconds": round(floor, 3),
         "fraction_of_floor": round(floor / float(np.median(walls)), 3),
+        "batches": [_batch(engine, character, sound, size, options.frames, listen) for size in options.sizes],
     }
 
 
@@ -121,6 +123,33 @@ def _frames(
         listen(step)
         before = time.perf_counter()
     return walls, timings
+
+
+def _batch(
+    engine: "LocalEngine", character: Character, sound: Samples, size: int, frames: int, listen: Listener
+) -> dict[str, float]:
+    """Hold so many conversations at once -> milliseconds of a round in which all talk, and how many would be held by
+    as much computing in real time."""
+    listen(Started(f"{size} at once", frames))
+    heard = [np.resize(sound, frames * FRAME) for _ in range(size)]
+    conversations = [Conversation(character, Recording(each)) for each in heard]
+    talking, walls, before = 0, [], 0.0
+    for conversation, event in converse_all(engine, conversations):
+        match event:
+            case Began():
+                talking, before = talking + 1, 0.0
+            case Ended(error):
+                if error:
+                    raise error
+                talking, before = talking - 1, 0.0
+            case Step() if conversation is conversations[0]:
+                now = time.perf_counter()
+                if before and talking == size:
+                    walls.append(1000 * (now - before))
+                before = now
+                listen(event)
+    p50, p95 = (float(np.percentile(walls, share)) for share in (50, 95))
+    return {"size": size, "p50": round(p50, 3), "p95": round(p95, 3), "in_real_time": round(size * FRAME_MS / p50, 1)}
 
 
 def _stages(walls: Sequence[float], timings: Sequence[Timings]) -> dict[str, dict[str, float]]:

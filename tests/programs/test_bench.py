@@ -1,7 +1,6 @@
 """The benchmark: it counts what happened, and what a frame must read is what the shapes say."""
 
 import json
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -55,9 +54,17 @@ def test_a_recording_is_heard_over_and_over(random_folder: Path, capsys: pytest.
 
 @pytest.mark.slow
 def test_random_weights_run_like_any() -> None:
-    start = partial(load_random, ModelOptions(device="cpu", precision="bf16"), spec=spec_with(SIZES))
+    options = ModelOptions(device="cpu", precision="bf16")
     character = Character("kind", "You are kind.", "noise", NOISE_VOICE, Sampling(seed=0))
-    report = bench.measure(start, character, SILENT_FRAME, BenchOptions(frames=5), ignore)
+    measured: list[int] = []
+
+    def start(slots: int) -> LocalEngine:
+        measured.append(slots)
+        return load_random(options, spec=spec_with(SIZES), slots=slots)
+
+    report = bench.measure(start, character, SILENT_FRAME, BenchOptions(frames=5, batch_size="1,3"), ignore)
+    assert measured == [3] and [each["size"] for each in report["batches"]] == [1, 3]
+    assert all(0 < each["p50"] <= each["p95"] and each["in_real_time"] > 0 for each in report["batches"])
     assert report["precision"] == "bf16" and report["frames"] == 5 and report["bandwidth_gb_per_s"] > 0
 
 
@@ -95,7 +102,13 @@ def test_a_gpus_memory_is_told_with_what_others_take(monkeypatch: pytest.MonkeyP
 
 def speed(p50: float, misses: int = 0, longest: float = 0.0) -> dict[str, Any]:
     whole = {"p50": p50, "p95": p50, "p99.9": p50, "max": max(p50, longest)}
-    return {"milliseconds": {"whole": whole}, "misses": misses, "frames": 250, "real_time_factor": p50 / 80}
+    return {
+        "milliseconds": {"whole": whole},
+        "misses": misses,
+        "frames": 250,
+        "real_time_factor": p50 / 80,
+        "batches": [],
+    }
 
 
 def test_the_verdict_is_a_sentence() -> None:
