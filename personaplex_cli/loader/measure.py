@@ -25,13 +25,13 @@ def memory(engine: LocalEngine) -> dict[str, int]:
 
 
 def bytes_per_frame(engine: LocalEngine, filled: int) -> int:
-    """What one frame must read at least: all weights but the embeddings, of which it reads single rows, and of the
-    context what `filled` positions take."""
+    """What one frame of one conversation must read at least: all weights but the embeddings, of which it reads single
+    rows, and of the context what `filled` positions take."""
     lm: Any = engine.model.generator.lm
     small = [lm.depformer_text_emb, *lm.depformer_emb]
     parts = memory(engine)
     cache = engine.model.generator.cache
-    unread = parts["context"] - cache.upto(min(filled, cache.context)).nbytes
+    unread = parts["context"] - cache.upto(min(filled, cache.context), 1).nbytes
     return sum(parts.values()) - parts["embeddings"] - sum(map(bytes_of, small)) - unread
 
 

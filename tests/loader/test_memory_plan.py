@@ -83,7 +83,7 @@ def test_streaming_needs_two_places_at_most() -> None:
     assert [need.total(0, streamed) for streamed in range(5)] == [140, 140, 140, 130, 120]
 
 
-# The table in docs/serving.md: conversations at once, with nothing else on the GPU.
+# The table in README: conversations at once, with nothing else on the GPU.
 AT_ONCE = {
     12: {"int8": 2, "int4": 3},
     16: {"int8": 4, "int4": 6},
