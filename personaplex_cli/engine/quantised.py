@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from personaplex_cli.engine.trial import why_not
 
 GROUP = 64  # columns that share a scale in int4
-VECTORS = 8  # at most for a kernel: for more, unpacking the weights once is cheaper
+# At most for a kernel, one by one or by tiles: for more vectors, unpacking the weights once is cheaper.
+VECTORS, VECTORS_IN_TILES = 8, 64
 PACKING = 2  # changes with anything that `pack` makes: what was kept on disk is then made anew
 BLOCK = 8 * 2**20  # weights that are packed or unpacked at once: 60 MB with all that is needed in between
 HALF_OF_FLOAT16 = 32_000
@@ -37,16 +38,18 @@ class QuantisedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         columns = x.shape[-1]
-        if not x.is_cuda or x.numel() > VECTORS * columns or columns % GROUP or why_no_kernels(x.device, x.dtype):
+        if not x.is_cuda or columns % GROUP or why_no_kernels(x.device, x.dtype):
             return self.plain(x)
-        return self.with_kernel(x)
+        most = VECTORS_IN_TILES if has_tiles(x.device, x.dtype) else VECTORS
+        return self.with_kernel(x) if x.numel() <= most * columns else self.plain(x)
 
     def with_kernel(self, x: Tensor) -> Tensor:
         """The product by the kernel, on CUDA: of few vectors, of a multiple of 64 columns."""
         from personaplex_cli.engine import kernels
 
         vectors = x.reshape(-1, x.shape[-1]).contiguous()
-        product: Tensor = getattr(kernels, self.kernel)(vectors, **self._buffers)
+        many = "_many" if len(vectors) > 1 and has_tiles(x.device, x.dtype) else ""
+        product: Tensor = getattr(kernels, self.kernel + many)(vectors, **self._buffers)
         return product.view(*x.shape[:-1], -1)
 
     def plain(self, x: Tensor) -> Tensor:
@@ -128,6 +131,13 @@ Quantised = type[Int8Linear] | type[Int4Linear]
 
 
 @functools.cache
+def has_tiles(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether tensor cores multiply vectors of `dtype`: from Ampere on, as far as Triton knows them."""
+    is_new = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+    return dtype != torch.float32 and is_new
+
+
+@functools.cache
 def why_no_kernels(device: torch.device, dtype: torch.dtype) -> str:
     """Why the kernels cannot be used on this CUDA device, for vectors of `dtype`; empty if they can: they are tried."""
     return why_not(device, lambda: _agree(device, dtype))
@@ -142,12 +152,16 @@ def _agree(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def kernel_is_right(module: QuantisedLinear, dtype: torch.dtype) -> bool:
-    """Whether a module's kernel agrees, on two vectors of `dtype`, with what the weights stand for."""
+    """Whether a module's kernels agree, on one vector of `dtype` and on several, with what the weights stand for."""
     weight = module.unpacked(torch.float32).double()
-    x = torch.randn(2, weight.shape[1], device=weight.device).to(dtype)
-    expected = x.double() @ weight.T
-    tolerance = max(2 * torch.finfo(dtype).eps, 1e-4) * float(expected.abs().max())
-    return torch.allclose(module.with_kernel(x).double(), expected, rtol=0, atol=tolerance)
+    tolerance = max(2 * torch.finfo(dtype).eps, 1e-4)
+    for count in (1, 3):
+        x = torch.randn(count, weight.shape[1], device=weight.device).to(dtype)
+        expected = x.double() @ weight.T
+        product = module.with_kernel(x).double()
+        if not torch.allclose(product, expected, rtol=0, atol=tolerance * float(expected.abs().max())):
+            return False
+    return True
 
 
 def pack(kind: Quantised, weight: Tensor) -> dict[str, Tensor]:

@@ -130,15 +130,14 @@ class Depformer:
 
         Steps of one position are taken in order, beginning with 0.
         """
-        x, embedded = self._inputs[step](hidden), F.embedding(previous[:, None], self._embeddings[step])
+        x, y = self._inputs[step](hidden), F.embedding(previous[:, None], self._embeddings[step])
         kv = self._kv[:, :, : len(previous)]
-        return self._heads_out[step](_through(self._layers[step], x, embedded, kv, self._attend[step], self._steps))[
-            :, 0
-        ]
+        x = _through(self._layers[step], x, y, kv, self._attend[step], self._steps)
+        return self._heads_out[step](x)[:, 0]
 
 
 def _through(layers: Iterable[Layer], x: Tensor, y: Tensor, kv: Tensor, attend: Attend, steps: Steps) -> Tensor:
-    """x + y [b, t, dim] after these layers: each adds to what it gets."""
+    """x + y [b, t, dim] after these layers. What a layer adds is added where the next norm is taken, in one step."""
     for layer, cache in zip(layers, kv, strict=True):
         x, h = steps.add_norm(x, y, layer.norm1, layer.epsilon)
         y = layer.out_proj(attend(layer.in_proj(h), cache))

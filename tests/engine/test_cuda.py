@@ -13,6 +13,7 @@ from personaplex_cli.character import Character, Sampling
 from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.engine.prompting import lay_out
 from personaplex_cli.engine.quantised import why_no_kernels
+from personaplex_cli.engine.steps import why_plain
 from personaplex_cli.events import Listener, Note, ignore
 from personaplex_cli.loader.checkpoint import load_lm
 from personaplex_cli.loader.load import load_cold
@@ -114,7 +115,7 @@ def test_the_kernels_work(dtype: torch.dtype) -> None:
     pytest.importorskip("triton", reason="there is no Triton for this system")
     if dtype == torch.bfloat16 and torch.cuda.get_device_capability(GPU) < (8, 0):
         pytest.skip("bf16 is newer than this GPU")
-    assert why_no_kernels(GPU, dtype) == ""
+    assert why_no_kernels(GPU, dtype) == "" and why_plain(GPU, dtype) == ""
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "int4"])
