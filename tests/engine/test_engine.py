@@ -214,7 +214,7 @@ def full(*_: object) -> None:
 def test_memory_that_runs_out_in_the_middle_is_explained_too(engine: LocalEngine, monkeypatch: Any) -> None:
     begun(engine, BARE)
     with monkeypatch.context() as patch:
-        patch.setattr(engine.model.codec.mimi, "encode", full)
+        patch.setattr(engine.model.codec, "encode", full)
         error = engine.step({0: SILENT_FRAME})[0]
     assert isinstance(error, DeviceError) and "too small" in str(error)
 
