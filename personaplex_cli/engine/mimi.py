@@ -48,17 +48,18 @@ class MimiCodec:
         self._memory.forget(slot)
 
     def encode(self, rows: int) -> Tensor:
-        """The codes [rows, 8] of `sound`, of the first slots."""
+        """The codes [rows, 8] of `sound` in the first slots. No other may be live."""
         return self._quantiser.encode(self._encoder(self.sound.device["heard"][:rows]))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The sound [rows, 1920] of codes [rows, 8], of the first slots."""
+        """The sound [rows, 1920] of codes [rows, 8] in the first slots."""
         return self._decoder(self._quantiser.decode(codes))[:, 0]
 
+    @torch.inference_mode()
     def codes_of(self, sound: Samples) -> Generator[None, None, Tensor]:
-        """The codes [8, frames] of a whole piece of sound, on the host. No slot's memory is touched.
+        """The codes [8, frames] of a whole piece of sound, on the host. Yields every few frames.
 
-        Yields every few frames: others may have theirs computed then.
+        It is heard beside the slots, whose frames may be run meanwhile.
         """
         device = self._memory.live.device
         encoder = Encoder(self.mimi, SlotMemory(torch.ones(1, dtype=torch.bool, device=device)))

@@ -1,9 +1,9 @@
 """Mimi's layers, a frame at a time: the mathematics of moshi's modules on fixed tensors with a row for each slot.
 
 What a layer remembers it takes from a `SlotMemory` and writes in place, for live slots alone: a slot that is not in a
-frame goes on later as if that frame had not been. Nothing here asks the device for a value, so that it can be recorded
-(`graphs.py`). The weights are the modules' own, and so is the order of operations. What moshi can configure and Mimi
-does not use is a ModelError.
+frame goes on later as if that frame had not been. A frame may be of the first slots only, as many as go in. Nothing
+here asks the device for a value, so that it can be recorded (`graphs.py`). The weights are the modules' own, and so is
+the order of operations. What moshi can configure and Mimi does not use is a ModelError.
 """
 
 import math
@@ -36,7 +36,7 @@ class SlotMemory:
         return self._tensors[-1]
 
     def keep(self, old: Tensor, new: Tensor) -> None:
-        """Write `new` [rows, channels, t] over `old`, where the first slots are live."""
+        """Write `new` [b, channels, t] over `old`, where slots are live."""
         torch.where(self.live[: len(new), None, None], new, old, out=old)
 
     def forget(self, slot: int | None = None) -> None:
@@ -57,29 +57,27 @@ class Convolution:
         require(type(self._conv) is nn.Conv1d and module.conv.norm_type == "none", "convolutions that are normalised")
         self._alpha, self._memory = alpha, memory
         (width,), (stride,), (dilation,) = self._conv.kernel_size, self._conv.stride, self._conv.dilation
-        past = (width - 1) * dilation + 1 - stride
-        window = memory.zeros(self._conv.in_channels, past + length)
-        self._window, self._past, self._new = window, window[..., :past], window[..., past:]
-        self._end = window[..., length:]
+        self._past = (width - 1) * dilation + 1 - stride
+        self._window = memory.zeros(self._conv.in_channels, self._past + length)
         # The first frame of a stream may stand for what was before it, by its first sample.
         self._has_begun = memory.zeros(dtype=torch.bool) if module.pad_mode == "replicate" else None
         self.length = length // stride
 
     def __call__(self, x: Tensor) -> Tensor:
-        rows = len(x)
-        past, new, end = self._past[:rows], self._new[:rows], self._end[:rows]
+        conv, rows = self._conv, len(x)
+        window = self._window[:rows]
+        past, new, end = window[..., : self._past], window[..., self._past :], window[..., x.shape[-1] :]
         if self._alpha is None:
             new.copy_(x)
         else:
             torch.ops.aten.elu.out(x, self._alpha, out=new)
         if self._has_begun is not None:
-            torch.where(self._has_begun[:rows, None, None], past, new[..., :1], out=past)
-            self._has_begun[:rows].logical_or_(self._memory.live[:rows])
-        conv = self._conv
-        y = F.conv1d(self._window[:rows], conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
-        if past.shape[-1]:
-            overlaps = past.shape[-1] > new.shape[-1]
-            self._memory.keep(past, end.clone() if overlaps else end)
+            has_begun = self._has_begun[:rows]
+            torch.where(has_begun[:, None, None], past, new[..., :1], out=past)
+            has_begun.logical_or_(self._memory.live[:rows])
+        y = F.conv1d(window, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+        if self._past:
+            self._memory.keep(past, end.clone() if self._past > x.shape[-1] else end)  # they may overlap
         return y
 
 
@@ -102,11 +100,10 @@ class TransposedConvolution:
         self.length = length * stride
 
     def __call__(self, x: Tensor) -> Tensor:
-        conv = self._conv
+        conv, left = self._conv, self._left[: len(x)]
         if self._alpha is not None:
             x = F.elu(x, self._alpha)
         y = F.conv_transpose1d(x, conv.weight, conv.bias, conv.stride, 0, 0, conv.groups)
-        left = self._left[: len(x)]
         y[..., : left.shape[-1]].add_(left)
         beyond = y[..., self.length :]
         self._memory.keep(left, beyond if conv.bias is None else beyond - conv.bias[:, None])
@@ -189,8 +186,7 @@ class MimiTransformer:
         self._context, self._memory = attention.context, memory
         require(bool(self._context) and self._context >= length, "no context as long as a frame")
         heads, width = attention.num_heads, attention.embed_dim // attention.num_heads
-        self._shape = (length, 3, heads, width)
-        self._pairs = (length, 2, heads, width // 2, 2)
+        self._heads, self._pairs = heads, width // 2
         self._kv = [memory.zeros(2, heads, self._context, width) for _ in self._layers]
         self._position = memory.zeros(dtype=torch.long)  # of the first that is read next
         count = torch.arange(max(self._context, memory.slots), device=memory.live.device)
@@ -200,18 +196,19 @@ class MimiTransformer:
         self._ones = torch.ones(memory.slots, length, 1, 1, width // 2, device=memory.live.device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        rows = len(x)
-        positions = self._position[:rows, None] + self._steps
-        rotation = torch.polar(self._ones[:rows], positions[:, :, None, None, None].float() * self._frequencies)
+        batch, count = len(x), len(self._steps)
+        position, rows = self._position[:batch], self._rows[:batch]
+        positions = position[:, None] + self._steps
+        rotation = torch.polar(self._ones[:batch], positions[:, :, None, None, None].float() * self._frequencies)
         places, seen = positions % self._context, self._seen(positions)
-        self._position[:rows].add_(self._memory.live[:rows], alpha=len(self._steps))
+        position.add_(self._memory.live[:batch], alpha=count)
         x = self._in(x.transpose(1, 2).contiguous())
         for layer, ring in zip(self._layers, self._kv, strict=True):
-            kv = ring[:rows]
-            h = F.linear(layer.norm1(x), layer.in_proj).view(rows, *self._shape)  # query, key, value
-            torch.view_as_complex(h[:, :, :2].view(rows, *self._pairs)).mul_(rotation)
-            kv[self._rows[:rows], :, :, places] = h[:, :, 1:]
-            attended = F.scaled_dot_product_attention(h[:, :, 0].transpose(1, 2), kv[:, 0], kv[:, 1], seen)
+            h = F.linear(layer.norm1(x), layer.in_proj).view(batch, count, 3, self._heads, -1)  # query, key, value
+            torch.view_as_complex(h[:, :, :2].view(batch, count, 2, self._heads, self._pairs, 2)).mul_(rotation)
+            ring[rows, :, :, places] = h[:, :, 1:]
+            keys, values = ring[:batch].unbind(1)
+            attended = F.scaled_dot_product_attention(h[:, :, 0].transpose(1, 2), keys, values, seen)
             attended = attended.transpose(1, 2).flatten(2)
             x = torch.addcmul(x, layer.scale1, F.linear(attended, layer.out_proj))
             h = F.gelu(F.linear(layer.norm2(x), layer.linear1))
