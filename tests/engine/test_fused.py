@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from personaplex_cli import engine
 from personaplex_cli.engine import steps
 from personaplex_cli.engine.steps import PLAIN, Steps, agreeing, steps_for, why_plain
 
@@ -74,6 +75,7 @@ def test_they_are_tried_once_for_each_device_and_dtype_and_only_on_cuda(monkeypa
 def test_there_are_none_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "personaplex_cli.engine.fused", raising=False)
+    monkeypatch.delattr(engine, "fused", raising=False)  # another test may have imported it
     monkeypatch.setattr(torch.cuda, "device", lambda device: pytest.MonkeyPatch.context())
     why_plain.cache_clear()
     assert why_plain(GPU, torch.bfloat16) == "it is not installed"
