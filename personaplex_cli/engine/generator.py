@@ -66,6 +66,15 @@ class TokenGenerator:
             position=((slots,), torch.long),
         )
 
+    def span_for(self, filled: int) -> int:
+        """How much of the ring a frame is given when `filled` positions have been written."""
+        return self.cache.context if self._steps.knows_lengths else self.cache.span_for(filled)
+
+    @property
+    def spans(self) -> list[int]:
+        """All that `span_for` can say."""
+        return [self.cache.context] if self._steps.knows_lengths else self.cache.spans
+
     def transform(self, rows: int, span: int) -> None:
         """The first part: read this position, and of the ring the first `span` places."""
         known = self.inputs.device["embedded"][:rows]

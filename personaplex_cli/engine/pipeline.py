@@ -87,7 +87,7 @@ class FramePipeline:
         """
         self._hear(heard, silent)
         rows = self.rows_for(max(heard) + 1)
-        span = self._generator.cache.span_for(max(slot.position for slot in self._slots[:rows]) + 1)
+        span = self._generator.span_for(max(slot.position for slot in self._slots[:rows]) + 1)
         clock = StageClock(self._device)
         self._codec.sound.send()
         for name, part in self._parts(rows, span, self._width).items():
@@ -108,7 +108,7 @@ class FramePipeline:
         missing, for another width, and that leaves no trace. Layers that come over the bus cannot be recorded: they
         come in turns.
         """
-        shapes = product(self.sizes, self._generator.cache.spans)
+        shapes = product(self.sizes, self._generator.spans)
         parts = {name: part for shape in shapes for name, part in self._parts(*shape, self._width).items()}
         if self._generator.is_streamed:
             parts = {name: part for name, part in parts.items() if name[0] != "transform"}
@@ -129,7 +129,7 @@ class FramePipeline:
 
     @property
     def lengths(self) -> list[int]:
-        """The lengths in which the ring is read, each with recordings of its own."""
+        """The lengths in which the ring may be read: where the way of reading it changes, if it does."""
         return self._generator.cache.spans
 
     def skip_to(self, slot: int, position: int) -> None:

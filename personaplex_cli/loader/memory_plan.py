@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from personaplex_cli.engine.quantised import why_no_kernels
+from personaplex_cli.engine.steps import why_plain
 from personaplex_cli.errors import DeviceError
 from personaplex_cli.events import Listener, Note
 from personaplex_cli.files import GIGABYTE, main_memory
@@ -103,6 +104,8 @@ def choose_plan(
         listen(Note(f"Using {plan.precision.name} after all: {slow}."))
     if plan.precision.is_quantised and (why := why_no_kernels(device, plan.precision.dtype)):
         _without_kernels(plan.precision, why, options.force, listen)
+    elif why := why_plain(device, plan.precision.dtype):
+        listen(Note(f"Without Triton ({why}) a frame takes longer than it could."))
     if plan.streamed:
         _check_bus(needs(spec, plan.precision).layer * plan.streamed, device, not options.force, listen)
     if slots is None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from personaplex_cli.engine.quantised import why_no_kernels
+from personaplex_cli.engine.steps import why_plain
 from personaplex_cli.errors import DeviceError
 from personaplex_cli.events import Event, Listener, Note
 from personaplex_cli.files import GIGABYTE, free_bytes
@@ -80,9 +81,9 @@ def check_talking(options: DeviceOptions) -> Iterator[Finding]:
     figures["at_once"] = at_once = needs(PERSONAPLEX, plan.precision).slots(free_memory(device), plan.context)
     found = f"{precision}, and {seconds:.0f} s of the talk are remembered; --batch-size up to {max(1, at_once)}"
     yield Finding(OK, "talking", found, notes, figures)
-    why = why_no_kernels(device, plan.precision.dtype)
+    why = why_no_kernels(device, plan.precision.dtype) or why_plain(device, plan.precision.dtype)
     found = f"cannot be used: {why}" if why else "can be used"
-    advice = f"int8 and int4 then save memory, but take more time than bf16. {remedy_for(why)}"
+    advice = f"A frame then takes longer; int8 and int4 save memory, but take more time than bf16. {remedy_for(why)}"
     if why and precision == "int4":
         found += "; int4 is far too slow to talk without them"
         yield Finding(WRONG, "Triton kernels", found, remedy_for(why), {"why_not": why}, DeviceError.exit_code)

@@ -75,7 +75,7 @@ def test_graphs_are_recorded_and_change_nothing(random_folder: Path, character: 
     plain = held(engine, character, 250)  # past the first span of the ring
     engine.warm_up(character)
     assert any("equal to the plain way" in each.text for each in told if isinstance(each, Note)), told
-    assert len(engine.pipeline.recordings) == 1 + 5 + 1 + 1
+    assert len(engine.pipeline.recordings) == 1 + len(engine.model.generator.spans) + 1 + 1
     assert held(engine, character, 250) == plain
 
 

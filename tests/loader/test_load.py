@@ -30,7 +30,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * GB), int(24 * GB)))
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
         monkeypatch.setattr(memory_plan, "bus_bandwidth", lambda device: bus * GB)
-        monkeypatch.setattr(memory_plan, "why_no_kernels", lambda device, dtype: triton)
+        for name in ("why_no_kernels", "why_plain"):
+            monkeypatch.setattr(memory_plan, name, lambda device, dtype: triton)
 
     return has
 

@@ -159,7 +159,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch, free: float, capability: tuple[int, int
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     monkeypatch.setattr("personaplex_cli.loader.memory_plan.bandwidth", lambda device: 900e9)
     for place in ("preflight", "memory_plan"):
-        monkeypatch.setattr(f"personaplex_cli.loader.{place}.why_no_kernels", lambda device, dtype: kernels)
+        for name in ("why_no_kernels", "why_plain"):
+            monkeypatch.setattr(f"personaplex_cli.loader.{place}.{name}", lambda device, dtype: kernels)
 
 
 @pytest.mark.parametrize(
