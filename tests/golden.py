@@ -84,10 +84,12 @@ class TokenTalk:
         self.slots = [Slot(self.generator.embeddings, NoWords(), spec) for _ in range(slots)]
         self.slot = self.slots[0]
         codec = CodesCodec(self.generator.device, slots)
-        self.pipeline = FramePipeline(self.generator, codec, self.slots, prompts or PromptCache())
+        self.prompts = prompts or PromptCache()
+        self.pipeline = FramePipeline(self.generator, codec, self.slots, self.prompts)
 
     def begin(self, layout: Layout, sampling: Sampling, slot: int = 0) -> None:
         finished(self.pipeline.begin(slot, layout, sampling))
+        self.prompts.settle()
 
     def step(self, user: torch.Tensor, silent: bool = False) -> tuple[int, list[int]]:
         """The user's codes [8] of one frame -> the agent's text token and codes (8) of the same frame."""

@@ -7,6 +7,7 @@ What is kept is exactly what reading the prompt gives, so it changes nothing but
 import hashlib
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +18,7 @@ from personaplex_cli.engine.prompting import Layout
 from personaplex_cli.files import atomic_path, keep_newest
 
 # Prompts, and their bytes together. A usual one of the 7B has 100 MB, one that fills its context 1.5 GB.
-IN_MEMORY, BYTES_IN_MEMORY = 4, 10**9
+IN_MEMORY, BYTES_IN_MEMORY = 16, 10**9
 ON_DISK, BYTES_ON_DISK = 8, 2 * 10**9
 
 # `remembered` [layers, 2, 1, heads, positions, width]: keys and values; `hidden` [1, 1, dim]: the last output.
@@ -32,6 +33,7 @@ class PromptCache:
         self._folder = folder
         self._model = model
         self._here: dict[str, CachedPrompt] = {}  # the last used comes last
+        self._writer = Thread()  # that writes the last one to disk: conversations do not wait for it
 
     def find(self, layout: Layout) -> CachedPrompt | None:
         """What is kept of this prompt, on the CPU; None if nothing is (or nothing that can be read)."""
@@ -49,7 +51,7 @@ class PromptCache:
     def keep(self, layout: Layout, remembered: Tensor, hidden: Tensor) -> None:
         """Keep what reading this prompt gave, unless it is larger than all that may be kept.
 
-        A disk that is full or read-only is no reason to stop.
+        It is written to disk meanwhile, one prompt at a time: those that come too soon are kept in memory only.
         """
         if remembered.nbytes > BYTES_IN_MEMORY:
             return
@@ -59,16 +61,20 @@ class PromptCache:
             here.copy_(there)  # layer by layer: the device holds a copy for a moment
         prompt = {"remembered": kept, "hidden": hidden.to("cpu", copy=True)}
         self._hold(key, prompt)
-        if self._folder:
-            with suppress(OSError, SafetensorError):
-                with atomic_path(self._folder / key) as partial:
-                    save_file(prompt, partial)
-                keep_newest(self._folder.glob("*.safetensors"), ON_DISK, BYTES_ON_DISK)
+        if self._folder and not self._writer.is_alive():
+            self._writer = Thread(target=_write, args=(prompt, self._folder / key), name="prompt cache")
+            self._writer.start()
 
     def clear(self) -> None:
         """Forget all prompts from now on, and look for none on disk. Files stay."""
+        self.settle()
         self._here.clear()
         self._folder = None
+
+    def settle(self) -> None:
+        """Wait until what is kept has been written."""
+        if self._writer.is_alive():
+            self._writer.join()
 
     def _hold(self, key: str, prompt: CachedPrompt) -> None:
         self._here[key] = prompt
@@ -82,6 +88,14 @@ class PromptCache:
                 digest.update(str(tuple(tensor.shape)).encode())
                 digest.update(tensor.float().numpy().tobytes())
         return f"{digest.hexdigest()[:32]}.safetensors"
+
+
+def _write(prompt: CachedPrompt, path: Path) -> None:
+    """A disk that is full or read-only is no reason to stop."""
+    with suppress(OSError, SafetensorError):
+        with atomic_path(path) as partial:
+            save_file(prompt, partial)
+        keep_newest(path.parent.glob("*.safetensors"), ON_DISK, BYTES_ON_DISK)
 
 
 def _bytes(prompt: CachedPrompt) -> int:
