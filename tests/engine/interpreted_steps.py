@@ -32,7 +32,9 @@ def close(ours: Tensor, plain: Tensor) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_all_agree_as_a_device_asks_them_to(dtype: torch.dtype) -> None:
     torch.manual_seed(1)
-    assert agreeing(FUSED, CPU, dtype) == dict.fromkeys((each.name for each in fields(Steps)), True)
+    assert agreeing(FUSED, CPU, dtype) == dict.fromkeys(
+        (each.name for each in fields(Steps) if each.name != "knows_lengths"), True
+    )
 
 
 @given(st.integers(1, 3), st.integers(1, 5000), dtypes, seeds)
