@@ -110,7 +110,7 @@ def test_a_batch_answers_like_one_after_the_other(
 
 
 def test_the_model_itself_answers_a_batch_alike(random_folder: Path) -> None:
-    """In any order byte for byte; one at a time its sums are rounded differently, by a step of 16 bits at most."""
+    """Whatever the order. In other company sums are rounded differently, by a step of 16 bits at most."""
     record({"a": 9, "b": 4, "c": 12, "d": 7, "e": 6})
     backwards = sorted(map(str, Path("in").iterdir()), reverse=True)
     for out, more in (
@@ -120,11 +120,12 @@ def test_the_model_itself_answers_a_batch_alike(random_folder: Path) -> None:
     ):
         assert cli_run(random_folder, *more, "-o", out, "--seed", 5) == 0
     alone, batch, other = map(said, ("alone", "batch", "other"))
-    assert batch == other and len(batch) == 5
+    assert len(alone) == 5
     for name, (wav, report) in alone.items():
-        assert report == batch[name][1]
-        here, there = (np.frombuffer(each, "<i2").astype(int) for each in (wav, batch[name][0]))
-        assert np.abs(here - there).max() <= 1
+        for others in (batch, other):
+            assert report == others[name][1]
+            here, there = (np.frombuffer(each, "<i2").astype(int) for each in (wav, others[name][0]))
+            assert np.abs(here - there).max() <= 1
 
 
 @pytest.mark.parametrize("slots", [1, 3])
