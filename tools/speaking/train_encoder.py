@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from training import train
 
-STEPS, SEED = 2000, 23
+STEPS, SEED = 4000, 23
 WINDOW, BATCH, SKIP = 18, 6, 1
 PEAK = 2e-3
 
