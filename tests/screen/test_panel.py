@@ -1,11 +1,8 @@
 """That the panel leaves a clean terminal, and writes no more than it must."""
 
 import io
-import re
-import runpy
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 from paper import Terminal
@@ -169,10 +166,3 @@ def test_a_terminal_gets_the_panel_and_anything_else_gets_lines(monkeypatch: pyt
     keys.in_background = False
     monkeypatch.setenv("TERM", "dumb")
     assert isinstance(screen_for(Terminal().console, keys), PlainLines)
-
-
-def test_the_picture_is_drawn_and_says_that_it_is_scripted() -> None:
-    picture = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "picture.py"))["picture"]()
-    text = re.sub("<[^>]*>", "", picture).replace("&#160;", " ")
-    assert "a scripted picture, not a measurement" in text
-    assert "Exactly! At sunset" in text
