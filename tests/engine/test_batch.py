@@ -111,7 +111,7 @@ def held_together(talk: TokenTalk, coming: list[Guest]) -> list[list[Any]]:
     return said
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(guests, min_size=1, max_size=5))
 def test_each_says_what_it_says_alone(talks: tuple[TokenTalk, TokenTalk], coming: list[Guest]) -> None:
     alone, batch = talks
