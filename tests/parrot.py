@@ -14,36 +14,42 @@ from personaplex_cli.samples import FRAME, Samples
 class Parrot:
     """The same seed says the same, whatever is heard."""
 
-    slots = 1
-
-    def __init__(self) -> None:
-        self._waiting: Character | None = None
-        self._heard = 0
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._waiting: dict[int, Character] = {}
+        self._random: dict[int, np.random.Generator] = {}
+        self._heard: dict[int, int] = {}
 
     def begin(self, slot: int, character: Character) -> None:
-        self._waiting = character
+        self._waiting[slot] = character
 
     def prefill(self) -> Iterable[tuple[int, Event | Exception]] | None:
-        if self._waiting is None:
+        if not self._waiting:
             return None
-        who, self._waiting, self._heard = self._waiting, None, 0
-        self._random = np.random.default_rng(who.sampling.seed)
+        slot, who = self._waiting.popitem()
+        self._random[slot], self._heard[slot] = np.random.default_rng(who.sampling.seed), 0
         began = Began(who.persona, who.voice, "demo", "cpu", "fp32", who.sampling.seed, 100, 3000, {})
-        return [(0, State(Phase.PRIMING)), (0, began)]
+        return [(slot, State(Phase.PRIMING)), (slot, began)]
 
     def step(self, frames: Mapping[int, Samples], silent: Mapping[int, int] = NO_ONE) -> Mapping[int, Reply]:
-        self._heard += 1
-        text = f" word{self._random.integers(100)}" if self._heard % 3 == 0 and not silent else ""
-        pcm = (self._random.standard_normal(FRAME) * 0.1).astype(np.float32) * (not silent)
-        return {0: Reply(pcm, text, timings=Timings(1.0, 2.0, 1.0, 0.5))}
+        return {slot: self._reply(slot, slot in silent) for slot in frames}
+
+    def _reply(self, slot: int, silent: bool) -> Reply:
+        self._heard[slot] += 1
+        random = self._random[slot]
+        text = f" word{random.integers(100)}" if self._heard[slot] % 3 == 0 and not silent else ""
+        pcm = (random.standard_normal(FRAME) * 0.1).astype(np.float32) * (not silent)
+        return Reply(pcm, text, timings=Timings(1.0, 2.0, 1.0, 0.5))
 
     def end(self, slot: int) -> None:
-        self._waiting = None
+        self._waiting.pop(slot, None)
 
     def close(self) -> None: ...
 
 
-def load(options: ModelOptions, listen: Listener = ignore, rehearsal: Character | None = None) -> Parrot:
+def load(
+    options: ModelOptions, listen: Listener = ignore, rehearsal: Character | None = None, slots: int | None = 1
+) -> Parrot:
     """In place of `loader.load`."""
     listen(State(Phase.LOADING, options.model_name))
-    return Parrot()
+    return Parrot(slots or 1)
