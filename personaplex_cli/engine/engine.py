@@ -234,7 +234,7 @@ class LocalEngine:
             seed=sampling.seed,
             prompt_frames=layout.positions,
             context=self.context,
-            settings={**model.settings, **who, "sampling": asdict(sampling)},
+            settings={**model.settings, **who, "batch_size": self.slots, "sampling": asdict(sampling)},
         )
 
     def _layout(self, character: Character) -> Generator[None, None, Layout]:

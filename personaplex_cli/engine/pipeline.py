@@ -177,7 +177,8 @@ class FramePipeline:
             what = "The model's numbers have overflowed in this conversation."
             return ModelError(what, "Begin again; if it happens again, use another --precision.")
         text, tokens = self._slots[slot].commit(sampled.astype(int).tolist())
-        return Reply(sound, text, tokens, timings)
+        # A copy: a view would keep the sound of all slots for as long as somebody keeps this.
+        return Reply(sound.copy(), text, tokens, timings)
 
     def _parts(self, rows: int, span: int, width: int) -> dict[tuple[Hashable, ...], Part]:
         """The parts in their order, by names with their shapes."""

@@ -149,7 +149,6 @@ def _load(
             "device": str(device),
             "precision": precision.name,
             "cpu_offload": options.cpu_offload,
-            "batch_size": plan.slots,
         },
         prompts=prompts,
     )

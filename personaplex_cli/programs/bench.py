@@ -5,8 +5,9 @@ It runs the same loop with the same engine as a conversation, and reports where 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import cycle, groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from personaplex_cli.conversation import Conversation, converse, converse_all
 from personaplex_cli.events import Began, Ended, Listener, Phase, Started, State, Step, Timings
 from personaplex_cli.findings import OK, WARNING, WRONG
 from personaplex_cli.options import BenchOptions
-from personaplex_cli.samples import FRAME, FRAME_MS, Samples
+from personaplex_cli.samples import FRAME, FRAME_MS, Samples, frame_at, frames_for
 
 if TYPE_CHECKING:
     from personaplex_cli.engine.engine import LocalEngine
@@ -131,25 +132,38 @@ def _batch(
     """Hold so many conversations at once -> milliseconds of a round in which all talk, and how many would be held by
     as much computing in real time."""
     listen(Started(f"{size} at once", frames))
-    heard = [np.resize(sound, frames * FRAME) for _ in range(size)]
-    conversations = [Conversation(character, Recording(each)) for each in heard]
-    talking, walls, before = 0, [], 0.0
-    for conversation, event in converse_all(engine, conversations):
-        match event:
-            case Began():
-                talking, before = talking + 1, 0.0
-            case Ended(error):
-                if error:
+    conversations = [Conversation(character, _Endless(sound)) for _ in range(size)]
+    talking, walls, before = 0, list[float](), 0.0
+    with closing(converse_all(engine, conversations)) as events:
+        for conversation, event in events:
+            match event:
+                case Began():
+                    talking += 1
+                case Ended(error) if error:
                     raise error
-                talking, before = talking - 1, 0.0
-            case Step() if conversation is conversations[0]:
-                now = time.perf_counter()
-                if before and talking == size:
-                    walls.append(1000 * (now - before))
-                before = now
-                listen(event)
+                case Step() if conversation is conversations[0] and talking == size:
+                    now = time.perf_counter()
+                    if before:
+                        walls.append(1000 * (now - before))
+                        listen(event)
+                    before = now
+            if len(walls) == frames:
+                break
     p50, p95 = (float(np.percentile(walls, share)) for share in (50, 95))
     return {"size": size, "p50": round(p50, 3), "p95": round(p95, 3), "in_real_time": round(size * FRAME_MS / p50, 1)}
+
+
+class _Endless:
+    """A user who says the same over and over: however long others take to join, all talk until the end."""
+
+    def __init__(self, sound: Samples) -> None:
+        self._frames = [frame_at(sound, index) for index in range(frames_for(len(sound)))]
+
+    def frames(self, wake: Callable[[], None]) -> Iterator[Samples]:
+        return cycle(self._frames)
+
+    def play(self, pcm: Samples) -> None:
+        pass
 
 
 def _stages(walls: Sequence[float], timings: Sequence[Timings]) -> dict[str, dict[str, float]]:

@@ -234,3 +234,13 @@ def test_numbers_that_run_away_end_one_conversation_alone(engines: tuple[LocalEn
         assert isinstance(reply, Reply) and isinstance(expected, Reply) and reply.tokens == expected.tokens
     for slot in range(SLOTS):
         engine.end(slot)
+
+
+def test_auto_gives_up_slots_until_a_step_is_in_time_and_tells_how_many_are_left(
+    random_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load_cold(ModelOptions(str(random_folder), device="cpu"), slots=5)
+    monkeypatch.setattr(engine, "_step_time", lambda *_: 10.0 * engine.slots)
+    assert engine.warm_up(somebody(0), in_time=25.0) == 20.0 and engine.slots == 2
+    began = begun(engine, 1, somebody(0))[-1]
+    assert isinstance(began, Began) and began.settings["batch_size"] == 2

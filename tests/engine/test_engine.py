@@ -174,6 +174,7 @@ def test_no_event_and_no_reply_holds_a_tensor(random_folder: Path) -> None:
     happened = [*heard, *begun(engine, BARE)]
     reply = engine.step({0: SILENT_FRAME})[0]
     assert isinstance(reply, Reply) and reply.timings
+    assert reply.pcm.base is None  # nor the sound of all slots, which a recording would keep
     assert type(reply.pcm) is np.ndarray and reply.pcm.dtype == np.float32 and reply.pcm.shape == (FRAME,)
     assert len(reply.tokens) == 9 and all(type(token) is int for token in reply.tokens)
     values: Sequence[Any] = [reply.text, *vars(reply.timings).values(), *(vars(event).values() for event in happened)]

@@ -54,6 +54,7 @@ def test_a_recording_is_heard_over_and_over(random_folder: Path, capsys: pytest.
 
 @pytest.mark.slow
 def test_random_weights_run_like_any() -> None:
+    """Also if no more is measured than a single frame: all of a batch talk in it."""
     options = ModelOptions(device="cpu", precision="bf16")
     character = Character("kind", "You are kind.", "noise", NOISE_VOICE, Sampling(seed=0))
     measured: list[int] = []
@@ -62,10 +63,10 @@ def test_random_weights_run_like_any() -> None:
         measured.append(slots)
         return load_random(options, spec=spec_with(SIZES), slots=slots)
 
-    report = bench.measure(start, character, SILENT_FRAME, BenchOptions(frames=5, batch_size="1,3"), ignore)
+    report = bench.measure(start, character, SILENT_FRAME, BenchOptions(frames=1, batch_size="1,3"), ignore)
     assert measured == [3] and [each["size"] for each in report["batches"]] == [1, 3]
     assert all(0 < each["p50"] <= each["p95"] and each["in_real_time"] > 0 for each in report["batches"])
-    assert report["precision"] == "bf16" and report["frames"] == 5 and report["bandwidth_gb_per_s"] > 0
+    assert report["precision"] == "bf16" and report["frames"] == 1 and report["bandwidth_gb_per_s"] > 0
 
 
 def test_what_a_frame_reads_at_the_real_size_is_what_the_shapes_say() -> None:
