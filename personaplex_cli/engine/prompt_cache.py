@@ -5,13 +5,14 @@ What is kept is exactly what reading the prompt gives, so it changes nothing but
 """
 
 import hashlib
+import json
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from personaplex_cli.engine.prompting import Layout
@@ -20,6 +21,8 @@ from personaplex_cli.files import atomic_path, keep_newest
 # Prompts, and their bytes together. A usual one of the 7B has 100 MB, one that fills its context 1.5 GB.
 IN_MEMORY, BYTES_IN_MEMORY = 16, 10**9
 ON_DISK, BYTES_ON_DISK = 8, 2 * 10**9
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors calls them
+ALIGNMENT = 8  # bytes: at a multiple of this the file's tensors begin
 
 # `remembered` [layers, 2, 1, heads, positions, width]: keys and values; `hidden` [1, 1, dim]: the last output.
 CachedPrompt = dict[str, Tensor]
@@ -92,10 +95,24 @@ class PromptCache:
 
 def _write(prompt: CachedPrompt, path: Path) -> None:
     """A disk that is full or read-only is no reason to stop."""
-    with suppress(OSError, SafetensorError):
+    with suppress(OSError):
         with atomic_path(path) as partial:
-            save_file(prompt, partial)
+            _save(prompt, partial)
         keep_newest(path.parent.glob("*.safetensors"), ON_DISK, BYTES_ON_DISK)
+
+
+def _save(prompt: CachedPrompt, path: Path) -> None:
+    """As a safetensors file. The library's own `save_file` lets no other thread run until all is on the disk."""
+    header, end = {}, 0
+    for name, tensor in prompt.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": tuple(tensor.shape), "data_offsets": (start, end)}
+    about = json.dumps(header).encode()
+    about = about.ljust(-(-len(about) // ALIGNMENT) * ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(len(about).to_bytes(8, "little") + about)
+        for tensor in prompt.values():
+            file.write(tensor.flatten().view(torch.uint8).numpy().data)
 
 
 def _bytes(prompt: CachedPrompt) -> int:

@@ -1,12 +1,17 @@
 """A prompt that was read once need not be read again, and nothing but the time tells the difference."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
 from costs import LargestCopy
 from golden import Golden, TokenTalk, finished, load_golden
+from safetensors.torch import load_file
 
 from personaplex_cli.character import Sampling
 from personaplex_cli.engine import prompt_cache
@@ -151,3 +156,27 @@ def test_a_long_prompt_is_read_in_parts_and_remembered_as_in_one(golden: Golden,
     remembered.zero_()
     parts = finished(read_prompt(talk.generator, 0, prompt, PromptCache(), at_once=100)), remembered.clone()
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
+
+
+READS_LATE = """
+import select, sys
+print(len(select.select([sys.stdin], [], [], 20)[0]))  # until it is told to, or nobody can tell it
+open(sys.argv[2], "wb").write(open(sys.argv[1], "rb").read())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe with a name stands for a slow disk")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_nobody_waits_for_a_slow_disk(dtype: torch.dtype, tmp_path: Path) -> None:
+    disk, copy = tmp_path / "disk", tmp_path / "copy"
+    os.mkfifo(disk)
+    prompt = {"remembered": torch.randn(2, 2, 1, 4, 50, 32).to(dtype), "hidden": torch.randn(1, 1, 7).to(dtype)}
+    command = [sys.executable, "-c", READS_LATE, str(disk), str(copy)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        writer = Thread(target=prompt_cache._save, args=(prompt, disk))
+        writer.start()
+        told, _ = reader.communicate("now")
+        writer.join()
+    assert told == "1\n"
+    read = load_file(copy)
+    assert read.keys() == prompt.keys() and all(torch.equal(read[name], prompt[name]) for name in prompt)
