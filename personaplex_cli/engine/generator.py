@@ -17,7 +17,7 @@ from moshi.models import LMModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from personaplex_cli.engine.sampling import DRAWN, counted
+from personaplex_cli.engine.sampling import DRAWN, MAX_WIDTH, counted
 from personaplex_cli.engine.slot import OPEN
 from personaplex_cli.engine.staging import StagingBuffer
 from personaplex_cli.engine.steps import Draw, norm, steps_for
@@ -68,12 +68,16 @@ class TokenGenerator:
 
     def span_for(self, filled: int) -> int:
         """How much of the ring a frame is given when `filled` positions have been written."""
-        return self.cache.context if self._steps.knows_lengths else self.cache.span_for(filled)
+        return self.cache.context if self._steps.fits_all else self.cache.span_for(filled)
 
     @property
     def spans(self) -> list[int]:
         """All that `span_for` can say."""
-        return [self.cache.context] if self._steps.knows_lengths else self.cache.spans
+        return [self.cache.context] if self._steps.fits_all else self.cache.spans
+
+    def width_for(self, width: int) -> int:
+        """How many of the largest logits a frame is told to look for when `width` would do."""
+        return MAX_WIDTH if self._steps.fits_all else width
 
     def transform(self, rows: int, span: int) -> None:
         """The first part: read this position, and of the ring the first `span` places."""

@@ -145,7 +145,7 @@ class FramePipeline:
 
     @property
     def _width(self) -> int:
-        return max(slot.sampler.width for slot in self._slots)
+        return self._generator.width_for(max(slot.sampler.width for slot in self._slots))
 
     def _prepare(self, slots: Iterable[int], silent: bool = False) -> None:
         """Tell the device what is known of these slots' next frames: all but what the users will say in them."""

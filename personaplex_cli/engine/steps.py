@@ -46,7 +46,7 @@ class Steps:
     ring: Ring  # for t = 1
     codebooks: Callable[[Tensor], list[Attend]]
     draws: Callable[[Mapping[str, Tensor], Tensor, int], Draw]
-    knows_lengths: bool = False  # the ring is read as far as it is filled, however much of it is given
+    fits_all: bool = False  # one shape does: the ring is read as far as it is filled, tokens are drawn of any width
 
 
 def steps_for(device: torch.device, dtype: torch.dtype) -> Steps:
@@ -157,7 +157,7 @@ def fused_steps() -> Steps:
         rows = [how[name] for name in ("keys", "temperature", "last_rank")]
         return lambda row, logits: fused.drawn(logits, *(each[:, row] for each in rows))
 
-    return Steps(fused.add_norm, fused.gated, ring, codebooks, draws, knows_lengths=True)
+    return Steps(fused.add_norm, fused.gated, ring, codebooks, draws, fits_all=True)
 
 
 def agreeing(steps: Steps, device: torch.device, dtype: torch.dtype) -> dict[str, bool]:

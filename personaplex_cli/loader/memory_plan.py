@@ -88,7 +88,8 @@ def choose_plan(
             listen(Note(f"{first.name} saves memory here but takes much more time: its kernels are for CUDA GPUs."))
         need = needs(spec, first)
         slots = slots or _slots_in_time(need, context, _free_main_memory(), device)
-        _check_main_memory(need.total(context, slots=slots), first, device, options, listen)
+        _check_main_memory(need.total(context, slots=slots), first, options)
+        _check_main_memory_is_fast(need.total(context) - WORKING_BYTES, device, options, listen)
         return MemoryPlan(first, context, slots=slots)
     free = free_memory(device)
     names = [first.name, "int8", "int4"] if options.precision == "auto" and not options.cpu_offload else [first.name]
@@ -188,13 +189,8 @@ def _free_main_memory() -> int | None:
     return int(SHARE * total) if free is None and total is not None else free
 
 
-def _check_main_memory(
-    needed: int, precision: Precision, device: torch.device, options: ModelOptions, listen: Listener
-) -> None:
-    """Whether a CPU or a Mac has the memory for so many bytes, and is able to read them in every frame.
-
-    Raises DeviceError if not; what is only too slow is noted where that does not matter: for recordings, with --force.
-    """
+def _check_main_memory(needed: int, precision: Precision, options: ModelOptions) -> None:
+    """Whether a CPU or a Mac has the memory for so many bytes. Raises DeviceError if not."""
     if needed < SMALL_BYTES:
         return
     live = isinstance(options, LiveModelOptions)
@@ -205,10 +201,19 @@ def _check_main_memory(
         if not live:
             hint = f"Use {INSTEAD}" + ("; or --precision bf16, which takes half." if precision.name == "fp32" else ".")
         raise DeviceError(f"The model in {precision.name} needs {size}.", hint)
-    expected = 1000 * needed / bandwidth(device)
+
+
+def _check_main_memory_is_fast(read: int, device: torch.device, options: ModelOptions, listen: Listener) -> None:
+    """Whether a CPU or a Mac can read so many bytes in every frame.
+
+    Raises DeviceError if not; where that does not matter, for recordings and with --force, it is noted.
+    """
+    if read < SMALL_BYTES:
+        return
+    expected = 1000 * read / bandwidth(device)
     if expected > FRAME_MS:
         which = "This Mac is" if device.type == "mps" else "A CPU such as this is"
-        why = f"{needed / GIGABYTE:.0f} GB are read for each frame of 80 ms, in {expected:.0f} ms at best"
+        why = f"{read / GIGABYTE:.0f} GB are read for each frame of 80 ms, in {expected:.0f} ms at best"
         if not options.force:
             raise DeviceError(f"{which} too slow to talk: {why}.", f"Use {INSTEAD}, or insist with --force.")
         longer = f"an answer takes {expected / FRAME_MS:.0f} times as long as its recording, or more"

@@ -33,7 +33,7 @@ def close(ours: Tensor, plain: Tensor) -> None:
 def test_all_agree_as_a_device_asks_them_to(dtype: torch.dtype) -> None:
     torch.manual_seed(1)
     assert agreeing(FUSED, CPU, dtype) == dict.fromkeys(
-        (each.name for each in fields(Steps) if each.name != "knows_lengths"), True
+        (each.name for each in fields(Steps) if each.name != "fits_all"), True
     )
 
 
