@@ -60,7 +60,7 @@ def _benched(context: Context, engine: LocalEngine, way: str, rows: list[dict[st
     slow = talk(engine, 3).walls[-1]  # without recordings: the frames are fewer than there would be time for
     frames = context.either(max(5, min(90, round(MILLISECONDS / slow))), 5)
     options = BenchOptions(frames=frames, context_fill=context.either(EARLY, 60))
-    report = program.measure(lambda: engine, KIND, SILENT_FRAME, options, ignore)
+    report = program.measure(lambda slots: engine, KIND, SILENT_FRAME, options, ignore)
     whole = report.pop("milliseconds")
     context.tell(**{f"bench, {way}": report})
     rows.append(
