@@ -1,6 +1,7 @@
 """Where nothing can be kept the program works all the same, and what is wrong with the options is said at once."""
 
 import atexit
+import errno
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -63,10 +64,14 @@ def no_folder(cache: Path, patch: pytest.MonkeyPatch) -> None:
     cache.write_text("a file")
 
 
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def full_disk(cache: Path, patch: pytest.MonkeyPatch) -> None:
     demo.demo_files(ignore)  # there was room for this
-    for room in (quantised_cache, prompt_cache):
-        patch.setattr(room, "save_file", full)
+    patch.setattr(quantised_cache, "save_file", full)
+    patch.setattr(prompt_cache, "_save", no_room)
 
 
 def no_permission(cache: Path, patch: pytest.MonkeyPatch) -> None:
