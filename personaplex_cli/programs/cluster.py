@@ -238,5 +238,5 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UsageError("Ray is not installed here.", "Run: pip install 'personaplex[cluster]'") from error
+        raise UsageError("Ray is not installed here.", "Run: pip install 'ray>=2.9'") from error
     return ray

@@ -22,7 +22,7 @@ from tests.programs.test_batches import answered, lines, record, said
 from tests.test_conversation import ChainEngine, character
 
 ROOT = Path(__file__).parents[2]
-needs_ray = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'personaplex[cluster]'")
+needs_ray = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'ray>=2.9'")
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +98,7 @@ def test_where_nobody_answers_it_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["a.wav", "-o", "out"], "pip install 'personaplex[cluster]'"),
+        (["a.wav", "-o", "out"], "pip install 'ray>=2.9'"),
         (["a.wav", "-o", "out", "--server", "localhost"], "--ray and --server contradict each other"),
     ],
 )
