@@ -11,7 +11,7 @@ import time
 import wave
 from contextlib import suppress
 
-from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSCloseCode, WSMsgType
+from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSCloseCode, WSMsgType, WSServerHandshakeError
 
 BLOCK_SECONDS = 0.08  # the model's own step: smaller blocks gain nothing, larger ones are heard later
 SILENCE_SECONDS = 5  # after the question: the model speaks only while it hears something, if only silence
@@ -65,5 +65,10 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         asyncio.run(talk(*sys.argv[1:]))
-    except ClientError as error:  # 401: the URL needs token=TOKEN; 503: the model still loads, or others talk
-        sys.exit(f"The server does not let us in: {error}")
+    except (
+        WSServerHandshakeError
+    ) as error:  # such as `token`: the URL needs token=TOKEN; `loading`; `busy`: others talk
+        reason = error.headers.get("X-Personaplex-Error", "") if error.headers else ""
+        sys.exit(f"The server does not let us in: {error.status} {reason}".rstrip())
+    except ClientError as error:
+        sys.exit(f"The server cannot be reached: {error}")

@@ -237,7 +237,9 @@ class BenchOptions:
     frames: int = chosen(250, "Frames of 80 ms to measure.", variable=None, min=1, max=100_000)
     context_fill: int = chosen(0, "Positions of context to fill before measuring.", variable=None, min=0, max=100_000)
     random_weights: bool = chosen(False, "Random weights of the real sizes: no download, speed only.", variable=None)
-    batch_size: str = chosen("1", "Conversations at once to measure, such as 1,2,4,8.", variable=None)
+    batch_size: str = chosen(
+        "1", f"Conversations at once to measure, 1 to {MAX_SLOTS}, such as 1,2,4,8.", variable=None
+    )
 
     def __post_init__(self) -> None:
         for each in self.batch_size.split(","):

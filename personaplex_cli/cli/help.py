@@ -23,13 +23,18 @@ EXAMPLES = {
     ),
     "serve": (
         "personaplex serve",
+        "personaplex serve --batch-size 8 --queue 4",
         "personaplex serve --host 0.0.0.0 --token SECRET --ssl-cert cert.pem --ssl-key key.pem --queue 3",
     ),
     "download": ("personaplex download",),
     "login": ("personaplex login", "personaplex login < token.txt"),
     "doctor": ("personaplex doctor", "personaplex doctor --sound", "personaplex doctor --json > report.json"),
     "devices": ("personaplex devices", "personaplex devices --test --input-device Yeti"),
-    "bench": ("personaplex bench", "personaplex bench --random-weights --precision int8 --context-fill 2900"),
+    "bench": (
+        "personaplex bench",
+        "personaplex bench --random-weights --precision int8 --context-fill 2900",
+        "personaplex bench --batch-size 1,2,4",
+    ),
     "voices": ("personaplex voices", "personaplex voices NATF2"),
     "personas": ("personaplex personas", "personaplex personas teacher"),
 }

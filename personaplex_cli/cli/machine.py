@@ -93,9 +93,10 @@ def bench(
     lines = as_json or not sys.stdout.isatty()
     console = Console(stderr=lines)
     show_table(console, ["ms", "p50", "p95", "p99.9", "max"], rows)
-    if len(report["batches"]) > 1:
-        batches = [[f"{value:g}" for value in each.values()] for each in report["batches"]]
-        show_table(console, ["at once", "p50", "p95", "as many in real time"], batches)
+    if report["batches"]:
+        figures = ("size", "p50", "p95", "in_real_time")
+        batches = [[f"{each[name]:.{int(name != 'size')}f}" for name in figures] for each in report["batches"]]
+        show_table(console, ["at once", "p50", "p95", "in real time"], batches)
     show_verdict(console, *program.verdict(report))
     if lines:
         print(json.dumps(report))

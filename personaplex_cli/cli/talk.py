@@ -37,6 +37,8 @@ from personaplex_cli.options import (
 from personaplex_cli.screen.screens import JsonLines, PlainLines, ProgressScreen, Screen, Screens
 from personaplex_cli.screen.theme import THEMES
 
+ONE_BY_ONE = "A server answers recordings one after the other: --batch-size is for a model on this machine."
+
 
 def run(
     context: typer.Context,
@@ -175,7 +177,7 @@ def _starter(
         connect(remote)  # dials nothing yet
 
         def connect_there(listen: Listener) -> Engine:
-            for each in notes:
+            for each in [*notes, *([ONE_BY_ONE] if slots != 1 else [])]:
                 listen(Note(each))
             return connect(remote, listen, paced)
 

@@ -35,7 +35,7 @@ MAX_STEP_MS = 40  # with many conversations: each waits for the step that runs, 
 OTHER_MS = 8  # of a frame, beside reading the weights: small kernels and Mimi, an estimate
 SMALL_BYTES = 2 * GIGABYTE  # any memory is fast enough for that
 SHARE = 0.75  # of all memory, where the system does not say what is free: what macOS lets a GPU use
-INSTEAD = "a GPU elsewhere (--server HOST), or try the program with --model demo"
+INSTEAD = "a GPU elsewhere (`personaplex chat --server HOST`), or try the program with --model demo"
 
 
 @dataclass(frozen=True)

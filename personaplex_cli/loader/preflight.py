@@ -18,7 +18,7 @@ from personaplex_cli.library.weights import cached
 from personaplex_cli.loader.device import choose_device, free_memory
 from personaplex_cli.loader.memory_plan import choose_plan, needs
 from personaplex_cli.loader.precision import precision_for, remedy_for
-from personaplex_cli.options import DEFAULT_MODEL, DEMO, DEMO_NOTE, DeviceOptions, ModelOptions
+from personaplex_cli.options import DEFAULT_MODEL, DEMO, DEMO_NOTE, MAX_SLOTS, DeviceOptions, ModelOptions
 from personaplex_cli.samples import FRAME_SECONDS
 
 
@@ -65,7 +65,9 @@ def check_talking(options: DeviceOptions) -> Iterator[Finding]:
     device, _ = choose_device(options.device)
     if device.type == "cpu":
         about = {"device": device.type, "precision": precision_for(options.precision, device).name}
-        advice = "Use a GPU elsewhere (--server HOST, see README), or try the program with --model demo."
+        advice = (
+            "Use a GPU elsewhere (`personaplex chat --server HOST`, see README), or try the program with --model demo."
+        )
         yield Finding(WRONG, "talking", "the 7B model needs a GPU to talk", advice, about, DeviceError.exit_code)
         return
     plan = choose_plan(
@@ -78,8 +80,9 @@ def check_talking(options: DeviceOptions) -> Iterator[Finding]:
         yield Finding(WARNING, "talking", "a Mac's GPU; the 7B model has not been measured on it", advice, figures)
         return
     notes = " ".join(event.text for event in said if isinstance(event, Note))
-    figures["at_once"] = at_once = needs(PERSONAPLEX, plan.precision).slots(free_memory(device), plan.context)
-    found = f"{precision}, and {seconds:.0f} s of the talk are remembered; --batch-size up to {max(1, at_once)}"
+    room = needs(PERSONAPLEX, plan.precision).slots(free_memory(device), plan.context)
+    figures["at_once"] = at_once = min(MAX_SLOTS, max(1, room))
+    found = f"{precision}, and {seconds:.0f} s of the talk are remembered; --batch-size up to {at_once}"
     yield Finding(OK, "talking", found, notes, figures)
     why = why_no_kernels(device, plan.precision.dtype) or why_plain(device, plan.precision.dtype)
     found = f"cannot be used: {why}" if why else "can be used"

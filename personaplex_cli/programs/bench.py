@@ -70,14 +70,16 @@ def measure(
         "bandwidth_gb_per_s": round(speed / 1e9, 1),
         "floor_milliseconds": round(floor, 3),
         "fraction_of_floor": round(floor / float(np.median(walls)), 3),
-        "batches": [_batch(engine, character, sound, size, options.frames, listen) for size in options.sizes],
+        "batches": [_batch(engine, character, sound, size, options.frames, listen) for size in options.sizes]
+        if options.sizes != [1]
+        else [],
     }
 
 
 def verdict(report: Mapping[str, Any]) -> tuple[str, str]:
     """The kind of what was measured (as in `findings`), and a sentence for it."""
     whole, misses, frames = report["milliseconds"]["whole"], report["misses"], report["frames"]
-    of = f"{whole['p50']:.0f} ms of {FRAME_MS:.0f}"
+    of = f"{whole['p50']:.0f} ms of the {FRAME_MS:.0f} that a frame lasts"
     if whole["p50"] > FRAME_MS:
         slow = report["real_time_factor"]
         return (

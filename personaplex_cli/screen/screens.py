@@ -238,6 +238,9 @@ class ProgressScreen(Sentences):
                 bar = self._bar or self._open(VISITORS, "", 1, auto_refresh=False)
                 bar.update(bar.task_ids[0], description=visitors(event), refresh=True)
             case Started():
+                if event.count == 1:  # each is timed by itself
+                    self._close()
+                    self._answers = None
                 self._answers = self._answers or _Answers(event)
                 self._answers.begin(event)
                 if not self._bar:

@@ -90,7 +90,7 @@ class TestRun:
                 await guest.say(WORDS + f" {heard}".encode())
 
         with FakeServer(echo_with_words) as server:
-            arguments = ["-o", "out", "--server", server.url, "--stereo", "--json"]
+            arguments = ["-o", "out", "--server", server.url, "--stereo", "--json", "--batch-size", "4"]
             Path("b.wav").write_bytes(question.read_bytes())
             assert cli.program(["run", str(question), "b.wav", *arguments]) == 0
             assert len(server.guests) == 2
@@ -109,6 +109,7 @@ class TestRun:
         events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert {"connecting", "warming up"} <= {event.get("name") for event in events}
         assert all(event["timings"] is None for event in events if event["event"] == "step")
+        assert any("one after the other" in event["text"] for event in events if event["event"] == "note")
 
     def test_nothing_heavy_is_imported(self, question: Path) -> None:
         code = (

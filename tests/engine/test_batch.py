@@ -182,38 +182,33 @@ def begun(engine: LocalEngine, slot: int, character: Character) -> list[Event | 
     return happened
 
 
-def test_a_prompt_is_read_in_pieces_while_others_talk(
-    engines: tuple[LocalEngine, LocalEngine], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def joining(engines: tuple[LocalEngine, LocalEngine], monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalEngine]:
+    """Somebody talks in slot 0, and somebody else has begun in slot 1, whose prompt is read in small pieces."""
     _, engine = engines
     monkeypatch.setattr(engine, "_at_once", 10)
     begun(engine, 0, somebody(0))
     engine.model.prompts.clear()
     engine.begin(1, somebody(1))
+    yield engine
+    for slot in (0, 1):
+        engine.end(slot)
+
+
+def test_a_prompt_is_read_in_pieces_while_others_talk(joining: LocalEngine) -> None:
     pieces = 0
-    while (news := engine.prefill()) is not None:
+    while (news := joining.prefill()) is not None:
         pieces += 1
         events = [event for _, event in news]
-        assert isinstance(engine.step({0: SILENT_FRAME})[0], Reply)
+        assert isinstance(joining.step({0: SILENT_FRAME})[0], Reply)
     assert pieces > 3 and isinstance(events[-1], Began)
-    for slot in (0, 1):
-        engine.end(slot)
 
 
-def test_a_conversation_that_ends_while_its_prompt_is_read_leaves_nothing_behind(
-    engines: tuple[LocalEngine, LocalEngine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, engine = engines
-    monkeypatch.setattr(engine, "_at_once", 10)
-    begun(engine, 0, somebody(0))
-    engine.model.prompts.clear()
-    engine.begin(1, somebody(1))
-    list(engine.prefill() or ())
-    engine.end(1)
-    assert engine.prefill() is None
-    assert isinstance(begun(engine, 1, somebody(2))[-1], Began)
-    for slot in (0, 1):
-        engine.end(slot)
+def test_a_conversation_that_ends_while_its_prompt_is_read_leaves_nothing_behind(joining: LocalEngine) -> None:
+    list(joining.prefill() or ())
+    joining.end(1)
+    assert joining.prefill() is None
+    assert isinstance(begun(joining, 1, somebody(2))[-1], Began)
 
 
 def test_numbers_that_run_away_end_one_conversation_alone(engines: tuple[LocalEngine, LocalEngine]) -> None:

@@ -113,11 +113,15 @@ def speed(p50: float, misses: int = 0, longest: float = 0.0) -> dict[str, Any]:
 
 
 def test_the_verdict_is_a_sentence() -> None:
-    assert bench.verdict(speed(19.5)) == (OK, "20 ms of 80: fast enough, 4.1 times.")
+    assert bench.verdict(speed(19.5)) == (OK, "20 ms of the 80 that a frame lasts: fast enough, 4.1 times.")
     kind, sentence = bench.verdict(speed(40.0, 3, 143.2))
     assert kind == WARNING and "3 of 250 frames took longer than 80, the longest 143" in sentence
     kind, sentence = bench.verdict(speed(160.0, 250))
-    assert kind == WRONG and sentence.startswith("160 ms of 80: too slow to talk") and "2.0 times" in sentence
+    assert (
+        kind == WRONG
+        and sentence.startswith("160 ms of the 80 that a frame lasts: too slow to talk")
+        and "2.0 times" in sentence
+    )
 
 
 @pytest.mark.parametrize(("is_terminal", "flags"), [(True, []), (True, ["--json"]), (False, []), (False, ["--json"])])
