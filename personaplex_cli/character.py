@@ -16,7 +16,7 @@ RANGES = {
     "text_temperature": ("a number", 0, 5),
     "audio_top_k": ("a whole number", 1, 2048),
     "text_top_k": ("a whole number", 1, 2048),
-    "seed": ("a whole number", 0, 2**63 - 1),  # torch takes seeds of 63 bits
+    "seed": ("a whole number", 0, 2**63 - 1),  # 63 bits
 }
 MAX_PROMPT = 100_000  # characters: several times what any context has room for
 
