@@ -47,7 +47,8 @@ class Audio(Protocol):
 class Reply:
     """The answer to one frame: `pcm` [n] float32 at 24 kHz, the text it adds (often empty), and the tokens behind it.
 
-    `tokens` are the agent's text token and its Mimi codes; none from an engine elsewhere, which has no timings either.
+    `tokens` are the agent's text token, its 8 Mimi codes and the user's 8, all of this frame; none from an engine
+    elsewhere, which has no timings either.
     """
 
     pcm: Samples
@@ -265,7 +266,10 @@ class _Rounds:
             else:
                 frame = heard[slot]
                 levels = level(frame), level(reply.pcm)
-                yield seat.conversation, Step(seat.index, reply.text, *levels, reply.timings, clips(frame))
+                yield (
+                    seat.conversation,
+                    Step(seat.index, reply.text, *levels, reply.timings, clips(frame), tokens=reply.tokens),
+                )
                 seat.index += 1
                 yield from _hushed(seat)
 

@@ -79,7 +79,8 @@ class Step:
     """One frame of conversation: the agent's text piece (may be empty), both levels in dBFS, the engine's timings.
 
     The timings are None for an engine elsewhere: what is known of its time comes as Network. `clipped` says that the
-    microphone was too loud. `source` is the recording that is answered, where there are recordings.
+    microphone was too loud. `source` is the recording that is answered, where there are recordings. `tokens` are the
+    model's, as `Reply` has them.
     """
 
     index: int
@@ -89,6 +90,19 @@ class Step:
     timings: Timings | None
     clipped: bool = False
     source: str = ""
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class UserWords:
+    """Words of the user's, told some time after they were spoken: from frame `start` on, until frame `end`.
+
+    Frames count as `Step.index` does; a text that begins with a space begins a new word.
+    """
+
+    text: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,18 @@ class Began:
     prompt_frames: int
     context: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """The model's memory was made anew: the prompt, then the last `remembered` frames of the talk; no more than that.
+
+    It happened before frame `index` (as `Step.index`); `filled` frames of the context are taken now.
+    """
+
+    index: int
+    remembered: int
+    filled: int
 
 
 @dataclass(frozen=True)
@@ -236,6 +262,8 @@ Event = (
     | Began
     | Step
     | Steps
+    | UserWords
+    | Renewed
     | Visitors
     | Devices
     | Recording
@@ -266,6 +294,7 @@ def as_json(event: Event) -> dict[str, Any]:
         levels = {"heard": round(event.heard, 1), "said": round(event.said, 1)}
         if fields["timings"]:
             fields["timings"] = {stage: round(value, 2) for stage, value in fields["timings"].items()}
+        del fields["tokens"]  # for recordings: twelve times a second they are no use to a reader
         if not event.source:
             del fields["source"]
         fields |= {"time": round(event.index * FRAME_SECONDS, 2), **levels}

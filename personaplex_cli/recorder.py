@@ -25,7 +25,7 @@ from personaplex_cli.audio.queue import SampleQueue
 from personaplex_cli.audio.recording import mark_sides
 from personaplex_cli.conversation import Audio
 from personaplex_cli.errors import AudioError
-from personaplex_cli.events import Began, Event, Listener, Note, Recording, Step
+from personaplex_cli.events import Began, Event, Listener, Note, Recording, Renewed, Step
 from personaplex_cli.files import atomic_file
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, pcm16
 from personaplex_cli.transcript import Transcript, as_bytes, one_line
@@ -88,6 +88,9 @@ class Recorder:
                     self.folder = _new_folder(self._parent)
                     self._writer.start()
                     self._listen(Recording(str(self.folder)))
+            case Renewed() if self.folder:
+                seconds = round(event.remembered * FRAME_SECONDS)
+                self._transcript.mark(self._recorded, f"Memory renewed: the persona, and the last {seconds} seconds.")
             case Step(text=text) if self.folder:  # what was heard and played last is complete now
                 self._recorded += 1
                 said = self._said.take(FRAME)
@@ -143,6 +146,7 @@ class Recorder:
             "settings": self._began.settings,
             "text": self._transcript.text,
             "restarts": self._transcript.restarts,
+            "marks": [asdict(mark) for mark in self._transcript.marks],
             "words": [asdict(word) for word in self._transcript.words()],
         }
         contents = (

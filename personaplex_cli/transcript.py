@@ -41,6 +41,14 @@ class Turn:
     speaker: str = AGENT
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What happened beside the words: a sentence; `time` in seconds from the beginning of the answer."""
+
+    time: float
+    text: str
+
+
 class Turns:
     """The one rule of turns, frame by frame; server/page/transcript.js follows it too.
 
@@ -80,6 +88,7 @@ class Transcript:
         self._speaker = speaker
         self._pieces: list[tuple[int, str]] = []
         self._restarts: list[int] = []  # frames
+        self._marks: list[tuple[int, str]] = []  # frames, and what happened there
 
     def add(self, frame: int, piece: str) -> None:
         if piece:
@@ -103,9 +112,18 @@ class Transcript:
             words += [Word(other, start, end, self._speaker) for other in others]
         return [word for word in words if word.word]
 
-    def restart(self, frame: int) -> None:
+    def restart(self, frame: int, what: str = "The conversation begins again.") -> None:
         """The conversation begins again with this frame."""
         self._restarts.append(frame)
+        self.mark(frame, what)
+
+    def mark(self, frame: int, what: str) -> None:
+        """Before this frame something happened that readers should know of: a sentence."""
+        self._marks.append((frame, one_line(what)))
+
+    @property
+    def marks(self) -> list[Mark]:
+        return [Mark(round(frame * FRAME_SECONDS, 2), text) for frame, text in self._marks]
 
     @property
     def restarts(self) -> list[float]:
@@ -123,10 +141,10 @@ class Transcript:
         return turns + rule.end()
 
     def markdown(self) -> str:
-        """One paragraph per turn, each with the time at which it began, and one for each restart."""
+        """One paragraph per turn, each with the time at which it began, and one for each mark."""
         said = [(turn.start, f"**{clock(turn.start)}** {turn.text}") for turn in self.turns()]
-        begun = [(start, f"*{clock(start)} The conversation begins again.*") for start in self.restarts]
-        return "\n\n".join(text for _, text in sorted(begun + said, key=itemgetter(0)))
+        marks = [(mark.time, f"*{clock(mark.time)} {mark.text}*") for mark in self.marks]
+        return "\n\n".join(text for _, text in sorted(marks + said, key=itemgetter(0)))
 
     def srt(self) -> str:
         """The words as SubRip subtitles, broken at pauses, ends of sentences and full lines."""

@@ -93,7 +93,7 @@ class TokenTalk:
 
     def step(self, user: torch.Tensor, silent: bool = False) -> tuple[int, list[int]]:
         """The user's codes [8] of one frame -> the agent's text token and codes (8) of the same frame."""
-        text, *codes = self.pipeline.run({0: heard_of(user)}, [0] if silent else [])[0].tokens
+        text, *codes = self.pipeline.run({0: heard_of(user)}, [0] if silent else [])[0].tokens[: 1 + CODEBOOKS]
         return text, codes
 
     @torch.inference_mode()

@@ -78,14 +78,14 @@ class Slot:
     def commit(self, sampled: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Learn what the device chose (18 tokens): the next position is known as far as it can be.
 
-        Returns the text that this frame adds, and the agent's tokens in it: the text's and 8 codes.
+        Returns the text that this frame adds, and its 17 tokens: the text's, 8 codes of the agent's, 8 of the user's.
         """
         agent, user = sampled[2 : 2 + CODEBOOKS], sampled[2 + CODEBOOKS :]
         self._column[TEXT], self._column[AGENT.start] = sampled[:2]
         self._column[AGENT.start + 1 : AGENT.stop] = agent[1:]
         self._column[USER.start + 1 : USER.stop] = user[1:]
         self.position += 1
-        return self._words.piece(self._text), (self._text, *agent)
+        return self._words.piece(self._text), (self._text, *agent, *user)
 
 
 class TextStream:

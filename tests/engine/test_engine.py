@@ -176,7 +176,7 @@ def test_no_event_and_no_reply_holds_a_tensor(random_folder: Path) -> None:
     assert isinstance(reply, Reply) and reply.timings
     assert reply.pcm.base is None  # nor the sound of all slots, which a recording would keep
     assert type(reply.pcm) is np.ndarray and reply.pcm.dtype == np.float32 and reply.pcm.shape == (FRAME,)
-    assert len(reply.tokens) == 9 and all(type(token) is int for token in reply.tokens)
+    assert len(reply.tokens) == 17 and all(type(token) is int for token in reply.tokens)
     values: Sequence[Any] = [reply.text, *vars(reply.timings).values(), *(vars(event).values() for event in happened)]
     assert not any(isinstance(value, torch.Tensor) for value in values)
     assert min(vars(reply.timings).values()) >= 0

@@ -132,5 +132,5 @@ def test_in_a_batch_of_two_each_slot_says_what_it_says_alone(talk: TokenTalk, go
     for frame in range(FRAMES):
         heard = {number: heard_of(user[:, frame]) for number, user in enumerate(users)}
         for number, reply in both.pipeline.run(heard).items():
-            together[number].append(list(reply.tokens))
+            together[number].append(list(reply.tokens[:9]))
     assert together == alone
