@@ -9,12 +9,18 @@ import json
 import sys
 import time
 import wave
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSCloseCode, WSMsgType, WSServerHandshakeError
 
 BLOCK_SECONDS = 0.08  # the model's own step: smaller blocks gain nothing, larger ones are heard later
 SILENCE_SECONDS = 5  # after the question: the model speaks only while it hears something, if only silence
+Act = Callable[[ClientWebSocketResponse, dict[str, Any]], Awaitable[None]]
+
+
+async def nothing(socket: ClientWebSocketResponse, message: dict[str, Any]) -> None: ...
 
 
 async def speak(socket: ClientWebSocketResponse, sound: bytes, rate: int) -> None:
@@ -28,7 +34,8 @@ async def speak(socket: ClientWebSocketResponse, sound: bytes, rate: int) -> Non
         await socket.close()
 
 
-async def talk(url: str, question: str, answer: str) -> None:
+async def talk(url: str, question: str, answer: str, act: Act = nothing) -> None:
+    """Ask what is in one wav, and keep the answer in another; `act` runs beside it for each piece of what is said."""
     with wave.open(question) as file:
         if (file.getnchannels(), file.getsampwidth()) != (1, 2):
             sys.exit(f"{question} is not 16-bit mono.")
@@ -50,6 +57,7 @@ async def talk(url: str, question: str, answer: str) -> None:
                     tasks.create_task(speak(socket, sound, rate))
                 case "transcript":
                     print(said["text"], end="", flush=True)
+                    tasks.create_task(act(socket, said))
                 case "error":
                     sys.exit(f"{said['message']} {said['hint']}")
     print()
@@ -60,11 +68,12 @@ async def talk(url: str, question: str, answer: str) -> None:
         file.writeframes(b"".join(heard))
 
 
-if __name__ == "__main__":
+def main(usage: str, act: Act = nothing) -> None:
+    """The command line: a URL, a question, where the answer goes."""
     if len(sys.argv) != 4:
-        sys.exit(__doc__)
+        sys.exit(usage)
     try:
-        asyncio.run(talk(*sys.argv[1:]))
+        asyncio.run(talk(*sys.argv[1:], act))
     except (
         WSServerHandshakeError
     ) as error:  # such as `token`: the URL needs token=TOKEN; `loading`; `busy`: others talk
@@ -72,3 +81,7 @@ if __name__ == "__main__":
         sys.exit(f"The server does not let us in: {error.status} {reason}".rstrip())
     except ClientError as error:
         sys.exit(f"The server cannot be reached: {error}")
+
+
+if __name__ == "__main__":
+    main(__doc__)

@@ -96,6 +96,11 @@ class Recorder:
                 said = self._said.take(FRAME)
                 self._waiting.put((self._heard, np.pad(said, (0, FRAME - len(said))), text))
 
+    def mark(self, what: str) -> None:
+        """Something happened beside the words, now: a sentence for the transcript. From any thread."""
+        if self.folder:
+            self._transcript.mark(self._recorded, what)
+
     def close(self) -> None:
         """Write what is left."""
         self._waiting.put(None)
@@ -121,6 +126,7 @@ class Recorder:
                 frames = iter(self._waiting.get, None)
                 while second := list(islice(frames, FLUSH_FRAMES)):
                     self._append(second, sound, file)
+            self._write_transcripts()  # with what was marked after the last word
             with (self.folder / "conversation.wav").open("r+b") as whole:
                 mark_sides(whole)
         except Exception as error:  # whatever it is: the talk goes on

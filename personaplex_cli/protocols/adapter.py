@@ -27,6 +27,13 @@ class StopSpeaking:
 
 
 @dataclass(frozen=True)
+class Did:
+    """The client has done something, such as a robot that looked left: what, in its own words, on one line."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Queued:
     """The client waits; `position` 1 is next."""
 
@@ -72,7 +79,7 @@ class Closing:
         return f"{self.reason}: {repr(cause) if cause else self.error}"
 
 
-ClientEvent = Samples | Begin | StopSpeaking  # samples [n] at 24 kHz
+ClientEvent = Samples | Begin | StopSpeaking | Did  # samples [n] at 24 kHz
 Out = ClientEvent | str | bytes  # or a message for the client, text or binary
 ServerEvent = Samples | Event | Queued | Pace | Lost | Closing | PersonaplexError
 

@@ -1,7 +1,8 @@
 """Sound without a codec: binary messages of 16-bit little-endian mono samples, JSON for the rest.
 
-In: config (sample_rate, and what a URL's query may have), hush, restart, ping. Out: ready, state, transcript, latency,
-hushed, lost (seconds of sound heard and said), error, pong. The rate is 24 kHz unless the client asks for another.
+In: config (sample_rate, and what a URL's query may have), hush, restart, did (text: what the client has done), ping.
+Out: ready, state, transcript, latency, hushed, lost (seconds of sound heard and said), error, pong. The rate is 24 kHz
+unless the client asks for another.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,15 +10,22 @@ from typing import Any
 
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Began, Hushed, State, Step
-from personaplex_cli.protocols.adapter import Begin, Closing, Out, Pace, Queued, ServerEvent, StopSpeaking
+from personaplex_cli.protocols.adapter import Begin, Closing, Did, Out, Pace, Queued, ServerEvent, StopSpeaking
+from personaplex_cli.protocols.budget import Budget
 from personaplex_cli.protocols.json_adapter import JsonAdapter, Unsupported, json_message
-from personaplex_cli.protocols.wire import Request, WireError, json_object
+from personaplex_cli.protocols.wire import MAX_NAME, Request, WireError, json_object
 from personaplex_cli.samples import FRAME_SECONDS
+from personaplex_cli.transcript import one_line
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
+DEEDS, DEEDS_PER_SECOND = 20, 1.0  # that a client may tell of: the server's owner reads them
 
 
 class Pcm(JsonAdapter):
+    def __init__(self) -> None:
+        super().__init__()
+        self._deeds = Budget(DEEDS, DEEDS_PER_SECOND)
+
     def open(self, query: Mapping[str, str]) -> Iterator[Out]:
         self._ask_rate(query)
         yield from super().open(query)
@@ -35,13 +43,15 @@ class Pcm(JsonAdapter):
                 yield StopSpeaking()
             case "restart":
                 yield Begin(None)
+            case "did":
+                yield self._did(values.get("text"))
             case "ping":
                 yield json_message("pong")
             case "tool_result" | "image" as kind:
                 reason = "it can neither use tools nor see. The conversation goes on."
                 yield from self.encode(Unsupported(f"The model can do nothing with {kind!r}: {reason}"))
             case kind:
-                hint = "Send config, hush, restart or ping; sound goes into binary messages."
+                hint = "Send config, hush, restart, did or ping; sound goes into binary messages."
                 raise WireError(f"There is no message type {kind!r:.40}.", hint)
 
     def encode(self, event: ServerEvent) -> Iterator[Out]:
@@ -61,6 +71,13 @@ class Pcm(JsonAdapter):
                 yield json_message("hushed", on=on)
             case Closing(reason):
                 yield json_message("state", state="ended", reason=reason)
+
+    def _did(self, text: object) -> Did:
+        if not isinstance(text, str) or not 0 < len(text.strip()) <= MAX_NAME or not self._deeds.spend():
+            raise WireError(
+                "What you did cannot be noted.", f"Send a `text` of at most {MAX_NAME} characters, once a second."
+            )
+        return Did(one_line(text.strip()))
 
     def _ask_rate(self, values: Mapping[str, Any]) -> None:
         if not (rate := values.get("sample_rate")):

@@ -36,6 +36,7 @@ from personaplex_cli.protocols.adapter import (
     Adapter,
     Begin,
     Closing,
+    Did,
     Lost,
     Out,
     Pace,
@@ -253,6 +254,10 @@ class Session:
             case StopSpeaking():
                 if self._conversation:
                     self._conversation.hush()
+            case Did(text):
+                self._host.listen(Note(f"A client: {text}"))
+                if self._recorder:
+                    self._recorder.mark(text)
             case str() | bytes():
                 self._enqueue(out)
             case _:

@@ -17,6 +17,7 @@ from personaplex_cli.protocols.adapter import (
     Adapter,
     Begin,
     Closing,
+    Did,
     Lost,
     Out,
     Pace,
@@ -27,17 +28,42 @@ from personaplex_cli.protocols.adapter import (
 from personaplex_cli.protocols.interview import Interview
 from personaplex_cli.protocols.json_adapter import Unsupported
 from personaplex_cli.protocols.moshi import QUIET_SECONDS, Moshi
-from personaplex_cli.protocols.pcm import Pcm
-from personaplex_cli.protocols.wire import Handshake, Metadata, Ping, Request, WireError, pack, unpack
+from personaplex_cli.protocols.pcm import DEEDS, Pcm
+from personaplex_cli.protocols.wire import MAX_NAME, Handshake, Metadata, Ping, Request, WireError, pack, unpack
 from personaplex_cli.samples import FRAME
 
 ADAPTERS: list[Callable[[], Adapter]] = [Moshi, Pcm, Interview]
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
 NAMES = st.sampled_from(
-    ["persona", "voice", "prompt", "seed", "sample_rate", "text_topk", "audio_temperature", "data", "role", "topic"]
+    [
+        "persona",
+        "voice",
+        "prompt",
+        "seed",
+        "sample_rate",
+        "text_topk",
+        "audio_temperature",
+        "data",
+        "role",
+        "topic",
+        "text",
+    ]
 )
 TYPES = st.sampled_from(
-    ["config", "hush", "restart", "ping", "image", "tool_result", "hello", "context", "audio", "reset", "end_utterance"]
+    [
+        "config",
+        "hush",
+        "restart",
+        "did",
+        "ping",
+        "image",
+        "tool_result",
+        "hello",
+        "context",
+        "audio",
+        "reset",
+        "end_utterance",
+    ]
 )
 OBJECTS = st.builds(
     lambda kind, values: json.dumps({**values, "type": kind}),
@@ -86,7 +112,7 @@ def test_any_message_is_understood_or_refused(kind: Callable[[], Adapter], messa
         except (WireError, UsageError, AudioError) as error:
             assert str(error)
         else:
-            assert all(isinstance(out, np.ndarray | Begin | StopSpeaking | str | bytes) for out in outs)
+            assert all(isinstance(out, np.ndarray | Begin | StopSpeaking | Did | str | bytes) for out in outs)
             assert all(out.dtype == np.float32 for out in outs if isinstance(out, np.ndarray))
 
 
@@ -189,6 +215,28 @@ def test_samples_arrive_as_they_were_sent(samples: list[int]) -> None:
 )
 def test_a_config_asks_by_the_same_names_as_a_url(config: dict[str, Any], request_: Request) -> None:
     assert list(Pcm().decode(json.dumps({"type": "config", **config}))) == [Begin(request_)]
+
+
+def did(text: object) -> str:
+    return json.dumps({"type": "did", "text": text})
+
+
+@given(st.text() | VALUES)
+def test_what_a_client_did_is_one_short_line_or_refused(text: object) -> None:
+    try:
+        (out,) = Pcm().decode(did(text))
+    except WireError:
+        assert not isinstance(text, str) or not text.strip() or len(text.strip()) > MAX_NAME
+    else:
+        assert isinstance(out, Did) and isinstance(text, str)
+        assert 0 < len(out.text) <= MAX_NAME and not {"\n", "\r", "\x1b", "\x9b"} & {*out.text}
+
+
+def test_a_client_cannot_tell_of_deeds_without_end() -> None:
+    adapter = Pcm()
+    assert [list(adapter.decode(did("Looked left.\n"))) for _ in range(DEEDS)] == [[Did("Looked left.")]] * DEEDS
+    with pytest.raises(WireError, match="cannot be noted"):
+        list(adapter.decode(did("Looked left.")))
 
 
 def test_an_interview_becomes_a_prompt_in_a_trained_form() -> None:
