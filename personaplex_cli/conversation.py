@@ -298,6 +298,7 @@ class _Rounds:
                     raise error
                 case Wish.HUSH:
                     seat.hush.begin()
+                    seat.hushed = False  # each wish is reported: a recording can be held again
                 case Character() as character:
                     seat.conversation.character = character
                     seat.frames, seat.hush = None, Hush()

@@ -39,10 +39,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when the block ends well. Raises AudioError if it cannot be written."""
-    with _writing(path), atomic_path(path) as partial, partial.open("wb") as file:
+def atomic_file(path: Path, private: bool = False) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when the block ends well. Raises AudioError if it cannot be written.
+
+    A `private` one is for its owner alone.
+    """
+    with (
+        _writing(path),
+        atomic_path(path) as partial,
+        open(partial, "wb", opener=for_owner if private else None) as file,
+    ):
         yield file
+
+
+def for_owner(path: str, flags: int) -> int:
+    """An opener: a file that it makes can be read and written by its owner alone."""
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager

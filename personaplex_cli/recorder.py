@@ -1,22 +1,27 @@
-"""Recording a live conversation: both voices and the words, written while it goes on.
+"""Recording a live conversation: both voices, the words, the tokens and what was done to it, written while it goes on.
 
-    FOLDER/2026-01-31_14-05-09/  conversation.wav  transcript.json  transcript.srt  transcript.md
+    FOLDER/2026-01-31_14-05-09/  conversation.wav  tokens.npy  transcript.json  transcript.srt  transcript.md
 
-The wav (user left, agent right) is whole after every second, so that whatever ends the program, at most the last second
-is lost. A thread of its own writes: a slow disk never makes the conversation wait.
+The wav (user left, agent right) and the tokens are whole after every second, so that whatever ends the program, at most
+the last second is lost. They are for their owner alone. A thread of its own writes: a slow disk never makes the
+conversation wait.
+
+A recording is a whole talk: with the settings in `events` of transcript.json, the sound on the left makes the same
+tokens again. For that the model hears what the wav holds, samples of 16 bits.
 """
 
 import json
+import struct
 import threading
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Self
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -25,20 +30,32 @@ from personaplex_cli.audio.queue import SampleQueue
 from personaplex_cli.audio.recording import mark_sides
 from personaplex_cli.conversation import Audio
 from personaplex_cli.errors import AudioError
-from personaplex_cli.events import Began, Event, Listener, Note, Recording, Renewed, Step
-from personaplex_cli.files import atomic_file
-from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, pcm16
+from personaplex_cli.events import Began, Event, Hushed, Listener, Muted, Note, Recording, Renewed, Step, as_json
+from personaplex_cli.files import GIGABYTE, atomic_file, for_owner, free_bytes
+from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, from_pcm16, pcm16
 from personaplex_cli.transcript import Transcript, as_bytes, one_line
 
 MAX_LATE_FRAMES = 12  # an answer that is later than a second is not recorded
 FLUSH_FRAMES = round(1 / FRAME_SECONDS)
+SOUND, TOKENS = "conversation.wav", "tokens.npy"
 TRANSCRIPTS = ("transcript.json", "transcript.srt", "transcript.md")
+TOKENS_A_FRAME = 17
+NO_TOKENS = (-1,) * TOKENS_A_FRAME
+NPY_HEAD = 128  # bytes
+MIN_FREE = GIGABYTE // 10  # bytes of a disk that are left to others
 
-Both = tuple[Samples, Samples, str]  # a frame: heard, said, the text that came with it
+
+class Frame(NamedTuple):
+    """80 ms: what was heard and said, the text and the tokens that came with it."""
+
+    heard: Samples
+    said: Samples
+    text: str
+    tokens: Sequence[int]
 
 
 class Recorder:
-    """An Audio that lets sound through and records both sides. `hear` its conversation's events, and `close` it.
+    """An Audio that lets sound through, in 16 bits, and records both sides. `hear` its conversation's events, then `close`.
 
     The folder is made when the conversation has begun; a conversation that begins again goes on in the same recording.
     An answer that comes late is recorded as late as it came, after the silence that it left. A disk that fails later
@@ -53,8 +70,11 @@ class Recorder:
         self._began: Began | None = None
         self._heard: Samples = np.empty(0, dtype=np.float32)
         self._said = SampleQueue(MAX_LATE_FRAMES * FRAME)
-        self._waiting: SimpleQueue[Both | None] = SimpleQueue()
+        self._waiting: SimpleQueue[Frame | None] = SimpleQueue()
         self._transcript = Transcript()
+        self._events: list[dict[str, Any]] = []  # what makes this talk another one, with the frame before which it came
+        self._written_events = 0
+        self._has_tokens = False
         self._recorded = 0  # frames, on their way to be written
         self._frames = 0  # written; steps count anew after a restart, the recording goes on
         self._writer = threading.Thread(target=self._write, name="recorder")
@@ -62,7 +82,8 @@ class Recorder:
     @property
     def files(self) -> tuple[str, ...]:
         """The paths that are written."""
-        return tuple(str(self.folder / name) for name in ("conversation.wav", *TRANSCRIPTS)) if self.folder else ()
+        names = (SOUND, *((TOKENS,) if self._has_tokens else ()), *TRANSCRIPTS)
+        return tuple(str(self.folder / name) for name in names) if self.folder else ()
 
     def frames(self, wake: Callable[[], None]) -> Iterator[Samples | None]:
         return self._through(self._audio.frames(wake))  # called now: it may open a sound card, or fail to
@@ -70,7 +91,7 @@ class Recorder:
     def _through(self, frames: Iterator[Samples | None]) -> Iterator[Samples | None]:
         for heard in frames:
             if heard is not None:
-                self._heard = heard
+                heard = self._heard = from_pcm16(pcm16(heard))
             yield heard
 
     def play(self, pcm: Samples) -> None:
@@ -79,6 +100,8 @@ class Recorder:
 
     def hear(self, event: Event) -> None:
         """Take what happens in the conversation. Raises AudioError if the folder cannot be written."""
+        if isinstance(event, Began | Hushed | Muted | Renewed):
+            self._events.append({"frame": self._recorded, **as_json(event)})
         match event:
             case Began():
                 self._began = event
@@ -91,10 +114,12 @@ class Recorder:
             case Renewed() if self.folder:
                 seconds = round(event.remembered * FRAME_SECONDS)
                 self._transcript.mark(self._recorded, f"Memory renewed: the persona, and the last {seconds} seconds.")
-            case Step(text=text) if self.folder:  # what was heard and played last is complete now
+            case Step(text=text, tokens=tokens) if self.folder:  # what was heard and played last is complete now
+                if not self._recorded:
+                    self._has_tokens = bool(tokens)  # an engine elsewhere has none
                 self._recorded += 1
                 said = self._said.take(FRAME)
-                self._waiting.put((self._heard, np.pad(said, (0, FRAME - len(said))), text))
+                self._waiting.put(Frame(self._heard, np.pad(said, (0, FRAME - len(said))), text, tokens or NO_TOKENS))
 
     def mark(self, what: str) -> None:
         """Something happened beside the words, now: a sentence for the transcript. From any thread."""
@@ -119,7 +144,7 @@ class Recorder:
         assert self.folder is not None, "the thread starts when there is a folder"
         try:
             self._write_transcripts()
-            with (self.folder / "conversation.wav").open("wb") as file, wave.open(file, "wb") as sound:
+            with open(self.folder / SOUND, "wb", opener=for_owner) as file, wave.open(file, "wb") as sound:
                 sound.setnchannels(2)
                 sound.setsampwidth(2)
                 sound.setframerate(SAMPLE_RATE)
@@ -127,7 +152,7 @@ class Recorder:
                 while second := list(islice(frames, FLUSH_FRAMES)):
                     self._append(second, sound, file)
             self._write_transcripts()  # with what was marked after the last word
-            with (self.folder / "conversation.wav").open("r+b") as whole:
+            with (self.folder / SOUND).open("r+b") as whole:
                 mark_sides(whole)
         except Exception as error:  # whatever it is: the talk goes on
             self._listen(Recording(""))
@@ -135,21 +160,29 @@ class Recorder:
             for _ in iter(self._waiting.get, None):  # take what still comes, so that it does not pile up
                 pass
 
-    def _append(self, frames: list[Both], sound: wave.Wave_write, file: IO[bytes]) -> None:
-        heard, said, texts = zip(*frames, strict=True)
+    def _append(self, frames: list[Frame], sound: wave.Wave_write, file: IO[bytes]) -> None:
+        assert self.folder is not None, "frames are written into a folder"
+        if free_bytes(self.folder) < MIN_FREE:
+            raise AudioError(f"the disk has less than {MIN_FREE // 10**6} MB left.", "Make room on it.")
+        heard, said, texts, tokens = zip(*frames, strict=True)
         sound.writeframes(pcm16(np.concatenate(heard), np.concatenate(said)))  # corrects the header as well
         file.flush()
+        if self._has_tokens:
+            _append_tokens(self.folder / TOKENS, self._frames, tokens)
         for index, text in enumerate(texts, self._frames):
             self._transcript.add(index, text)
         self._frames += len(frames)
-        if any(texts):
+        if any(texts) or len(self._events) != self._written_events:
             self._write_transcripts()
 
     def _write_transcripts(self) -> None:
         assert self.folder is not None and self._began is not None, "recording begins with a conversation"
+        events = list(self._events)  # another thread may add to them
+        self._written_events = len(events)
         about = {
             "personaplex": __version__,
             "settings": self._began.settings,
+            "events": events,
             "text": self._transcript.text,
             "restarts": self._transcript.restarts,
             "marks": [asdict(mark) for mark in self._transcript.marks],
@@ -161,19 +194,35 @@ class Recorder:
             f"# {one_line(self._began.persona)}, {self.folder.name}\n\n{self._transcript.markdown()}\n",
         )
         for name, content in zip(TRANSCRIPTS, contents, strict=True):
-            with atomic_file(self.folder / name) as file:
+            with atomic_file(self.folder / name, private=True) as file:
                 file.write(as_bytes(content))
+
+
+def _append_tokens(path: Path, before: int, rows: Sequence[Sequence[int]]) -> None:
+    """Write rows behind those `before` into a file for `numpy.load`: [frames, 17], the text's token, 8 codes of the
+    agent's, 8 of the user's; -1 where there was none.
+
+    The header, of NumPy's version 1.0, comes last: it says only what is there.
+    """
+    shape = (before + len(rows), TOKENS_A_FRAME)
+    about = repr({"descr": "<i4", "fortran_order": False, "shape": shape}).ljust(NPY_HEAD - 11) + "\n"
+    with open(path, "r+b" if before else "wb", opener=for_owner) as file:
+        file.seek(NPY_HEAD + before * 4 * TOKENS_A_FRAME)
+        file.write(np.array(rows, dtype="<i4").tobytes())
+        file.flush()
+        file.seek(0)
+        file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(about)) + about.encode())
 
 
 def _new_folder(parent: Path) -> Path:
     name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     number = 1
     try:
-        parent.mkdir(parents=True, exist_ok=True)
+        parent.mkdir(0o700, parents=True, exist_ok=True)
         while True:
             folder = parent / (name if number == 1 else f"{name}_{number}")
             with suppress(FileExistsError):  # another conversation began in this second, perhaps in another program
-                folder.mkdir()
+                folder.mkdir(0o700)
                 return folder
             number += 1
     except OSError as error:

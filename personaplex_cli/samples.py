@@ -49,4 +49,9 @@ def clips(samples: Samples) -> bool:
 
 def pcm16(*channels: Samples) -> bytes:
     """Channels [n] as interleaved 16-bit samples; those beyond full scale are clipped."""
-    return np.round(np.clip(np.stack(channels, axis=1), -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
+    return np.clip(np.round(np.stack(channels, axis=1) * 32768.0), -32768, 32767).astype("<i2").tobytes()
+
+
+def from_pcm16(pcm: bytes) -> Samples:
+    """16-bit samples as [n]; `pcm16` makes the same bytes of it again."""
+    return np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)

@@ -3,22 +3,26 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
 import wave
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from personaplex_cli.audio.recording import read_recording
 from personaplex_cli.errors import AudioError
-from personaplex_cli.events import Began, Event, Note, Recording, Step, Timings, ignore
+from personaplex_cli.events import Began, Event, Hushed, Muted, Note, Recording, Step, Timings, ignore
 from personaplex_cli.recorder import Recorder
-from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
+from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, from_pcm16, pcm16
 
 SETTINGS: dict[str, Any] = {"persona": "teacher", "sampling": {"seed": 3}}
 BEGAN = Began("teacher", "NATF2", "demo", "cpu", "fp32", 3, 10, 3000, SETTINGS)
@@ -39,13 +43,15 @@ class Ramp:
 
 
 def keep(folder: Path, frames: int, said: list[Event] | None = None) -> Recorder:
-    """A conversation in which the agent says the opposite of what it hears, and a word each second."""
+    """A conversation in which the agent says the opposite of what it hears, and a word each second; frame `i` has the
+    tokens `i`, `i + 1` and so on."""
     with Recorder(Ramp(frames), folder, (said if said is not None else []).append) as kept:
         kept.hear(BEGAN)
         for index, heard in enumerate(kept.frames(wake)):
             assert heard is not None
             kept.play(-heard)
-            kept.hear(Step(index, " word" if index % 12 == 0 else "", 0, 0, Timings(1, 1, 1)))
+            text, tokens = " word" if index % 12 == 0 else "", tuple(range(index, index + 17))
+            kept.hear(Step(index, text, 0, 0, Timings(1, 1, 1), tokens=tokens))
     return kept
 
 
@@ -67,11 +73,85 @@ def test_both_sides_and_all_words_are_kept(frames: int, tmp_path: Path) -> None:
     assert np.allclose(left[::FRAME], np.arange(frames) / 100, atol=1e-4)
     assert np.allclose(right, -left, atol=1e-4)
     transcript = json.loads((kept.folder / "transcript.json").read_text())
-    assert transcript["settings"] == SETTINGS
+    assert transcript["settings"] == transcript["events"][0]["settings"] == SETTINGS
     assert transcript["text"].split() == ["word"] * -(-frames // 12)
     assert (kept.folder / "transcript.srt").read_text().count("-->") == -(-frames // 12)
     assert (kept.folder / "transcript.md").read_text().startswith("# teacher")
     assert sorted(map(str, kept.folder.iterdir())) == sorted(kept.files)
+    if frames:
+        tokens = np.load(kept.folder / "tokens.npy")
+        assert tokens.dtype == np.int32 and np.array_equal(tokens, np.add.outer(range(frames), range(17)))
+
+
+@given(st.binary().filter(lambda pcm: len(pcm) % 2 == 0))
+def test_what_16_bits_hold_they_hold_again(pcm: bytes) -> None:
+    assert pcm16(from_pcm16(pcm)) == pcm
+
+
+def test_what_is_heard_is_what_the_wav_holds(tmp_path: Path) -> None:
+    """Else the recording could not be held again with the same tokens."""
+
+    class Noise(Ramp):
+        def frames(self, wake: Callable[[], None]) -> Iterator[Samples]:
+            return iter(np.random.default_rng(0).uniform(-1.1, 1.1, (self.count, FRAME)).astype(np.float32))
+
+    with Recorder(Noise(5), tmp_path, ignore) as kept:
+        kept.hear(BEGAN)
+        heard = []
+        for index, frame in enumerate(kept.frames(wake)):
+            heard.append(frame)
+            kept.hear(Step(index, "", 0, 0, None))
+    assert kept.folder
+    assert np.array_equal(read_recording(kept.folder / "conversation.wav", "left"), np.concatenate(heard))
+
+
+def test_what_is_done_to_a_talk_is_kept_with_the_frame_before_which_it_came(tmp_path: Path) -> None:
+    happens: dict[int, list[Event]] = {0: [BEGAN], 3: [Hushed(True), Muted(True)], 20: [replace(BEGAN, voice="NATM1")]}
+    with Recorder(Ramp(30), tmp_path, ignore) as kept:
+        for event in happens.pop(0):
+            kept.hear(event)
+        for index, _ in enumerate(kept.frames(wake)):
+            for event in happens.pop(index, ()):
+                kept.hear(event)
+            kept.hear(Step(index, "", 0, 0, None))
+    assert kept.folder
+    events = json.loads((kept.folder / "transcript.json").read_text())["events"]
+    assert [(each["frame"], each["event"]) for each in events] == [
+        (0, "began"),
+        (3, "hushed"),
+        (3, "muted"),
+        (20, "began"),
+    ]
+    assert [each["voice"] for each in events if each["event"] == "began"] == ["NATF2", "NATM1"]
+    assert events[0]["settings"] == SETTINGS
+
+
+def test_an_engine_without_tokens_leaves_no_file_of_them(tmp_path: Path) -> None:
+    with Recorder(Ramp(3), tmp_path, ignore) as kept:
+        kept.hear(BEGAN)
+        for index, _ in enumerate(kept.frames(wake)):
+            kept.hear(Step(index, "", 0, 0, None))
+    assert kept.folder and "tokens.npy" not in {path.name for path in kept.folder.iterdir()}
+    assert not any(name.endswith("tokens.npy") for name in kept.files)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are of POSIX")
+def test_a_recording_is_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        kept = keep(tmp_path / "talks", 3)
+    finally:
+        os.umask(before)
+    assert kept.folder
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (kept.folder.parent, kept.folder)] == [0o700, 0o700]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kept.folder.iterdir()} == {0o600}
+
+
+def test_a_disk_that_is_nearly_full_ends_the_keeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("personaplex_cli.recorder.free_bytes", lambda folder: 10**7)
+    said: list[Event] = []
+    assert keep(tmp_path, 30, said)._audio.played == 30  # type: ignore[attr-defined]
+    assert [event for event in said if isinstance(event, Note) and "less than 100 MB" in event.text]
 
 
 def test_late_answers_are_kept_as_late_as_they_came(tmp_path: Path) -> None:
@@ -177,7 +257,7 @@ def test_killed_it_loses_at_most_the_last_second(tmp_path: Path) -> None:
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path; import test_recorder as t;"
         "kept = t.Recorder(t.Ramp(30), Path(sys.argv[1]), t.ignore); kept.hear(t.BEGAN);"
-        "step = lambda i: t.Step(i, ' word', 0, 0, t.Timings(1, 1, 1));"
+        "step = lambda i: t.Step(i, ' word', 0, 0, t.Timings(1, 1, 1), tokens=(i,) * 17);"
         "[(kept.play(-heard), kept.hear(step(i))) for i, heard in enumerate(kept.frames(t.wake))];"
         "print('said', flush=True); time.sleep(60)"
     )
@@ -192,6 +272,7 @@ def test_killed_it_loses_at_most_the_last_second(tmp_path: Path) -> None:
     left, _ = sound(wavs[0])
     assert len(left) >= 24 * FRAME
     assert json.loads((wavs[0].parent / "transcript.json").read_text())["words"]
+    assert len(np.load(wavs[0].parent / "tokens.npy")) >= 12
 
 
 def test_what_keeps_the_sound_from_opening_comes_out_at_once(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ class Chat:
         match key:
             case "m":
                 self._card.muted = not self._card.muted
-                self._listen(Muted(self._card.muted))
+                self._hear(Muted(self._card.muted))
             case "s":
                 self._conversation.hush()
             case "r":

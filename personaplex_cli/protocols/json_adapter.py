@@ -14,7 +14,7 @@ from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
 from personaplex_cli.events import Began
 from personaplex_cli.protocols.adapter import Adapter, Begin, Lost, Out, ServerEvent, facts
 from personaplex_cli.protocols.wire import Request, WireError
-from personaplex_cli.samples import SAMPLE_RATE, Samples, pcm16
+from personaplex_cli.samples import SAMPLE_RATE, Samples, from_pcm16, pcm16
 
 
 class Unsupported(PersonaplexError):
@@ -62,7 +62,7 @@ class JsonAdapter(Adapter):
         pcm = self._half + pcm
         whole = len(pcm) // 2 * 2
         self._half = pcm[whole:]
-        return self._inward(np.frombuffer(pcm[:whole], dtype="<i2").astype(np.float32) * np.float32(1 / 32768))
+        return self._inward(from_pcm16(pcm[:whole]))
 
     def _sound(self, pcm: bytes) -> str | bytes:
         """The message that carries sound."""

@@ -191,9 +191,9 @@ def test_wav_out_and_in_again_is_the_same_sound_clipped(samples: Samples) -> Non
     write_wav(file, samples, -samples)
     with wave.open(io.BytesIO(file.getvalue())) as written:
         assert (written.getframerate(), written.getnchannels(), written.getnframes()) == (24000, 2, len(samples))
-        sound = np.frombuffer(written.readframes(len(samples)), "<i2").reshape(-1, 2) / 32767
-    assert np.allclose(sound[:, 0], np.clip(samples, -1, 1), atol=1 / 32767)
-    assert np.allclose(sound[:, 1], -sound[:, 0], atol=1 / 32767)
+        sound = np.frombuffer(written.readframes(len(samples)), "<i2").reshape(-1, 2) / 32768
+    assert np.allclose(sound[:, 0], np.clip(samples, -1, 1), atol=1 / 32768)
+    assert np.allclose(sound[:, 1], -sound[:, 0], atol=1 / 32768)
 
 
 def test_standard_input_is_read_and_called_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
