@@ -55,7 +55,7 @@ class Frame(NamedTuple):
 
 
 class Recorder:
-    """An Audio that lets sound through in 16 bits, and records both sides. `hear` its conversation's events, then close.
+    """An Audio that lets sound through in 16 bits and records both sides. `hear` its conversation's events, then close.
 
     The folder is made when the conversation has begun; a conversation that begins again goes on in the same recording.
     An answer that comes late is recorded as late as it came, after the silence that it left. A disk that fails later
