@@ -97,12 +97,20 @@ class Step:
 class UserWords:
     """Words of the user's, told some time after they were spoken: from frame `start` on, until frame `end`.
 
-    Frames count as `Step.index` does; a text that begins with a space begins a new word.
+    Frames count as `Step.index` does: negative ones are of what was said before the conversation began again. A text
+    that begins with a space begins a new word.
     """
 
     text: str
     start: int
     end: int
+
+
+@dataclass(frozen=True)
+class Transcribing:
+    """The user's words are written down too, by this model; by none any more if it is empty."""
+
+    model: str
 
 
 @dataclass(frozen=True)
@@ -263,6 +271,7 @@ Event = (
     | Step
     | Steps
     | UserWords
+    | Transcribing
     | Renewed
     | Visitors
     | Devices

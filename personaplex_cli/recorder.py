@@ -30,10 +30,22 @@ from personaplex_cli.audio.queue import SampleQueue
 from personaplex_cli.audio.recording import mark_sides
 from personaplex_cli.conversation import Audio
 from personaplex_cli.errors import AudioError
-from personaplex_cli.events import Began, Event, Hushed, Listener, Muted, Note, Recording, Renewed, Step, as_json
+from personaplex_cli.events import (
+    Began,
+    Event,
+    Hushed,
+    Listener,
+    Muted,
+    Note,
+    Recording,
+    Renewed,
+    Step,
+    UserWords,
+    as_json,
+)
 from personaplex_cli.files import GIGABYTE, atomic_file, for_owner, free_bytes
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, from_pcm16, pcm16
-from personaplex_cli.transcript import Transcript, as_bytes, one_line
+from personaplex_cli.transcript import USER, Transcript, as_bytes, one_line
 
 MAX_LATE_FRAMES = 12  # an answer that is later than a second is not recorded
 FLUSH_FRAMES = round(1 / FRAME_SECONDS)
@@ -77,6 +89,8 @@ class Recorder:
         self._has_tokens = False
         self._recorded = 0  # frames, on their way to be written
         self._frames = 0  # written; steps count anew after a restart, the recording goes on
+        self._before = 0  # frames recorded before the conversation began again
+        self._has_news = False  # words of the user's, not written yet
         self._writer = threading.Thread(target=self._write, name="recorder")
 
     @property
@@ -104,7 +118,7 @@ class Recorder:
             self._events.append({"frame": self._recorded, **as_json(event)})
         match event:
             case Began():
-                self._began = event
+                self._began, self._before = event, self._recorded
                 if self._recorded:
                     self._transcript.restart(self._recorded)
                 if self.folder is None:
@@ -114,6 +128,9 @@ class Recorder:
             case Renewed() if self.folder:
                 seconds = round(event.remembered * FRAME_SECONDS)
                 self._transcript.mark(self._recorded, f"Memory renewed: the persona, and the last {seconds} seconds.")
+            case UserWords(text, start, end) if self.folder:
+                self._transcript.add(self._before + start, text, USER, self._before + end)
+                self._has_news = True
             case Step(text=text, tokens=tokens) if self.folder:  # what was heard and played last is complete now
                 if not self._recorded:
                     self._has_tokens = bool(tokens)  # an engine elsewhere has none
@@ -151,7 +168,7 @@ class Recorder:
                 frames = iter(self._waiting.get, None)
                 while second := list(islice(frames, FLUSH_FRAMES)):
                     self._append(second, sound, file)
-            self._write_transcripts()  # with what was marked after the last word
+            self._write_transcripts()  # with what was marked, or came of the user's words, after the last one
             with (self.folder / SOUND).open("r+b") as whole:
                 mark_sides(whole)
         except Exception as error:  # whatever it is: the talk goes on
@@ -172,13 +189,13 @@ class Recorder:
         for index, text in enumerate(texts, self._frames):
             self._transcript.add(index, text)
         self._frames += len(frames)
-        if any(texts) or len(self._events) != self._written_events:
+        if any(texts) or self._has_news or len(self._events) != self._written_events:
             self._write_transcripts()
 
     def _write_transcripts(self) -> None:
         assert self.folder is not None and self._began is not None, "recording begins with a conversation"
         events = list(self._events)  # another thread may add to them
-        self._written_events = len(events)
+        self._written_events, self._has_news = len(events), False
         about = {
             "personaplex": __version__,
             "settings": self._began.settings,

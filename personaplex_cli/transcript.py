@@ -1,17 +1,23 @@
-"""What is said: as words with times, as turns, as subtitles.
+"""What is said, by both: as words with times, as turns, as subtitles.
 
-A text token belongs to the frame it came with, so words are placed within 80 ms.
+A text token of the agent's belongs to the frame it came with, so words are placed within 80 ms. The user's words come
+from a recogniser, some time after they were spoken, if there is one.
 """
 
 import math
 import re
+from bisect import insort
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from operator import itemgetter
+from itertools import zip_longest
+from operator import attrgetter, itemgetter
+from typing import NamedTuple
 from unicodedata import category
 
 from personaplex_cli.samples import FRAME_SECONDS
 
-AGENT = "agent"  # a speaker
+AGENT, USER = "agent", "user"  # the speakers
+NAMES = {AGENT: "Agent", USER: "You"}  # in what people read, where both speak
 TURN_PAUSE = 1.5  # seconds without text that end a turn
 TURN_LENGTH = 400  # characters; after so many, the next end of a sentence ends the turn too
 TURN_LIMIT = 2_000  # characters; no turn is longer
@@ -19,6 +25,7 @@ SUBTITLE_LENGTH = 42  # characters on a line of subtitles
 SUBTITLE_PAUSE = 0.8  # seconds of silence that begin a new subtitle
 SUBTITLE_LINGER = 1.0  # seconds that a subtitle stays after its last word, unless the next one comes
 SENTENCE_END = (".", "!", "?", "…")
+_FRAME, _START = attrgetter("frame"), attrgetter("start")
 _PAUSE_FRAMES = math.ceil(TURN_PAUSE / FRAME_SECONDS)
 
 
@@ -81,35 +88,48 @@ class Turns:
         return [Turn(self.start, text, self._speaker)] if text else []
 
 
-class Transcript:
-    """Collects one speaker's text pieces frame by frame. A piece that begins with a space begins a new word."""
+class _Piece(NamedTuple):
+    frame: int
+    end: int  # the frame after its last one
+    text: str
 
-    def __init__(self, speaker: str = AGENT) -> None:
-        self._speaker = speaker
-        self._pieces: list[tuple[int, str]] = []
+
+class Transcript:
+    """Collects what both say, in pieces. A piece that begins with a space begins a new word of its speaker's.
+
+    The pieces of a speaker may come in any order, but those of one word from its beginning to its end.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: dict[str, list[_Piece]] = {AGENT: [], USER: []}  # each in the order of time
         self._restarts: list[int] = []  # frames
         self._marks: list[tuple[int, str]] = []  # frames, and what happened there
 
-    def add(self, frame: int, piece: str) -> None:
+    def add(self, frame: int, piece: str, speaker: str = AGENT, end: int | None = None) -> None:
+        """Take what was said from this frame on, until `end`: in this frame alone if there is none."""
         if piece:
-            self._pieces.append((frame, one_line(piece)))
+            insort(self._pieces[speaker], _Piece(frame, end or frame + 1, one_line(piece)), key=_FRAME)
 
     @property
     def text(self) -> str:
-        return "".join(piece for _, piece in self._pieces).strip()
+        """All that the agent has said."""
+        return "".join(piece.text for piece in self._pieces[AGENT]).strip()
 
     def words(self) -> list[Word]:
-        """All words so far, in order."""
+        """All words so far, of both, in the order in which they began."""
+        return sorted((word for speaker in self._pieces for word in self._words(speaker)), key=_START)
+
+    def _words(self, speaker: str) -> list[Word]:
         words: list[Word] = []
-        for frame, piece in self._pieces:
-            start, end = (round(each * FRAME_SECONDS, 2) for each in (frame, frame + 1))
+        for frame, after, piece in list(self._pieces[speaker]):  # another thread may add to them
+            start, end = (round(each * FRAME_SECONDS, 2) for each in (frame, after))
             # A piece may hold several words: all of them begin with it.
             first, *others = piece.split(" ")
             if first and words:
                 words[-1] = replace(words[-1], word=words[-1].word + first, end=end)
             elif first:
-                words.append(Word(first, start, end, self._speaker))
-            words += [Word(other, start, end, self._speaker) for other in others]
+                words.append(Word(first, start, end, speaker))
+            words += [Word(other, start, end, speaker) for other in others]
         return [word for word in words if word.word]
 
     def restart(self, frame: int, what: str = "The conversation begins again.") -> None:
@@ -131,34 +151,41 @@ class Transcript:
         return [round(frame * FRAME_SECONDS, 2) for frame in self._restarts]
 
     def turns(self) -> list[Turn]:
-        """All turns so far, in order; the last one may be going on. None reaches over a restart."""
-        rule, turns, ahead = Turns(self._speaker), list[Turn](), list(self._restarts)
-        for frame, piece in self._pieces:
+        """All turns so far, of both, in the order in which they began; the last ones may be going on."""
+        return sorted((turn for speaker in self._pieces for turn in self._turns(speaker)), key=_START)
+
+    def _turns(self, speaker: str) -> Iterator[Turn]:
+        """None reaches over a restart."""
+        rule, ahead = Turns(speaker), list(self._restarts)
+        for frame, _, piece in list(self._pieces[speaker]):
             while ahead and frame >= ahead[0]:
                 del ahead[0]
-                turns += rule.end()
-            turns += rule.add(frame, piece)
-        return turns + rule.end()
+                yield from rule.end()
+            yield from rule.add(frame, piece)
+        yield from rule.end()
 
     def markdown(self) -> str:
-        """One paragraph per turn, each with the time at which it began, and one for each mark."""
-        said = [(turn.start, f"**{clock(turn.start)}** {turn.text}") for turn in self.turns()]
+        """One paragraph per turn, each with the time at which it began and who spoke, and one for each mark."""
+        said = [
+            (turn.start, f"**{clock(turn.start)}** {self._named(turn.speaker)}{turn.text}") for turn in self.turns()
+        ]
         marks = [(mark.time, f"*{clock(mark.time)} {mark.text}*") for mark in self.marks]
         return "\n\n".join(text for _, text in sorted(marks + said, key=itemgetter(0)))
 
     def srt(self) -> str:
-        """The words as SubRip subtitles, broken at pauses, ends of sentences and full lines."""
-        lines: list[list[Word]] = []
-        for word in self.words():
-            if not lines or _breaks(lines[-1], word):
-                lines.append([])
-            lines[-1].append(word)
-        ends = [line[-1].end + SUBTITLE_LINGER for line in lines]
-        ends = [min(end, line[0].start) for end, line in zip(ends, lines[1:], strict=False)] + ends[-1:]
+        """The words as SubRip subtitles, broken at pauses, ends of sentences and full lines.
+
+        Those of one speaker never overlap; where both speak at once, theirs do, as players show them.
+        """
+        shown = sorted((each for speaker in self._pieces for each in _subtitles(self._words(speaker))), key=_START)
         return "\n".join(
-            f"{number}\n{_clock(line[0].start)} --> {_clock(end)}\n{_subtitle(line)}\n"
-            for number, (line, end) in enumerate(zip(lines, ends, strict=True), 1)
+            f"{number}\n{_clock(start)} --> {_clock(end)}\n{self._named(speaker)}{text}\n"
+            for number, (start, end, speaker, text) in enumerate(shown, 1)
         )
+
+    def _named(self, speaker: str) -> str:
+        both_speak = all(self._pieces.values())
+        return f"{NAMES[speaker]}: " if both_speak else ""
 
 
 def one_line(text: str) -> str:
@@ -178,8 +205,24 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
-def _subtitle(line: list[Word]) -> str:
-    return re.sub("--+>", "->", " ".join(each.word for each in line))  # an arrow of three belongs to the times
+class _Subtitle(NamedTuple):
+    start: float
+    end: float
+    speaker: str
+    text: str
+
+
+def _subtitles(words: list[Word]) -> Iterator[_Subtitle]:
+    """Those of one speaker."""
+    lines: list[list[Word]] = []
+    for word in words:
+        if not lines or _breaks(lines[-1], word):
+            lines.append([])
+        lines[-1].append(word)
+    for line, after in zip_longest(lines, lines[1:]):
+        text = re.sub("--+>", "->", " ".join(each.word for each in line))  # an arrow of three belongs to the times
+        end = line[-1].end + SUBTITLE_LINGER
+        yield _Subtitle(line[0].start, min(end, after[0].start) if after else end, line[0].speaker, text)
 
 
 def _breaks(line: list[Word], word: Word) -> bool:

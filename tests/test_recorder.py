@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from personaplex_cli.audio.recording import read_recording
 from personaplex_cli.errors import AudioError
-from personaplex_cli.events import Began, Event, Hushed, Muted, Note, Recording, Step, Timings, ignore
+from personaplex_cli.events import Began, Event, Hushed, Muted, Note, Recording, Step, Timings, UserWords, ignore
 from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, from_pcm16, pcm16
 
@@ -242,6 +242,24 @@ def test_a_restart_is_marked_and_ends_the_turn(tmp_path: Path) -> None:
     assert json.loads((kept.folder / "transcript.json").read_text())["restarts"] == [1.04]
     lines = (kept.folder / "transcript.md").read_text().splitlines()
     assert lines[2::2] == ["**0:00** word", "*0:01 The conversation begins again.*", "**0:01** word"]
+
+
+def test_words_of_the_users_are_kept_where_they_were_spoken_however_late_they_come(tmp_path: Path) -> None:
+    with Recorder(Ramp(26), tmp_path, ignore) as kept:
+        kept.hear(BEGAN)
+        for index, _ in enumerate(kept.frames(wake)):
+            if index == 20:
+                kept.hear(BEGAN)  # six frames of this conversation, twenty of the one before
+            kept.play(np.zeros(FRAME, dtype=np.float32))
+            kept.hear(Step(index, " Yes." if index == 15 else "", 0, 0, None))
+        kept.hear(UserWords(" now?", 2, 4))
+        kept.hear(UserWords(" Then?", -10, -8))
+    assert kept.folder
+    words = json.loads((kept.folder / "transcript.json").read_text())["words"]
+    assert [(word["word"], word["speaker"], word["start"]) for word in words] == [
+        ("Then?", "user", 0.8), ("Yes.", "agent", 1.2), ("now?", "user", 1.76)
+    ]  # fmt: skip
+    assert "You: Then?" in (kept.folder / "transcript.srt").read_text()
 
 
 def test_a_later_run_hears_the_user_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,7 +11,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from personaplex_cli.samples import FRAME_SECONDS
-from personaplex_cli.transcript import SUBTITLE_LENGTH, TURN_LIMIT, Transcript, Turn, Turns, Word, as_bytes
+from personaplex_cli.transcript import (
+    AGENT,
+    NAMES,
+    SUBTITLE_LENGTH,
+    TURN_LIMIT,
+    USER,
+    Transcript,
+    Turn,
+    Turns,
+    Word,
+    as_bytes,
+)
 
 TURNS = json.loads((Path(__file__).parent / "data" / "turns.json").read_text(encoding="utf-8"))
 
@@ -78,11 +90,72 @@ def test_no_turn_is_longer_than_the_limit(texts: list[str]) -> None:
 
 
 def test_words_and_turns_have_a_speaker() -> None:
-    transcript = Transcript("user")
-    transcript.add(0, " Good bye")
-    transcript.add(1, "!")
-    assert {word.speaker for word in transcript.words()} == {turn.speaker for turn in transcript.turns()} == {"user"}
-    assert spoken([(0, " Hello")]).words()[0].speaker == "agent"
+    transcript = Transcript()
+    transcript.add(0, " Good bye", USER, 3)
+    transcript.add(3, "!", USER)
+    transcript.add(2, " Hello")
+    assert transcript.words() == [
+        Word("Good", 0.0, 0.24, USER),
+        Word("bye!", 0.0, 0.32, USER),
+        Word("Hello", 0.16, 0.24, AGENT),
+    ]
+    assert transcript.turns() == [Turn(0.0, "Good bye!", USER), Turn(0.16, "Hello", AGENT)]
+    assert transcript.text == "Hello"
+
+
+both_speak = st.lists(
+    st.tuples(
+        st.sampled_from([AGENT, USER]), st.integers(0, 200), st.integers(1, 9), st.text("abc.", min_size=1, max_size=4)
+    ),
+    max_size=40,
+)
+
+
+@given(both_speak, st.randoms())
+def test_words_of_both_are_in_order_however_late_they_come(
+    said: list[tuple[str, int, int, str]], random: Random
+) -> None:
+    said = sorted({(speaker, start): (speaker, start, length, word) for speaker, start, length, word in said}.values())
+    late = list(said)
+    random.shuffle(late)
+    transcript = Transcript()
+    for speaker, start, length, word in late:
+        transcript.add(start, f" {word}", speaker, start + length)
+    words = transcript.words()
+    assert [word.start for word in words] == sorted(word.start for word in words)
+    for speaker in (AGENT, USER):
+        own = [each for each in said if each[0] == speaker]
+        assert [word.word for word in words if word.speaker == speaker] == [word for *_, word in own]
+        turns = " ".join(turn.text for turn in transcript.turns() if turn.speaker == speaker)
+        assert turns == " ".join(word for *_, word in own)
+    assert [turn.start for turn in transcript.turns()] == sorted(turn.start for turn in transcript.turns())
+    srt = transcript.srt()
+    for speaker, name in NAMES.items():
+        own = [word for who, *_, word in said if who == speaker]
+        named = bool(srt) and len({who for who, *_ in said}) == 2
+        lines = re.findall(rf"(?m)^{name}: (.*)$" if named else r"(?m)^([abc.].*)$", srt) if own else []
+        assert " ".join(lines) == " ".join(own)
+
+
+def test_subtitles_of_one_speaker_never_overlap_and_those_of_both_may() -> None:
+    transcript = spoken([(0, " One"), (0, " two."), (0, " Three")])
+    transcript.add(1, " Uh", USER, 12)
+    transcript.add(12, " huh.", USER, 14)
+    assert transcript.srt() == (
+        "1\n00:00:00,000 --> 00:00:00,160\nAgent: One two.\n\n"
+        "2\n00:00:00,080 --> 00:00:02,120\nYou: Uh huh.\n\n"
+        "3\n00:00:00,160 --> 00:00:01,240\nAgent: Three\n"
+    )
+
+
+def test_markdown_names_both_where_both_speak() -> None:
+    transcript = spoken([(0, " Good"), (0, " day."), (1000, " Bye.")])
+    transcript.add(20, " Hello?", USER)
+    transcript.restart(900)
+    assert transcript.markdown() == (
+        "**0:00** Agent: Good day.\n\n**0:01** You: Hello?\n\n"
+        "*1:12 The conversation begins again.*\n\n**1:20** Agent: Bye."
+    )
 
 
 def test_markdown_has_a_paragraph_for_each_turn() -> None:

@@ -1,7 +1,7 @@
 """JSON messages with base64 sound at 16 kHz, as the voice servers of interview trainers speak them.
 
 In: hello, context (role, level, topic), audio (data), end_utterance, reset. Out: ready, audio_out (data), text_out
-(text), lost (message), error (message).
+(text), text_in (text: the user's words, if the server writes them down), lost (message), error (message).
 """
 
 import base64
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from personaplex_cli.events import Step
+from personaplex_cli.events import Step, UserWords
 from personaplex_cli.protocols.adapter import Begin, Out, ServerEvent
 from personaplex_cli.protocols.json_adapter import JsonAdapter, json_message
 from personaplex_cli.protocols.wire import Request, WireError, json_object
@@ -39,8 +39,11 @@ class Interview(JsonAdapter):
 
     def encode(self, event: ServerEvent) -> Iterator[Out]:
         yield from super().encode(event)
-        if isinstance(event, Step) and event.text:
-            yield json_message("text_out", text=event.text)
+        match event:
+            case Step(text=text) if text:
+                yield json_message("text_out", text=text)
+            case UserWords(text, start) if start >= 0:
+                yield json_message("text_in", text=text)
 
     def _sound(self, pcm: bytes) -> str:
         return json_message("audio_out", data=base64.b64encode(pcm).decode())

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from personaplex_cli.errors import UsageError
-from personaplex_cli.events import Began, Hushed, State, Step
+from personaplex_cli.events import Began, Hushed, State, Step, UserWords
 from personaplex_cli.protocols.adapter import Begin, Closing, Did, Out, Pace, Queued, ServerEvent, StopSpeaking
 from personaplex_cli.protocols.budget import Budget
 from personaplex_cli.protocols.json_adapter import JsonAdapter, Unsupported, json_message
 from personaplex_cli.protocols.wire import MAX_NAME, Request, WireError, json_object
 from personaplex_cli.samples import FRAME_SECONDS
-from personaplex_cli.transcript import one_line
+from personaplex_cli.transcript import AGENT, USER, one_line
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
 DEEDS, DEEDS_PER_SECOND = 20, 1.0  # that a client may tell of: the server's owner reads them
@@ -58,7 +58,9 @@ class Pcm(JsonAdapter):
         yield from super().encode(event)
         match event:
             case Step(index, text) if text:
-                yield json_message("transcript", role="agent", text=text, time=round(index * FRAME_SECONDS, 2))
+                yield _transcript(AGENT, text, index)
+            case UserWords(text, start) if start >= 0:  # else of the conversation before this one
+                yield _transcript(USER, text, start)
             case Pace():
                 yield json_message("latency", **vars(event))
             case Began():
@@ -89,6 +91,10 @@ class Pcm(JsonAdapter):
         if not MIN_RATE <= hertz <= MAX_RATE:
             raise UsageError(f"The sample rate is {rate!r:.40}.", f"Give a whole number from {MIN_RATE} to {MAX_RATE}.")
         self._set_rate(hertz)
+
+
+def _transcript(role: str, text: str, frame: int) -> str:
+    return json_message("transcript", role=role, text=text, time=round(frame * FRAME_SECONDS, 2))
 
 
 def _request(values: Mapping[str, Any]) -> Request:

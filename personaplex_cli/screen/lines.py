@@ -55,7 +55,7 @@ def history_lines(entry: Turn | UserTurn | Remark, width: int, names: int, theme
         return [Text(f"  {line}", theme.quiet) for line in wrap(theme.readable(entry.text), width - 3)]
     name, style = (YOU, theme.you) if isinstance(entry, UserTurn) else (entry.speaker, theme.agent)
     head = Text.assemble((f"  {clock(entry.start)}  ", theme.faint), (f"{speaker(name, names, theme)}  ", style))
-    if isinstance(entry, UserTurn):
+    if isinstance(entry, UserTurn) and not entry.text:
         spoke = f"  {entry.seconds:.1f} s"
         cells = max(1, min(MARK, width - head.cell_len - len(spoke)))
         return [head.append(lane(_peaks(entry.levels, cells), theme.glyphs), style).append(spoke, theme.quiet)]

@@ -168,8 +168,8 @@ class PlainLines(Sentences):
             match self._state.history.popleft():
                 case Remark(text):
                     self._say(text)
-                case UserTurn(start) as turn:
-                    self._say(f"{clock(start)}  you, {turn.seconds:.1f} s")
+                case UserTurn(start, text=text) as turn:
+                    self._say(f"{clock(start)}  you: {text}" if text else f"{clock(start)}  you, {turn.seconds:.1f} s")
                 case Turn(start, text, speaker):
                     self._say(f"{clock(start)}  {speaker}: {text}")
 

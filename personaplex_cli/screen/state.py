@@ -15,7 +15,7 @@ from personaplex_cli import events
 from personaplex_cli.events import Phase
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
 from personaplex_cli.screen.user_turns import UserTurn, UserTurns
-from personaplex_cli.transcript import AGENT, Turn, Turns
+from personaplex_cli.transcript import AGENT, USER, Turn, Turns
 
 MINUTE = round(60 / FRAME_SECONDS)  # frames
 LANE = 512  # frames of both lanes, more than a wide terminal shows
@@ -74,6 +74,8 @@ class PanelState:
         self.passed: dict[Phase, float] = {}  # phases on the way to live, and the seconds each took
         self.arrivals: deque[tuple[float, events.Downloading]] = deque(maxlen=64)
         self.muted = self.hushed = False
+        self.transcribing = False  # the user's words are written down
+        self._frames_before = 0  # of the conversation before this one
         self.agent = AGENT  # who speaks, by the persona's name
         self.microphone = self.speaker = ""
         self.recording = ""  # the folder
@@ -101,6 +103,10 @@ class PanelState:
                 self.history.append(Remark(f"{event.persona}, voice {event.voice}{seed}"))
             case events.Step():
                 self._step(event)
+            case events.UserWords(text, start):
+                self._remember([], self._said(None, self.user_words.add(start, text)))
+            case events.Transcribing(model):
+                self.transcribing = bool(model)
             case events.Latency(device_in, queue, cushion, device_out):
                 self._settle({"card in": device_in, "queue": queue, "cushion": cushion, "card out": device_out})
             case events.Network(round_trip, server_step):
@@ -129,7 +135,7 @@ class PanelState:
 
     def finish(self) -> None:
         """End the conversation that is going on: its last turn and its figures join the history."""
-        self._remember(self.turns.end(), self.user.end())
+        self._remember(self.turns.end(), self._said(self.user.end(), self.user_words.end()))
         if self.frames:
             steps, figures = self.steps, list[str]()
             if steps.count:
@@ -138,6 +144,7 @@ class PanelState:
             figures.append(counted(self.glitches.get("underrun", 0), "underrun"))
             about = f"Talked for {clock(self.seconds)}, {counted(self.words, 'word')}. {'; '.join(figures)}."
             self.history.append(Remark(about))
+            self._frames_before = self.frames
         self._begin(None)
 
     def notes(self, now: float) -> list[str]:
@@ -193,6 +200,7 @@ class PanelState:
         self.words = 0
         self.turns = Turns(who.persona or AGENT if who else AGENT)
         self.user = UserTurns()
+        self.user_words = Turns(USER)
         self._user_turns: list[UserTurn] = []  # over, but begun after the turn that goes on
         self._lengths: deque[int] = deque(maxlen=FRESH)  # of that turn's text, after each of the last frames
         self._clipped = self._trouble = -math.inf  # the frame in which it was seen last
@@ -204,7 +212,8 @@ class PanelState:
         self.detail = detail
 
     def _step(self, step: events.Step) -> None:
-        self._remember(self.turns.add(self.frames, step.text), self.user.add(self.frames, step.heard))
+        said = self._said(self.user.add(self.frames, step.heard), self.user_words.add(self.frames, ""))
+        self._remember(self.turns.add(self.frames, step.text), said)
         self._lengths.append(len(self.turns.text))
         if step.clipped:
             self._clipped = self.frames
@@ -218,14 +227,21 @@ class PanelState:
         self.heard.append(step.heard)
         self.said.append(step.said)
 
-    def _remember(self, turns: Sequence[Turn], spoken: UserTurn | None) -> None:
+    def _said(self, spoken: UserTurn | None, turns: Sequence[Turn]) -> list[UserTurn]:
+        """What the user has finished saying: in words if these are written down, else as it was heard."""
+        before = self._frames_before * FRAME_SECONDS  # words may come when the conversation has begun again
+        starts = [turn.start if turn.start >= 0 else round(max(0, before + turn.start), 2) for turn in turns]
+        worded = [UserTurn(start, (), turn.text) for start, turn in zip(starts, turns, strict=True)]
+        return worded + ([spoken] if spoken and not self.transcribing else [])
+
+    def _remember(self, turns: Sequence[Turn], spoken: Sequence[UserTurn]) -> None:
         """Put what is finished into the history, in the order in which it began."""
         self.words += sum(len(turn.text.split()) for turn in turns)
         if turns:
             self._lengths.clear()
-            if self.user.on and self.user.start < turns[0].start:
-                spoken = self.user.end()  # what was said until now; it may go on after this turn
-        self._user_turns += [spoken] if spoken else []
+            if self.user.on and self.user.start < turns[0].start and not self.transcribing:
+                spoken = [*spoken, *self._said(self.user.end(), [])]  # until now; it may go on after this turn
+        self._user_turns += spoken
         waits = bool(self.turns.text)
         ready = [each for each in self._user_turns if not (waits and self.turns.start < each.start)]
         self._user_turns = [each for each in self._user_turns if each not in ready]

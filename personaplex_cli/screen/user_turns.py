@@ -1,6 +1,6 @@
 """When the user speaks, from the levels of the frames.
 
-The words are not known: a model of this kind hears them, it does not write them down.
+A model of this kind hears the words, it does not write them down: they are known only where another one does.
 """
 
 from collections import deque
@@ -17,10 +17,11 @@ ROOM_FRAMES = round(40 / FRAME_SECONDS)  # in which the room is listened to: the
 
 @dataclass(frozen=True)
 class UserTurn:
-    """What the user said: its words are not known, but when, and how loud each frame was, in dBFS."""
+    """What the user said: the words, or where nobody writes them down, how loud each frame was, in dBFS."""
 
     start: float
     levels: tuple[float, ...]
+    text: str = ""
 
     @property
     def seconds(self) -> float:

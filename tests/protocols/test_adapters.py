@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli.errors import AudioError, UsageError
-from personaplex_cli.events import Began, Hushed, Note, Phase, State, Step, Timings
+from personaplex_cli.events import Began, Hushed, Note, Phase, State, Step, Timings, UserWords
 from personaplex_cli.protocols.adapter import (
     Adapter,
     Begin,
@@ -257,3 +257,11 @@ def test_only_a_url_that_asks_for_nothing_leaves_room_for_a_first_message() -> N
         assert opened(kind(), worker="x") == []
         assert opened(kind(), persona="chef") == [Begin(Request(persona="chef"))]
     assert opened(Moshi()) == [Begin(Request())]
+
+
+def test_words_of_the_users_say_whose_they_are_but_none_of_a_talk_that_is_over() -> None:
+    said, over = UserWords(" Hello", 5, 8), UserWords(" before", -3, -1)
+    pcm, interview = ([json.loads(out) for out in each.encode(said)] for each in (Pcm(), Interview()))
+    assert pcm == [{"type": "transcript", "role": "user", "text": " Hello", "time": 0.4}]
+    assert interview == [{"type": "text_in", "text": " Hello"}]
+    assert not [out for each in ADAPTERS for out in each().encode(over)]

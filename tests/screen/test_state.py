@@ -19,8 +19,11 @@ from personaplex_cli.events import (
     State,
     Step,
     Timings,
+    Transcribing,
+    UserWords,
 )
 from personaplex_cli.screen.state import MINUTE, PanelState, Remark, StepTimes, clock, download_speed
+from personaplex_cli.screen.user_turns import UserTurn
 from personaplex_cli.transcript import Turn
 
 TURNS = json.loads((Path(__file__).parents[1] / "data" / "turns.json").read_text(encoding="utf-8"))
@@ -163,6 +166,31 @@ def test_muted_and_hushed_are_known() -> None:
     assert (state.muted, state.hushed) == (True, True)
     state.apply(Muted(False), 0.0)
     assert (state.muted, state.hushed) == (False, True)
+
+
+def test_words_of_the_users_stand_in_place_of_the_levels() -> None:
+    state = PanelState()
+    state.apply(Transcribing("tiny.en"), 0.0)
+    for index in range(60):  # the user speaks for three seconds, the agent from the second one on
+        state.apply(Step(index, " Yes." if index == 25 else "", -20.0 if index < 37 else -80.0, -50.0, None), 0.0)
+        if index == 40:
+            for frame, word in ((2, " Good"), (9, " day,"), (30, " Sir.")):
+                state.apply(UserWords(word, frame, frame + 5), 0.0)
+    state.finish()
+    told = [entry for entry in state.history if isinstance(entry, Turn | UserTurn)]
+    assert told == [UserTurn(0.16, (), "Good day,"), Turn(2.0, "Yes."), UserTurn(2.4, (), "Sir.")]
+
+
+def test_words_that_come_after_a_restart_are_told_with_the_time_of_the_talk_before() -> None:
+    state = talk(*[""] * 50)
+    state.apply(Transcribing("tiny.en"), 0.0)
+    state.apply(BEGAN, 0.0)
+    state.apply(UserWords(" Too", -20, -12), 0.0)
+    state.apply(UserWords(" late.", -12, -4), 0.0)
+    state.apply(step(0), 0.0)
+    state.apply(Transcribing(""), 0.0)
+    state.finish()
+    assert UserTurn(2.4, (), "Too late.") in state.history
 
 
 def test_memory_is_bounded() -> None:

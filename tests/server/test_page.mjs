@@ -246,6 +246,20 @@ Chef, restarted
   assert.equal(transcript.toString(), text);
 });
 
+test("words of yours stand where you were heard to speak", () => {
+  const transcript = new Transcript();
+  transcript.begin("Teacher", "Teacher");
+  const [first, second] = [1, 3.5].map((time) => Object.assign(transcript.addYours(time), { seconds: 2 }));
+  transcript.add(6, " Hello.");
+  for (const [time, piece] of [[0.8, " What"], [2.9, " is"], [3.4, " this"], [5.9, ","], [6, " then?"]]) {
+    transcript.addYourWords(time, piece);
+  }
+  assert.deepEqual([first.text, second.text], ["What is", "this, then?"]);
+  assert.equal(transcript.addYourWords(60, " Bye.").time, 60); // heard by the server alone
+  const text = "Teacher\n\n0:01  You      What is\n0:03  You      this, then?\n0:06  Teacher  Hello.\n1:00  You      Bye.\n";
+  assert.equal(transcript.toString(), text);
+});
+
 test("a date looks the same everywhere", () => {
   assert.equal(isoMinute(new Date(2026, 0, 2, 3, 4, 5)), "2026-01-02 03:04");
 });

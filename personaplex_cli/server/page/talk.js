@@ -113,7 +113,7 @@ export class Talk {
       state: (news) => this.enter(news),
       ready: (talk) => this.begin(talk),
       sound: (pcm) => this.play(pcm),
-      transcript: ({ text, time }) => this.words.add(time, text),
+      transcript: ({ role, text, time }) => this.words[role === "user" ? "addYourWords" : "add"](time, text),
       hushed: ({ on }) => this.showHushed(on),
       latency: (news) => this.showPace(news),
       network: (milliseconds) => this.gauges.stage("network", milliseconds),

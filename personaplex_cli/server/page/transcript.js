@@ -1,6 +1,6 @@
 /**
- * What both said: pieces of the agent's text with times become turns, by the rule of transcript.py; of yours there is
- * only when, and how long. Knows no page.
+ * What both said: pieces of the agent's text with times become turns, by the rule of transcript.py. Yours are the
+ * stretches in which you spoke: when, how long, and the words if the server writes them down. Knows no page.
  *
  * The agent's turn ends after a pause, even in the middle of a word; when a long one comes to the end of a sentence;
  * and before it gets too long.
@@ -8,6 +8,7 @@
 
 const FRAME = 0.08; // seconds; a piece belongs to one frame
 const PAUSE = 19; // frames without text that end a turn: 1.5 seconds
+const LATE = 1.5; // seconds by which your words may lie outside the stretch in which you were heard
 const LENGTH = 400; // characters; after so many, the next end of a sentence ends the turn
 const LIMIT = 2000; // characters; no turn is longer
 const SENTENCE_END = /[.!?…]$/;
@@ -31,15 +32,25 @@ export class Transcript {
     let turn = turns.findLast((each) => each.agent);
     if (!turn || isOver(turn, frame, piece)) turns.push((turn = { agent: true, name, time, pieces: "" }));
     turn.pieces = [...(turn.pieces + piece)].slice(0, LIMIT).join("");
-    turn.text = turn.pieces.trim().replaceAll(/\s+/g, " ");
+    turn.text = tidy(turn.pieces);
     turn.newest = frame;
     return turn;
   }
 
   /** You begin to speak. Returns the turn, whose `seconds` may grow. */
   addYours(time) {
-    const turn = { agent: false, name: YOU, time, seconds: 0 };
+    const turn = { agent: false, name: YOU, time, seconds: 0, pieces: "" };
     this.talks.at(-1).turns.push(turn);
+    return turn;
+  }
+
+  /** Add a piece of what you said, some time after you did. Returns the turn it became part of. */
+  addYourWords(time, piece) {
+    const beside = (turn) => Math.max(turn.time - time, time - turn.time - turn.seconds, 0);
+    const yours = this.talks.at(-1).turns.filter((each) => !each.agent && beside(each) < LATE);
+    const turn = yours.sort((one, other) => beside(one) - beside(other))[0] ?? this.addYours(time);
+    turn.pieces += piece;
+    turn.text = tidy(turn.pieces);
     return turn;
   }
 
@@ -53,8 +64,13 @@ export class Transcript {
       const width = Math.max(name.length, YOU.length);
       return [title, "", ...turns.filter(tells).map((turn) => line(turn, width))];
     });
-    return [[PREFACE], ...talks.filter((lines) => lines.length > 2)].map((lines) => `${lines.join("\n")}\n`).join("\n");
+    const preface = this.talks.some(({ turns }) => turns.some(({ agent, text }) => !agent && text)) ? [] : [[PREFACE]];
+    return [...preface, ...talks.filter((lines) => lines.length > 2)].map((lines) => `${lines.join("\n")}\n`).join("\n");
   }
+}
+
+function tidy(pieces) {
+  return pieces.trim().replaceAll(/\s+/g, " ");
 }
 
 function tells({ text, seconds }) {

@@ -58,7 +58,14 @@ export class Words {
     const { turn, levels } = this.yours;
     if (seconds > turn.seconds) levels.push(level); // else it is the pause at the end
     turn.seconds = seconds;
-    this.place(turn).replaceChildren(drawing(levels), `${seconds.toFixed(1)} s`);
+    if (!turn.text) this.place(turn).replaceChildren(drawing(levels), `${seconds.toFixed(1)} s`);
+    this.keepUp();
+  }
+
+  /** The server has written down a word of yours. */
+  addYourWords(time, piece) {
+    const turn = this.transcript.addYourWords(time, piece);
+    this.place(turn).textContent = turn.text;
     this.keepUp();
   }
 
