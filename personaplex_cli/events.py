@@ -125,6 +125,8 @@ class Steps:
 class Began:
     """A conversation begins: who speaks, on what, and how many frames of the model's context are taken already.
 
+    Of the talk its last `memory` frames are remembered at least, because the model's memory is renewed; 0: it is not,
+    and whoever speaks is forgotten when the context is full.
     What a server does not tell is empty, None or 0. `settings` are plain values, enough to hold the conversation again.
     """
 
@@ -136,6 +138,7 @@ class Began:
     seed: int | None
     prompt_frames: int
     context: int
+    memory: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 

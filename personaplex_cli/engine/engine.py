@@ -7,7 +7,7 @@ package.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,15 +30,17 @@ from personaplex_cli.engine.prefill import AT_ONCE
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import Layout, SavedVoice, lay_out, load_saved_voice, no_prompt, system_text
 from personaplex_cli.engine.rehearsal import Scene, are_equal, are_finite, begin_alike, rehearse
+from personaplex_cli.engine.renewal import Renewals
 from personaplex_cli.engine.slot import Slot
 from personaplex_cli.errors import ModelError, UsageError
-from personaplex_cli.events import Began, Event, Listener, Note, Phase, State, ignore
+from personaplex_cli.events import Began, Event, Listener, Note, Phase, Renewed, State, ignore
+from personaplex_cli.hush import SPEECH_LEVEL
 from personaplex_cli.library.spec import ModelSpec
-from personaplex_cli.samples import FRAME_SECONDS, SILENT_FRAME, Samples
+from personaplex_cli.samples import FRAME_SECONDS, SILENT_FRAME, Samples, level
 
 WARM_UP_FRAMES = 8
 ROUND_MS = 60  # for a step and a piece of a prompt, of the 80 that there are
-TIMED_POSITIONS, FEWEST_POSITIONS = 64, 16  # of a prompt: read to see how long they take; read in any case
+TIMED_POSITIONS, FEWEST_POSITIONS = 64, 32  # of a prompt: read to see how long they take; read in any case
 LONG_PROMPT_FRAMES = 500  # 40 s: a voice of ten seconds, and a text of more than 300 tokens
 
 
@@ -59,6 +61,7 @@ class LoadedModel:
     precision: str
     settings: Mapping[str, Any]
     prompts: PromptCache
+    memory: int = 0  # frames of a talk that are remembered when its memory is renewed; 0: it is not
 
 
 class LocalEngine:
@@ -78,6 +81,7 @@ class LocalEngine:
         self._waiting: dict[int, Character] = {}  # whose prompts are to be read, the first come first
         self._reading: dict[int, Beginning] = {}  # the one that is being read
         self._talking: set[int] = set()
+        self._renewals = Renewals(model.generator, slots, model.memory)
         self._at_once = AT_ONCE  # positions of a prompt that are read between two frames of others
         self._rehearsal: Character | None = None
         self._sample: Samples | None = None  # the voice sample that was encoded last
@@ -87,28 +91,39 @@ class LocalEngine:
         self.end(slot)
         self._waiting[slot] = character
 
-    def prefill(self) -> Iterator[tuple[int, Event | Exception]] | None:
-        """Read the prompt that has waited longest: all of it, or a piece while others talk.
+    def prefill(self) -> Iterable[tuple[int, Event | Exception]] | None:
+        """Read the prompt that has waited longest: all of it, or a piece while others talk. Or renew a memory.
 
         A conversation fails with ModelError for a voice file that does not fit, UsageError for a voice that is not
         there and for a prompt longer than the context, DeviceError if memory runs out.
         """
-        return self._read_on() if self._waiting or self._reading else None
+        waiting = bool(self._waiting or self._reading)
+        with self._computing():
+            renewed = self._renewals.go_on(self._at_once, waiting)
+        for slot, event in renewed or ():
+            if isinstance(event, Renewed):
+                self.pipeline.skip_to(slot, event.filled)
+        return self._read_on() if renewed is None and waiting else renewed
 
     def step(
         self, frames: Mapping[int, Samples], silent: Mapping[int, int] = NO_ONE
     ) -> Mapping[int, Reply | Exception]:
         try:
             with self._computing():
-                return self.pipeline.run(frames, silent)
+                replies = self.pipeline.run(frames, silent)
         except Exception as error:
             self._check_health(next(iter(frames)))
             return dict.fromkeys(frames, error)
+        for slot, reply in replies.items():
+            if isinstance(reply, Reply):
+                self._renewals.hear(slot, quiet=max(level(frames[slot]), level(reply.pcm)) < SPEECH_LEVEL)
+        return replies
 
     def end(self, slot: int) -> None:
         self._waiting.pop(slot, None)
         self._reading.pop(slot, None)
         self._talking.discard(slot)
+        self._renewals.end(slot)
         with suppress(RuntimeError):  # of a device that is lost: the next step says so
             self.pipeline.leave(slot)
 
@@ -127,7 +142,9 @@ class LocalEngine:
             self._warm_up(character)
             while (taken := self._step_time(character, in_time is not None)) > (in_time or taken) and self.slots > 1:
                 self.slots = max(size for size in self.pipeline.sizes if size < self.slots)
-            if self.slots > 1:
+            if self.model.generator.is_streamed:
+                self._at_once = AT_ONCE  # the layers come over the bus for each piece
+            elif self.slots > 1 or self.model.memory:
                 self._at_once = self._positions_beside(taken)
             return taken
 
@@ -224,7 +241,9 @@ class LocalEngine:
         yield from self.pipeline.begin(slot, layout, sampling, at_once)
         if self._recorder and self.pipeline.recordings:
             self._record_missing(self._recorder)
+        memory = self._renewals.begin(slot, layout)
         who = {"persona": character.persona, "prompt": character.prompt, "voice": character.voice}
+        how = {"memory": model.memory * FRAME_SECONDS, "batch_size": self.slots}
         return Began(
             persona=character.persona,
             voice=character.voice,
@@ -234,7 +253,8 @@ class LocalEngine:
             seed=sampling.seed,
             prompt_frames=layout.positions,
             context=self.context,
-            settings={**model.settings, **who, "batch_size": self.slots, "sampling": asdict(sampling)},
+            memory=memory,
+            settings={**model.settings, **who, **how, "sampling": asdict(sampling)},
         )
 
     def _layout(self, character: Character) -> Generator[None, None, Layout]:
@@ -300,6 +320,7 @@ class LocalEngine:
         """Hold the beginning of a conversation in this slot, always the same."""
         seeded = replace(character, sampling=replace(character.sampling, seed=character.sampling.seed or 0))
         scenes = rehearse(self.pipeline, slot, lambda: self._begin(slot, seeded), every_length)
+        self._renewals.end(slot)
         self.pipeline.leave(slot)
         return scenes
 

@@ -4,7 +4,9 @@ Knows no device. The embedding tables wait on the host, of which a frame reads 1
 """
 
 from codecs import getincrementaldecoder
+from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import torch
 from sentencepiece import SentencePieceProcessor
@@ -27,7 +29,9 @@ class Slot:
 
     def __init__(self, embeddings: Sequence[Tensor], tokenizer: SentencePieceProcessor, spec: ModelSpec) -> None:
         """`embeddings` [card + 1, dim] are the tables of the 17 rows, on the host."""
-        self.position = 0  # the next one to be read
+        self.position = 0  # the next one to be read, by its place in what is remembered
+        self._drawn = 0  # the same, counted from the conversation's beginning: what is forgotten counts, too
+        self._columns: deque[list[int]] = deque(maxlen=spec.lm["context"])  # those that were read after the prompt
         self._tokenizer = tokenizer
         self.spec = spec
         self.sampler = GumbelSampler(Sampling(), spec)
@@ -39,7 +43,8 @@ class Slot:
 
     def begin(self, layout: Layout, text: int, code: int) -> None:
         """The prompt was read; `text` and `code` are the first tokens after it."""
-        self.position = layout.positions
+        self.position = self._drawn = layout.positions
+        self._columns.clear()
         self._words = TextStream(self._tokenizer, self.spec.silent_tokens)
         self._column = layout.columns[:, -1].tolist()
         self._column[TEXT], self._column[AGENT.start] = text, code
@@ -49,6 +54,11 @@ class Slot:
         self.position, self.sampler = position, sampler
         inputs["position"].fill_(position)
         sampler.write(inputs, position)
+
+    def history(self, since: int, until: int = 0) -> list[list[int]]:
+        """The columns of 17 tokens that were read from so many frames ago until so many frames ago."""
+        count = len(self._columns)
+        return list(islice(self._columns, count - since, count - until))
 
     def prepare(self, inputs: Mapping[str, Tensor], silent: bool = False) -> None:
         """Write what is known of this frame into this slot's part of the inputs.
@@ -67,7 +77,7 @@ class Slot:
         later = [tables[row][column[row]] for row in range(USER.start + 1, USER.stop)]
         torch.stack([said, *later, tables[TEXT][column[TEXT]]], out=inputs["embedded"])
         inputs["position"].fill_(self.position)
-        self.sampler.write(inputs, self.position + 1)
+        self.sampler.write(inputs, self._drawn + 1)
         if silent:
             inputs["forced"].copy_(self._silence)
         else:
@@ -81,10 +91,12 @@ class Slot:
         Returns the text that this frame adds, and its 17 tokens: the text's, 8 codes of the agent's, 8 of the user's.
         """
         agent, user = sampled[2 : 2 + CODEBOOKS], sampled[2 + CODEBOOKS :]
+        self._columns.append([*self._column[: USER.start], user[0], *self._column[USER.start + 1 :]])
         self._column[TEXT], self._column[AGENT.start] = sampled[:2]
         self._column[AGENT.start + 1 : AGENT.stop] = agent[1:]
         self._column[USER.start + 1 : USER.stop] = user[1:]
         self.position += 1
+        self._drawn += 1
         return self._words.piece(self._text), (self._text, *agent, *user)
 
 

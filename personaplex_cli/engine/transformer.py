@@ -65,6 +65,10 @@ class KVCache:
         """The first positions of one slot: [layers, 2, 1, heads, positions, width]."""
         return self.kv[:, :, slot : slot + 1, :, :positions]
 
+    def behind(self, slot: int, place: int) -> Tensor:
+        """The ring of one slot from this place on."""
+        return self.kv[:, :, slot : slot + 1, :, place:]
+
     def clear(self, slot: int) -> None:
         """Zeros for a slot: numbers that are none would get into sums although they are not looked at."""
         self.kv[:, :, slot].zero_()

@@ -38,7 +38,7 @@ from personaplex_cli.loader.preflight import look_first
 from personaplex_cli.loader.quantised_cache import QuantisedCache
 from personaplex_cli.loader.random_weights import fill_randomly, toy_tokenizer
 from personaplex_cli.options import ModelOptions
-from personaplex_cli.samples import FRAME_MS, SAMPLE_RATE, Samples
+from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS, SAMPLE_RATE, Samples
 
 CPU = torch.device("cpu")
 SMALL_MODEL = 100_000_000  # parameters
@@ -49,16 +49,21 @@ REHEARSAL = Character("rehearsal", "You are kind.", "noise", NOISE_VOICE)
 
 
 def load(
-    options: ModelOptions, listen: Listener = ignore, rehearsal: Character | None = None, slots: int | None = 1
+    options: ModelOptions,
+    listen: Listener = ignore,
+    rehearsal: Character | None = None,
+    slots: int | None = 1,
+    memory: float = 0.0,
 ) -> LocalEngine:
     """A model, found, downloaded if it must be, loaded and warmed up, so that a conversation can begin at once.
 
-    It holds `slots` conversations at a time; None: as many as fit and are answered in time.
+    It holds `slots` conversations at a time; None: as many as fit and are answered in time. Of each it remembers the
+    last `memory` seconds at least, and who it is, as long as it lasts; 0: what its context holds.
 
     `rehearsal` is who is spoken with to warm up: its prompt is then known, and a voice that the model does not have is
     refused here. Raises ModelError, NetworkError, DeviceError or UsageError.
     """
-    engine = load_cold(options, listen, rehearsal, slots)
+    engine = load_cold(options, listen, rehearsal, slots, memory)
     listen(State(Phase.WARMING_UP))
     slow = engine.warm_up(rehearsal or REHEARSAL, MAX_STEP_MS if slots is None else None)
     if slots is None:
@@ -69,7 +74,11 @@ def load(
 
 
 def load_cold(
-    options: ModelOptions, listen: Listener = ignore, rehearsal: Character | None = None, slots: int | None = 1
+    options: ModelOptions,
+    listen: Listener = ignore,
+    rehearsal: Character | None = None,
+    slots: int | None = 1,
+    memory: float = 0.0,
 ) -> LocalEngine:
     """The same, not warmed up: the first frames are slow."""
     chosen = _device(options)
@@ -78,7 +87,7 @@ def load_cold(
     sound = rehearsal.sound if rehearsal and files.spec.is_prompted else None
     if isinstance(sound, str | Path):  # one that cannot be is refused before 17 GB are read
         load_saved_voice(voice_file(files, sound) if isinstance(sound, str) else sound, files.spec)
-    return _load(files, files.spec, options, chosen, listen, slots)
+    return _load(files, files.spec, options, chosen, listen, slots, memory)
 
 
 def load_random(
@@ -107,6 +116,7 @@ def _load(
     chosen: tuple[torch.device, str],
     listen: Listener,
     slots: int | None = 1,
+    memory: float = 0.0,
 ) -> LocalEngine:
     """An engine with the model in these files, or with random weights if there are none."""
     name = files.name if files else "random weights"
@@ -151,6 +161,7 @@ def _load(
             "cpu_offload": options.cpu_offload,
         },
         prompts=prompts,
+        memory=round(memory / FRAME_SECONDS),
     )
     return LocalEngine(model, CudaRecorder(device) if device.type == "cuda" else None, listen)
 
