@@ -19,6 +19,7 @@ PORT = 8998  # of Moshi's servers
 MAX_CHANNEL = 1000
 MAX_TAIL = 600  # seconds; more is a mistake
 MAX_SLOTS = 64
+MAX_MEMORY = 110  # seconds: what is read again lies in the model's context beside the talk that goes on
 
 
 def chosen(default: Any, help: str, shown: str | None = None, **more: Any) -> Any:
@@ -75,12 +76,15 @@ class ModelOptions(DeviceOptions):
     cpu_offload: bool = chosen(
         False, "Keep layers that do not fit on the GPU in main memory: for files; mostly too slow to talk.", paired=True
     )
-    force = True  # no option here: recordings may be answered slower than they were spoken
+    # No options here: recordings may be answered slower than they were spoken, and as the model was trained.
+    force, renew, memory = True, False, 0.0
 
 
 @dataclass(frozen=True)
 class LiveModelOptions(ModelOptions):
     force: bool = chosen(False, "Talk even if this machine will be too slow.", variable=None)
+    renew: bool = chosen(True, "Renew the model's memory before it forgets who it is.", paired=True)
+    memory: float = chosen(90.0, "Seconds of the talk that it keeps then.", min=10, max=MAX_MEMORY)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ MAX_ARRIVALS = 1_000  # not taken yet; what comes then is lost
 MAX_MESSAGE_BYTES = 1 << 20
 CHARACTERS, CHARACTERS_PER_SECOND = 10_000, 1_000
 NOTES, NOTES_PER_SECOND, MAX_NOTE = 10, 1.0, 500
-DESCRIPTION = {"personaplex", "model", "precision", "seed", "prompt_frames", "context"}  # what is kept of metadata
+# What is kept of metadata.
+DESCRIPTION = {"personaplex", "model", "precision", "seed", "prompt_frames", "context", "memory"}
 MAX_NUMBER = 1 << 63
 # Close codes after which calling again makes no sense: the server meant it, or this client did something wrong. With
 # 1001 and from 1011 on it is the server that is in trouble (RFC 6455, section 7.4); from 4000 on they are its own.
@@ -84,6 +85,7 @@ class Connection:
     ) -> None:
         self.name = urlsplit(url).netloc  # nothing secret
         self.metadata: dict[str, Any] = {}
+        self._renewed: tuple[int, int] | None = None
         self.query = query
         self.unsent = 0
         self._characters = Budget(CHARACTERS, CHARACTERS_PER_SECOND)
@@ -288,6 +290,11 @@ class Connection:
         if self._arrived.qsize() < MAX_ARRIVALS:
             self._arrived.put(Arrival(self._heard_at, pcm, text))
 
+    def renewed(self) -> tuple[int, int] | None:
+        """Whether the model's memory was renewed since this was asked last: frames remembered, and taken."""
+        renewed, self._renewed = self._renewed, None
+        return renewed
+
     def _learn(self, values: dict[str, Any]) -> None:
         """What the server says about itself; this project's does, others need not."""
         if "personaplex" in values:  # an older one needs a message to know that we understand these
@@ -295,6 +302,8 @@ class Connection:
         self.metadata = {**self.metadata, **{name: values[name] for name in DESCRIPTION & values.keys()}}
         if self._ready:
             self._described.set()
+        if isinstance(renewed := values.get("renewed"), dict):
+            self._renewed = known(renewed, "remembered", int) or 0, known(renewed, "filled", int) or 0
         if (place := known(values, "queue", int)) not in (None, self._place) and self._notes.spend():
             self._place = place
             self._listen(State(Phase.WAITING, f"at {self.name}, {place} before you"))

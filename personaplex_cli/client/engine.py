@@ -20,7 +20,7 @@ from personaplex_cli.client.address import is_readable_on_the_way, server_url
 from personaplex_cli.client.connection import Arrival, Connection, known
 from personaplex_cli.conversation import NO_ONE, Disconnected, Reply
 from personaplex_cli.errors import NetworkError, UsageError
-from personaplex_cli.events import Began, Listener, Note, Notice, Phase, State, ignore
+from personaplex_cli.events import Began, Listener, Note, Notice, Phase, Renewed, State, ignore
 from personaplex_cli.options import DEMO, DEMO_NOTE, RemoteOptions
 from personaplex_cli.protocols.wire import Action, Control, Request
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, Samples
@@ -92,6 +92,7 @@ class RemoteEngine:
         self._query: dict[str, str] = {}  # what the server is asked for
         self._connection: Connection | None = None  # the last one, perhaps broken
         self._begun = False  # the server is ready for it, or was
+        self._steps = 0  # of this conversation
         self._demo = False  # the server has the demo, and this was said
         self._reached = False  # the server has answered before
         self._failures: list[NetworkError] = []  # since the server was last heard
@@ -104,8 +105,10 @@ class RemoteEngine:
         self._character = character
         self._begun = False
 
-    def prefill(self) -> list[tuple[int, Began | NetworkError]] | None:
+    def prefill(self) -> list[tuple[int, Began | Renewed | NetworkError]] | None:
         """If a conversation waits for the server: dial, and wait until it is ready or has failed."""
+        if self._begun and self._connection and (renewed := self._connection.renewed()):
+            return [(0, Renewed(self._steps, *renewed))]
         if self._character is None or (self._begun and not self._closed.is_set()):
             return None
         try:
@@ -114,7 +117,7 @@ class RemoteEngine:
             return [(0, error)]
         self._begun = self._reached = True
         self._silent = 0  # frames for which the agent is silent
-        self._steps = 0  # of this conversation
+        self._steps = 0
         self._answered = 0  # samples that have come in it
         self._due = time.monotonic()  # when the next frame of a recording is said
         return [(0, self._began(self._character, connection))]
@@ -227,6 +230,7 @@ class RemoteEngine:
             seed=seed,
             prompt_frames=known(metadata, "prompt_frames", int) or 0,
             context=known(metadata, "context", int) or 0,
+            memory=known(metadata, "memory", int) or 0,
             settings=settings,
         )
 

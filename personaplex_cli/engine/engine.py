@@ -218,6 +218,10 @@ class LocalEngine:
             if isinstance(began, Began) and began.prompt_frames > LONG_PROMPT_FRAMES:
                 taken, whole = (f"{frames * FRAME_SECONDS:.0f}" for frames in (began.prompt_frames, began.context))
                 yield slot, Note(f"This prompt takes {taken} of the {whole} s that the model remembers: shorten it.")
+            if isinstance(began, Began) and began.memory < self.model.memory:
+                kept, wanted = (f"{frames * FRAME_SECONDS:.0f}" for frames in (began.memory, self.model.memory))
+                fits = f"{kept} s of the talk, not {wanted}" if began.memory else "no memory of the talk: it will fade"
+                yield slot, Note(f"Beside this prompt the model has room for {fits}.")
             yield slot, began
 
     def _begin(self, slot: int, character: Character) -> Began:

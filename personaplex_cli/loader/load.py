@@ -49,21 +49,16 @@ REHEARSAL = Character("rehearsal", "You are kind.", "noise", NOISE_VOICE)
 
 
 def load(
-    options: ModelOptions,
-    listen: Listener = ignore,
-    rehearsal: Character | None = None,
-    slots: int | None = 1,
-    memory: float = 0.0,
+    options: ModelOptions, listen: Listener = ignore, rehearsal: Character | None = None, slots: int | None = 1
 ) -> LocalEngine:
     """A model, found, downloaded if it must be, loaded and warmed up, so that a conversation can begin at once.
 
-    It holds `slots` conversations at a time; None: as many as fit and are answered in time. Of each it remembers the
-    last `memory` seconds at least, and who it is, as long as it lasts; 0: what its context holds.
+    It holds `slots` conversations at a time; None: as many as fit and are answered in time.
 
     `rehearsal` is who is spoken with to warm up: its prompt is then known, and a voice that the model does not have is
     refused here. Raises ModelError, NetworkError, DeviceError or UsageError.
     """
-    engine = load_cold(options, listen, rehearsal, slots, memory)
+    engine = load_cold(options, listen, rehearsal, slots)
     listen(State(Phase.WARMING_UP))
     slow = engine.warm_up(rehearsal or REHEARSAL, MAX_STEP_MS if slots is None else None)
     if slots is None:
@@ -74,11 +69,7 @@ def load(
 
 
 def load_cold(
-    options: ModelOptions,
-    listen: Listener = ignore,
-    rehearsal: Character | None = None,
-    slots: int | None = 1,
-    memory: float = 0.0,
+    options: ModelOptions, listen: Listener = ignore, rehearsal: Character | None = None, slots: int | None = 1
 ) -> LocalEngine:
     """The same, not warmed up: the first frames are slow."""
     chosen = _device(options)
@@ -87,7 +78,7 @@ def load_cold(
     sound = rehearsal.sound if rehearsal and files.spec.is_prompted else None
     if isinstance(sound, str | Path):  # one that cannot be is refused before 17 GB are read
         load_saved_voice(voice_file(files, sound) if isinstance(sound, str) else sound, files.spec)
-    return _load(files, files.spec, options, chosen, listen, slots, memory)
+    return _load(files, files.spec, options, chosen, listen, slots)
 
 
 def load_random(
@@ -116,7 +107,6 @@ def _load(
     chosen: tuple[torch.device, str],
     listen: Listener,
     slots: int | None = 1,
-    memory: float = 0.0,
 ) -> LocalEngine:
     """An engine with the model in these files, or with random weights if there are none."""
     name = files.name if files else "random weights"
@@ -161,7 +151,7 @@ def _load(
             "cpu_offload": options.cpu_offload,
         },
         prompts=prompts,
-        memory=round(memory / FRAME_SECONDS),
+        memory=round(options.memory / FRAME_SECONDS) if options.renew else 0,
     )
     return LocalEngine(model, CudaRecorder(device) if device.type == "cuda" else None, listen)
 

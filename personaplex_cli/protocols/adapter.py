@@ -107,5 +107,5 @@ class Adapter(Protocol):
 
 def facts(began: Began) -> dict[str, Any]:
     """What a client may know of a conversation that begins."""
-    names = ("voice", "persona", "seed", "prompt_frames", "context", "model", "precision")
+    names = ("voice", "persona", "seed", "prompt_frames", "context", "memory", "model", "precision")
     return {name: getattr(began, name) for name in names}

@@ -12,7 +12,7 @@ import numpy as np
 from personaplex_cli import __version__
 from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.errors import PersonaplexError
-from personaplex_cli.events import Began, Hushed, Step
+from personaplex_cli.events import Began, Hushed, Renewed, Step
 from personaplex_cli.protocols import wire
 from personaplex_cli.protocols.adapter import Adapter, Begin, Lost, Out, Pace, Queued, ServerEvent, StopSpeaking, facts
 from personaplex_cli.protocols.wire import Action, Control, Message, Metadata, Request, WireError
@@ -85,6 +85,8 @@ class Moshi(Adapter):
                 yield wire.Failure(str(event))
             case Queued(position):
                 yield Metadata({"queue": position})
+            case Renewed(_, remembered, filled):
+                yield Metadata({"renewed": {"remembered": remembered, "filled": filled}})
             case Hushed(on):
                 yield Metadata({"hushed": on})
             case PersonaplexError():

@@ -1,15 +1,15 @@
 """Sound without a codec: binary messages of 16-bit little-endian mono samples, JSON for the rest.
 
 In: config (sample_rate, and what a URL's query may have), hush, restart, did (text: what the client has done), ping.
-Out: ready, state, transcript, latency, hushed, lost (seconds of sound heard and said), error, pong. The rate is 24 kHz
-unless the client asks for another.
+Out: ready, state, transcript, latency, hushed, renewed (frames of the talk that are remembered, of the context that
+are taken), lost (seconds of sound heard and said), error, pong. The rate is 24 kHz unless the client asks for another.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from personaplex_cli.errors import UsageError
-from personaplex_cli.events import Began, Hushed, State, Step, UserWords
+from personaplex_cli.events import Began, Hushed, Renewed, State, Step, UserWords
 from personaplex_cli.protocols.adapter import Begin, Closing, Did, Out, Pace, Queued, ServerEvent, StopSpeaking
 from personaplex_cli.protocols.budget import Budget
 from personaplex_cli.protocols.json_adapter import JsonAdapter, Unsupported, json_message
@@ -69,6 +69,9 @@ class Pcm(JsonAdapter):
                 yield json_message("state", state=name)
             case Queued(position):
                 yield json_message("state", state="queued", position=position)
+            case Renewed(index, remembered, filled):
+                time = round(index * FRAME_SECONDS, 2)
+                yield json_message("renewed", time=time, remembered=remembered, filled=filled)
             case Hushed(on):
                 yield json_message("hushed", on=on)
             case Closing(reason):

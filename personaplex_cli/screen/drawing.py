@@ -38,7 +38,7 @@ KEYS = (
 )
 LEGEND = (
     ("answers in", "from microphone to speaker, all included"),
-    ("remembers", "then the model forgets who it is"),
+    ("remembers", "how much of the talk; or how long it knows who it is"),
     ("lanes", "one cell is 80 ms; now is on the right"),
 )
 
@@ -293,25 +293,35 @@ class Pen:
             line.append(f" {grade(whole)}" if bars else "", theme.quiet)
         elif "network" in state.stages:
             line.append(f"{state.stages['network']:.0f} ms to the server and back", theme.quiet)
-        left, share = self.memory()
-        if left is not None:
+        if memory := self.memory():
             gap = ("     " if bars else " ") if line.plain.strip() else ""
-            style = theme.warning if left < FADING else theme.strong
-            line.append(f"{gap}remembers ", theme.quiet).append(f"{clock(left)} ", style)
+            words, share, style = memory
+            line.append(f"{gap}remembers ", theme.quiet).append(f"{words} ", style)
             line.append_text(lines.bar(share, cells, style, theme) if bars else Text())
         return [line]
 
-    def memory(self) -> tuple[float | None, float]:
-        """Seconds until the persona, the oldest that the model remembers, is pushed out, and their share of all."""
-        whole = self.state.who.context if self.state.who else 0
-        left = max(0, whole - self.state.used)
-        return (left * FRAME_SECONDS, left / whole) if whole else (None, 0.0)
+    def memory(self) -> tuple[str, float, str] | None:
+        """How much of the talk is remembered where the memory is renewed, else how long; its share of all; a style."""
+        state, left = self.state, self.left()
+        if not state.who or not state.who.context:
+            return None
+        if left is not None:
+            style = self.theme.warning if left < FADING else self.theme.strong
+            return clock(left), left / FRAME_SECONDS / state.who.context, style
+        last = f"the last {clock(state.remembered * FRAME_SECONDS)}"
+        words = last if state.remembered < state.frames else "all of it"
+        return words, state.remembered / max(1, state.frames), self.theme.strong
+
+    def left(self) -> float | None:
+        """Seconds until the persona, the oldest that the model remembers, is pushed out; None if it never is."""
+        who = self.state.who
+        return max(0, who.context - self.state.used) * FRAME_SECONDS if who and who.context and not who.memory else None
 
     def remarks(self) -> list[Text]:
         """What is to be known or done now; a line at least, so that nothing moves when there is none."""
         theme, state = self.theme, self.state
         told, style = (advice(state.delays) if state.delays else ""), theme.fair
-        left, _ = self.memory()
+        left = self.left()
         if not told and left is not None and left < FADING:
             told = f"Soon {state.agent} is forgotten." if left else f"{state.agent} is forgotten."
             told += " Press r to begin again."
@@ -354,10 +364,10 @@ class Pen:
         return [self.fact("sound", Text(self.dot).join(facts))]
 
     def context(self) -> list[Text]:
-        left, _ = self.memory()
-        if left is None or not self.state.who:
+        memory = self.memory()
+        if memory is None or not self.state.who:
             return []
-        used = f"{self.state.used} of {self.state.who.context} frames{self.dot}remembers {clock(left)}"
+        used = f"{self.state.used} of {self.state.who.context} frames{self.dot}remembers {memory[0]}"
         return [self.fact("context", Text(used))]
 
     def about(self) -> list[Text]:

@@ -107,6 +107,8 @@ class PanelState:
                 self._remember([], self._said(None, self.user_words.add(start, text)))
             case events.Transcribing(model):
                 self.transcribing = bool(model)
+            case events.Renewed(index, _, filled):
+                self._forgotten = self._prompt + index - filled
             case events.Latency(device_in, queue, cushion, device_out):
                 self._settle({"card in": device_in, "queue": queue, "cushion": cushion, "card out": device_out})
             case events.Network(round_trip, server_step):
@@ -176,7 +178,16 @@ class PanelState:
     @property
     def used(self) -> int:
         """Positions of the model's context that are taken."""
-        return (self.who.prompt_frames if self.who else 0) + self.frames
+        return self._prompt + self.remembered
+
+    @property
+    def remembered(self) -> int:
+        """Frames of the talk that the model has in its memory, or had until it was full."""
+        return self.frames - self._forgotten
+
+    @property
+    def _prompt(self) -> int:
+        return self.who.prompt_frames if self.who else 0
 
     @property
     def delays(self) -> list[tuple[str, float]]:
@@ -192,6 +203,7 @@ class PanelState:
     def _begin(self, who: events.Began | None) -> None:
         self.who = who
         self.frames = 0  # heard and answered
+        self._forgotten = 0  # of them, when the model's memory was renewed
         self.glitches = {}
         self.steps = StepTimes()
         self.stages: dict[str, float] = {}

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from fakeserver import CONTROL, HANDSHAKE, METADATA, SOUND, WORDS, Guest, echo_o
 from remote import CHARACTER, Call, Serve, noise, through_opus
 
 from personaplex_cli.audio.opus import OpusWriter
-from personaplex_cli.events import Network, Notice, Phase, State
+from personaplex_cli.events import Network, Notice, Phase, Renewed, State
 from personaplex_cli.options import DEMO_NOTE
 from personaplex_cli.samples import SILENT_FRAME
 
@@ -83,6 +84,26 @@ class TestTalking:
         assert began.settings["sampling"]["seed"] == 5
         here.until(lambda: bool(here.of(Network)))
         assert here.of(Network)[-1].server_step == 31.5 and here.of(Network)[-1].round_trip > 0
+
+    @pytest.mark.parametrize(
+        ("told", "known"),
+        [({"remembered": 20, "filled": 50}, (20, 50)), ({"remembered": -1, "filled": "x"}, (0, 0)), ([], None)],
+    )
+    def test_a_memory_that_is_renewed_there_is_known(
+        self, told: Any, known: tuple[int, int] | None, serve: Serve, talk: Call
+    ) -> None:
+        async def renews(guest: Guest) -> None:
+            await guest.say(HANDSHAKE)
+            await guest.say(METADATA + b'{"memory": 1125}')
+            await guest.say(METADATA + json.dumps({"renewed": told}).encode())
+            await echo_on(guest)
+
+        here = talk(serve(renews).url)
+        assert here.begin().memory == 1125
+        for _ in range(5):
+            here.step(SILENT_FRAME)
+        news = [here.engine.prefill() for _ in range(2)]
+        assert news == [[(0, Renewed(5, *known))] if known else None, None]
 
     def test_that_it_has_the_demo_is_said_once(self, serve: Serve, talk: Call) -> None:
         async def tells(guest: Guest) -> None:

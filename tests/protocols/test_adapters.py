@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli.errors import AudioError, UsageError
-from personaplex_cli.events import Began, Hushed, Note, Phase, State, Step, Timings, UserWords
+from personaplex_cli.events import Began, Hushed, Note, Phase, Renewed, State, Step, Timings, UserWords
 from personaplex_cli.protocols.adapter import (
     Adapter,
     Begin,
@@ -137,6 +137,17 @@ def test_the_pace_is_sent_to_clients_that_know_metadata() -> None:
     (message,) = sent(list(adapter.encode(Pace(30.5, 41.0, 12))))
     assert isinstance(message, bytes)
     assert unpack(message) == Metadata({"step_ms": 30.5, "max_step_ms": 41.0, "frame": 12})
+
+
+def test_a_renewed_memory_is_told() -> None:
+    renewed = Renewed(1500, 1130, 1250)
+    moshi, pcm = Moshi(), Pcm()
+    assert not list(moshi.encode(renewed)) and not list(moshi.decode(pack(Metadata({}))))
+    (message,) = sent(list(moshi.encode(renewed)))
+    assert isinstance(message, bytes)
+    assert unpack(message) == Metadata({"renewed": {"remembered": 1130, "filled": 1250}})
+    (told,) = sent(list(pcm.encode(renewed)))
+    assert json.loads(told) == {"type": "renewed", "time": 120.0, "remembered": 1130, "filled": 1250}
 
 
 def test_metadata_waits_until_the_client_shows_that_it_knows_some() -> None:

@@ -32,6 +32,7 @@ from personaplex_cli.events import (
     Notice,
     Phase,
     Recording,
+    Renewed,
     Started,
     State,
     Step,
@@ -175,6 +176,18 @@ def test_the_end_of_the_persona_is_shown() -> None:
     state.apply(Step(0, "", -70.0, -90.0, None), 0.0)
     assert lines_with(state, "teacher is forgotten. Press r to begin again.")
     assert lines_with(state, "remembers 00:00")
+
+
+def test_where_the_memory_is_renewed_it_is_shown_how_much_of_the_talk_it_holds() -> None:
+    state = PanelState()
+    state.apply(Began("teacher", "NATF2", "demo", "cpu", "fp32", 1, 2900, 3000, memory=1125), 0.0)
+    for index in range(125):
+        state.apply(Step(index, "", -70.0, -90.0, None), 0.0)
+    assert lines_with(state, "remembers all of it")
+    state.apply(Renewed(125, 75, 2975), 0.0)
+    assert lines_with(state, "remembers the last 00:06") and lines_with(state, "2975 of 3000", View(details=True))
+    state.apply(Step(125, "", -70.0, -90.0, None), 0.0)
+    assert not lines_with(state, "forgotten") and lines_with(state, "2976 of 3000", View(details=True))
 
 
 @pytest.mark.parametrize(

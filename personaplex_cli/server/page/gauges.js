@@ -73,15 +73,25 @@ export class Gauges {
     }
   }
 
-  /** Show how much of the model's context is taken. */
-  showMemory(used, context) {
-    const left = ((context - used) * FRAME) / 1000;
-    const share = Math.min(1, used / context);
+  /** Show how long the persona is remembered, with so many frames left of so many. */
+  showTimeLeft(frames, context) {
+    const left = (frames * FRAME) / 1000;
     at("memory").classList.toggle("bad", left < FADING);
     const words = left >= FADING ? ["remembers ", make("strong", {}, clock(left))] : [fading(left)];
+    this.showMemory(words, Math.max(0, frames / context));
+  }
+
+  /** Show how much of the talk is remembered, where the memory is renewed: so many of its frames. */
+  showRemembered(frames, all) {
+    const how = frames < all ? `the last ${clock((frames * FRAME) / 1000)}` : "all of it";
+    at("memory").classList.remove("bad");
+    this.showMemory(["remembers ", make("strong", {}, how)], frames / Math.max(1, all));
+  }
+
+  showMemory(words, share) {
     at("memory-left").replaceChildren(...words);
     at("memory-bar").ariaValueNow = String(Math.round(100 * share));
-    at("memory-bar").firstElementChild.style.width = `${100 - 100 * share}%`;
+    at("memory-bar").firstElementChild.style.width = `${100 * share}%`;
   }
 }
 

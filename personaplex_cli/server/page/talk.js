@@ -67,7 +67,8 @@ export class Talk {
     this.answered = false; // by the server, since then
     this.failures = 0; // to connect, in a row
     this.frames = 0;
-    this.room = null; // frames of context, and how many the prompt takes, once known
+    this.room = null; // frames of context, how many the prompt takes, whether memory is renewed, once known
+    this.forgotten = 0; // frames of the talk
     this.why = "a new conversation";
     this.gauges.clear();
     notice();
@@ -114,6 +115,9 @@ export class Talk {
       ready: (talk) => this.begin(talk),
       sound: (pcm) => this.play(pcm),
       transcript: ({ role, text, time }) => this.words[role === "user" ? "addYourWords" : "add"](time, text),
+      renewed: ({ time, remembered }) => {
+        this.forgotten = Math.round(time / FRAME) - remembered;
+      },
       hushed: ({ on }) => this.showHushed(on),
       latency: (news) => this.showPace(news),
       network: (milliseconds) => this.gauges.stage("network", milliseconds),
@@ -138,13 +142,14 @@ export class Talk {
     this.show(state, position > 1 ? `Number ${position} in line` : position === 1 ? "Next in line" : "");
   }
 
-  begin({ voice, seed, prompt_frames: prompt, context }) {
+  begin({ voice, seed, prompt_frames: prompt, context, memory }) {
     const { title, name } = this.wish;
     const sound = this.recording.seconds;
     const from = sound ? `, ${this.why}, from ${clock(sound)} of the sound` : "";
     this.words.begin(name, `${title}, voice ${voice}, seed ${seed}, ${isoMinute()}${from}`, this.why);
     this.frames = 0;
-    this.room = { context, prompt };
+    this.room = { context, prompt, memory };
+    this.forgotten = 0;
     this.showHushed(false);
     this.sides.quiet();
     at("how").textContent = `voice ${voice}`;
@@ -297,7 +302,7 @@ export class Talk {
 
   /** Show the time, and try again when it is time for that. */
   tick() {
-    const { context, prompt } = this.room ?? {};
+    const { context, prompt, memory } = this.room ?? {};
     const left = Math.ceil((this.retryAt - performance.now()) / 1000);
     const over = OVER.includes(this.state);
     if (this.state === "waiting") {
@@ -308,7 +313,8 @@ export class Talk {
       at("clock").textContent = seconds ? clock(seconds) : "";
     }
     at("memory").hidden = !context;
-    if (context) this.gauges.showMemory(prompt + this.frames, context);
+    if (memory) this.gauges.showRemembered(this.frames - this.forgotten, this.frames);
+    else if (context) this.gauges.showTimeLeft(context - prompt - this.frames, context);
   }
 }
 
