@@ -27,6 +27,7 @@ from personaplex_cli.samples import FRAME, Samples
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
+torch.set_num_threads(1)  # as the loader does for small models: threads that wait for each other spin
 FP32 = Precision("fp32", torch.float32)
 
 

@@ -1,28 +1,37 @@
 """Laws of renewal: a talk goes on as a fresh one would that was given the prompt and the same last tokens."""
 
+import json
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from golden import TokenTalk, heard_of, load_golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from personaplex_cli.character import Sampling
-from personaplex_cli.conversation import Reply
+from personaplex_cli.audio.recording import Recording
+from personaplex_cli.character import Character, Sampling
+from personaplex_cli.conversation import Conversation, Reply, converse_all
 from personaplex_cli.engine.prompting import Layout, lay_out
 from personaplex_cli.engine.renewal import LEAST_REMEMBERED, PACE, Pace, Renewals, schedule
 from personaplex_cli.engine.steps import PLAIN
-from personaplex_cli.events import Event, Note, Renewed
-from personaplex_cli.library.spec import AGENT, TEXT, USER
+from personaplex_cli.events import Began, Event, Note, Renewed, Step
+from personaplex_cli.library.spec import AGENT, SPEC_FILE, TEXT, USER
+from personaplex_cli.loader.load import load_cold
+from personaplex_cli.options import LiveModelOptions
+from personaplex_cli.samples import SAMPLE_RATE
 
 GOLDEN = load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
 CONTEXT, REMEMBERED, FRAMES = 160, 20, 150  # of which the prompt takes 31; then it is renewed twice
 QUICK = Pace(reading=5, searching=6, pause=2, between=8)
 GREEDY = Sampling(greedy=True)
+KIND = Character("kind", "You are kind.", "noise", np.zeros(SAMPLE_RATE, dtype=np.float32), GREEDY)
 hows = st.sampled_from([GREEDY, Sampling(seed=1), Sampling(seed=2, audio_temperature=2, text_temperature=2)])
 pauses = st.frozensets(st.integers(0, FRAMES), max_size=FRAMES)
 
@@ -187,3 +196,43 @@ def test_what_fails_costs_the_renewal_and_not_the_talk(
     (note,) = talker.events
     assert isinstance(note, Note) and "(out of memory)" in note.text
     assert talker.said[:60] == plain.said and len(talker.said) == FRAMES
+
+
+@pytest.fixture(scope="module")
+def short_folder(random_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random model with a context of 64 s."""
+    folder = tmp_path_factory.mktemp("short") / "model"
+    shutil.copytree(random_folder, folder)
+    spec = json.loads((folder / SPEC_FILE).read_text())
+    spec["lm"]["context"] = 800
+    (folder / SPEC_FILE).write_text(json.dumps(spec))
+    return folder
+
+
+def events_of(folder: Path, seconds: float, **options: Any) -> list[Event]:
+    engine = load_cold(LiveModelOptions(str(folder), device="cpu", **options))
+    talks = [Conversation(KIND, Recording(np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32)))]
+    return [event for _, event in converse_all(engine, talks)]
+
+
+def test_a_long_talk_with_sound_is_renewed_between_its_frames(short_folder: Path) -> None:
+    events = events_of(short_folder, 46, memory=10)
+    (began,) = [event for event in events if isinstance(event, Began)]
+    (at,) = [number for number, event in enumerate(events) if isinstance(event, Renewed)]
+    renewed, before, after = events[at], events[at - 1], events[at + 1]
+    assert isinstance(renewed, Renewed) and isinstance(before, Step) and isinstance(after, Step)
+    assert (before.index, after.index) == (renewed.index - 1, renewed.index)
+    assert began.memory == 125 and began.settings["memory"] == 10
+    assert 125 + PACE.reading <= renewed.remembered <= 125 + PACE.reading + PACE.searching
+    assert renewed.filled == began.prompt_frames + renewed.remembered
+    assert [step.index for step in events if isinstance(step, Step)] == list(range(575))
+
+
+def test_how_much_there_is_room_for_is_told(short_folder: Path) -> None:
+    events = events_of(short_folder, 1, memory=30)
+    (note,) = [event.text for event in events if isinstance(event, Note)]
+    assert re.fullmatch("Beside this prompt the model has room for 1[0-9] s of the talk, not 30.", note)
+
+
+def test_a_plain_ring_is_not_renewed(short_folder: Path) -> None:
+    assert not [event for event in events_of(short_folder, 46, renew=False) if isinstance(event, Note | Renewed)]
