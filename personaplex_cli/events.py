@@ -138,8 +138,8 @@ class Began:
     seed: int | None
     prompt_frames: int
     context: int
-    memory: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
+    memory: int = 0
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ class PanelState:
         self.words = 0
         self.turns = Turns(who.persona or AGENT if who else AGENT)
         self.user = UserTurns()
-        self.user_words = Turns(USER)
+        self.user_words: Turns = Turns(USER)
         self._user_turns: list[UserTurn] = []  # over, but begun after the turn that goes on
         self._lengths: deque[int] = deque(maxlen=FRESH)  # of that turn's text, after each of the last frames
         self._clipped = self._trouble = -math.inf  # the frame in which it was seen last
