@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import typer
@@ -37,6 +38,10 @@ from personaplex_cli.cli.help import EXAMPLES
 from personaplex_cli.cli.main import app
 from personaplex_cli.library.catalog import personas, voices
 from personaplex_cli.options import PORT
+from personaplex_cli.protocols.adapter import Begin, Credentials
+from personaplex_cli.protocols.twilio import Twilio
+from personaplex_cli.protocols.wire import Request
+from personaplex_cli.server.app import SOCKETS
 from personaplex_cli.server.metrics import Metrics
 
 README = ROOT / "README.md"
@@ -187,6 +192,23 @@ def test_every_close_code_is_documented() -> None:
     codes = {*re.findall(r"\bClosing\([^()]*?\b(\d{4})\b", sources), "1000"}
     table = (ROOT / "docs/serving.md").read_text("utf-8").partition("## Close codes")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| (\d{4})", table, re.M)) == codes | {"1008"}
+
+
+def test_the_calls_of_telephones_md_are_let_in() -> None:
+    """Its TwiML is XML, goes to an address of the server's, and says what the server understands."""
+    (block,) = re.findall(r"```xml\n(.*?)```", (ROOT / "docs/telephones.md").read_text("utf-8"), re.S)
+    (stream,) = ElementTree.fromstring(block.replace('<?xml version="1.0" encoding="UTF-8"?>', "")).findall(
+        ".//Connect/Stream"
+    )
+    assert SOCKETS["/" + stream.attrib["url"].rpartition("/")[2]] is Twilio
+    parameters = {each.attrib["name"]: each.attrib["value"] for each in stream}
+    credentials, begin = Twilio().decode(
+        json.dumps({"event": "start", "streamSid": "MZ1", "start": {"customParameters": parameters}})
+    )
+    assert credentials == Credentials("YOUR-TOKEN")
+    assert isinstance(begin, Begin) and begin.request == Request(parameters["voice"], parameters["persona"])
+    assert parameters["voice"] in {each.name for each in voices()}
+    assert parameters["persona"] in {each.name for each in personas()}
 
 
 def test_what_the_containers_copy_and_set_exists() -> None:

@@ -15,6 +15,13 @@ from personaplex_cli.samples import Samples
 
 
 @dataclass(frozen=True)
+class Credentials:
+    """The token, from a client that cannot show it in its request; None: it has shown none."""
+
+    token: str | None
+
+
+@dataclass(frozen=True)
 class Begin:
     """Begin a conversation in place of the one that goes on; None: the same one from its start."""
 
@@ -79,7 +86,8 @@ class Closing:
         return f"{self.reason}: {repr(cause) if cause else self.error}"
 
 
-ClientEvent = Samples | Begin | StopSpeaking | Did  # samples [n] at 24 kHz
+# Samples [n] at 24 kHz; Closing if the client hangs up by a message.
+ClientEvent = Samples | Begin | StopSpeaking | Did | Credentials | Closing
 Out = ClientEvent | str | bytes  # or a message for the client, text or binary
 ServerEvent = Samples | Event | Queued | Pace | Lost | Closing | PersonaplexError
 
@@ -87,6 +95,7 @@ ServerEvent = Samples | Event | Queued | Pace | Lost | Closing | PersonaplexErro
 class Adapter(Protocol):
     """All methods yield what follows: messages to send, and what the client wants."""
 
+    shows_token_later: bool = False  # its first messages bring `Credentials`, and then whatever else is wanted
     fills_silence: bool = False  # is silence heard while the client sends nothing? If not, the conversation stops
 
     def open(self, query: Mapping[str, str]) -> Iterator[Out]:

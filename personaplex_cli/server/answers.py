@@ -88,7 +88,12 @@ class Answers:
             ],
             "voices": [{"name": each.name, "description": each.description} for each in can_speak],
             "sampling": {key: value for key, value in asdict(Sampling()).items() if key not in ("seed", "greedy")},
-            "sockets": {"moshi": base + PATH, "pcm": f"{base}/pcm", "interview": f"{base}/ws"},
+            "sockets": {
+                "moshi": base + PATH,
+                "pcm": f"{base}/pcm",
+                "interview": f"{base}/ws",
+                "twilio": f"{base}/twilio",
+            },
         }
         return web.json_response(info)
 

@@ -3,6 +3,7 @@
     /api/chat     Moshi's protocol: NVIDIA's web client, moshi.client, our own `--server`
     /pcm, /       16-bit sound and JSON, for robots, scripts and the web page
     /ws           JSON with base64 sound, for interview trainers
+    /twilio       telephone calls, through Twilio
     /health       what the server does (open to all); 503 until the model is ready
     /ready        200 while one more would be let in, else 503 (open to all)
     /livez        200 as long as the process runs (open to all)
@@ -16,7 +17,7 @@ connection becomes a WebSocket. The model has a thread of its own; the event loo
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -25,24 +26,27 @@ from typing import Any
 from aiohttp import web
 
 from personaplex_cli.conversation import Engine
-from personaplex_cli.errors import NetworkError
+from personaplex_cli.errors import NetworkError, PersonaplexError
 from personaplex_cli.events import Listener, Note, Phase, State, Visitors
 from personaplex_cli.files import check_writable
 from personaplex_cli.lookup import find_character
 from personaplex_cli.options import AccessOptions, CharacterOptions, ModelOptions, ServeOptions
-from personaplex_cli.protocols.adapter import Adapter
+from personaplex_cli.protocols.adapter import Adapter, Closing, Out
 from personaplex_cli.protocols.interview import Interview
 from personaplex_cli.protocols.moshi import Moshi
 from personaplex_cli.protocols.pcm import Pcm
+from personaplex_cli.protocols.twilio import Twilio
 from personaplex_cli.protocols.wire import PATH
 from personaplex_cli.server.access import client_address, tls_context, warning
-from personaplex_cli.server.admission import GREEDY, LOADING, SHUTDOWN, Admission, ConversationQueue, Refusal
+from personaplex_cli.server.admission import GREEDY, LOADING, SHUTDOWN, Admission, ConversationQueue, Place, Refusal
 from personaplex_cli.server.answers import RETRY, Answers
+from personaplex_cli.server.closings import GOODBYE, LEFT, closing_after
 from personaplex_cli.server.connections import HEAD_SECONDS, AnswerClock, Connection, Connections, Stage
 from personaplex_cli.server.host import Host
+from personaplex_cli.server.introduction import introduction
 from personaplex_cli.server.metrics import Metrics
 from personaplex_cli.server.rounds import TimedEngine
-from personaplex_cli.server.session import GOODBYE, Session, closing_after
+from personaplex_cli.server.session import Session
 from personaplex_cli.server.site import SILENT, Site
 from personaplex_cli.worker import ModelWorker
 
@@ -53,7 +57,7 @@ SHUTDOWN_SECONDS = 10.0  # for all sessions
 MODEL_SECONDS = 5.0  # that the model's thread gets to end
 LOADING_SECONDS = 0.5  # the same while it loads and cannot be interrupted
 PAGE = Path(__file__).parent / "page"
-SOCKETS: dict[str, Callable[[], Adapter]] = {PATH: Moshi, "/pcm": Pcm, "/ws": Interview}
+SOCKETS: dict[str, type[Adapter]] = {PATH: Moshi, "/pcm": Pcm, "/ws": Interview, "/twilio": Twilio}
 
 
 class App:
@@ -224,7 +228,7 @@ class App:
     def _app(self) -> web.Application:
         app = self._site.application()
         for path, adapter in SOCKETS.items():
-            app.router.add_get(path, partial(self._visit, adapter))
+            app.router.add_get(path, partial(self._introduce if adapter.shows_token_later else self._visit, adapter))
         app.router.add_get("/", self._get_front)
         self._answers.add(app)
         app.router.add_static("/", self._page)
@@ -240,9 +244,37 @@ class App:
             return await self._visit(Pcm, request)
         return web.FileResponse(self._page / "index.html")
 
-    async def _visit(self, adapter: Callable[[], Adapter], request: web.Request) -> web.StreamResponse:
+    async def _visit(self, kind: type[Adapter], request: web.Request) -> web.StreamResponse:
         """Refuse, or let in and stay with the client to the end."""
         self._site.check_token(request)
+        socket, adapter = self._socket(request), kind()
+        place = self._admission.enter(client_address(request))
+        if isinstance(place, Refusal):
+            raise self._full(place, request)
+        await self._stay(socket, adapter, adapter.open(request.query), place, request)
+        return socket
+
+    async def _introduce(self, kind: type[Adapter], request: web.Request) -> web.StreamResponse:
+        """The same for a client that shows the token later: only then it gets a place."""
+        socket, adapter = self._socket(request), kind()
+        if refusal := self._admission.refusal(client_address(request)):
+            raise self._full(refusal, request)
+        await socket.prepare(request)
+        wants = await introduction(socket, adapter, self._access)
+        if not isinstance(wants, Closing):
+            place = self._admission.enter(client_address(request))
+            if isinstance(place, Place):
+                await self._stay(socket, adapter, wants, place, request)
+                return socket
+            wants = Closing(place.reason, 1013, PersonaplexError(place.what, place.hint))
+        if wants is not LEFT:
+            self._host.metrics.turned_away(wants.reason)
+            self._site.note_once(f"{request.remote}, {request.path}: not let in: {wants.error}")
+        await socket.close(code=wants.code, message=wants.reason.encode())
+        return socket
+
+    def _socket(self, request: web.Request) -> web.WebSocketResponse:
+        """What the request becomes. Raises the refusal for one that cannot, or that a page from elsewhere sends."""
         self._site.check_origin(request)
         socket = web.WebSocketResponse(
             timeout=CLOSING_SECONDS,
@@ -254,17 +286,28 @@ class App:
         if not socket.can_prepare(request):
             hint = "Connect with a WebSocket client."
             raise self._site.refusal(web.HTTPUpgradeRequired, "http", "This is the address of a WebSocket.", hint)
-        place = self._admission.enter(client_address(request))
-        if isinstance(place, Refusal):
-            if place is GREEDY:
-                remedy = "If it is a web server before this one, have it send X-Forwarded-For."
-                self._site.note_once(f"{request.remote} has its share of the conversations, and wants more. {remedy}")
-            raise self._site.refusal(web.HTTPServiceUnavailable, place.reason, place.what, place.hint, RETRY)
+        return socket
+
+    def _full(self, refusal: Refusal, request: web.Request) -> web.HTTPError:
+        if refusal is GREEDY:
+            remedy = "If it is a web server before this one, have it send X-Forwarded-For."
+            self._site.note_once(f"{request.remote} has its share of the conversations, and wants more. {remedy}")
+        return self._site.refusal(web.HTTPServiceUnavailable, refusal.reason, refusal.what, refusal.hint, RETRY)
+
+    async def _stay(
+        self,
+        socket: web.WebSocketResponse,
+        adapter: Adapter,
+        opening: Iterable[Out],
+        place: Place,
+        request: web.Request,
+    ) -> None:
         try:
-            await socket.prepare(request)
+            if not socket.prepared:
+                await socket.prepare(request)
             if connection := Connection.of(request):
                 connection.enter(Stage.TALKING)
-                session = Session(socket, request.query, adapter(), place, self._host, connection.deafen)
+                session = Session(socket, opening, adapter, place, self._host, connection.deafen)
                 await self._attend(session, request)
         finally:
             place.leave()
@@ -272,7 +315,6 @@ class App:
                 connection.enter(Stage.ASKING)
             if request.transport is not None and request.transport.get_write_buffer_size():
                 request.transport.abort()  # it does not even take a goodbye
-        return socket
 
     async def _attend(self, session: Session, request: web.Request) -> None:
         """One line on the server's screen for a whole visit, when it is over."""

@@ -5,13 +5,7 @@
     send      events -> `encode` -> messages
 
 The three run side by side on the event loop; when one ends, the session does. The client learns why by an error
-of its protocol, and by the code with which the WebSocket closes:
-
-    1000  the client has left                 1001  the server shuts down
-    1007  messages that make no sense         1009  a message beyond 1 MiB
-    1008  too many messages, or too many conversations for so little sound
-    4400  no such voice, persona or number    4408  silent or waiting for too long, or talked as allowed
-    1011  the server's own fault
+of its protocol, and by the code with which the WebSocket closes (`closings`).
 
 A client that does not read what it is sent is disconnected. What a client may know of an error is the client's own
 fault; all else, such as the names of files, is for the server's owner.
@@ -19,7 +13,7 @@ fault; all else, such as the names of files, is for the server's owner.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -30,12 +24,13 @@ from aiohttp import WSMsgType, web
 
 from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation
-from personaplex_cli.errors import AudioError, ModelError, PersonaplexError, UsageError
+from personaplex_cli.errors import ModelError, PersonaplexError
 from personaplex_cli.events import Began, Ended, Event, Note, Step
 from personaplex_cli.protocols.adapter import (
     Adapter,
     Begin,
     Closing,
+    Credentials,
     Did,
     Lost,
     Out,
@@ -50,6 +45,7 @@ from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples
 from personaplex_cli.server.admission import Place
 from personaplex_cli.server.client_audio import ClientAudio
+from personaplex_cli.server.closings import LEFT, STUCK, TOO_BIG, closing_after
 from personaplex_cli.server.host import Host
 
 OPENING_TIMEOUT = 0.5  # in which the first message may say who shall talk, where the URL does not
@@ -67,10 +63,6 @@ SOUND_PER_BEGINNING = 10.0
 LOSS_SECONDS = 1.0  # between two reports of lost sound
 PACE_FRAMES = round(1 / FRAME_SECONDS)
 
-LEFT = Closing("left")
-TOO_BIG = Closing("too big", 1009)
-STUCK = Closing("stuck", 1008)
-GOODBYE = Closing("shutdown", 1001, PersonaplexError("The server shuts down.", "Come back later."))
 IDLE = Closing("idle", 4408, PersonaplexError(f"No sound came for {IDLE_TIMEOUT:.0f} seconds.", "Connect again."))
 WAITED = Closing("waited", 4408, PersonaplexError("You have waited for half an hour.", "Connect again."))
 FLOOD = Closing("flood", 1008, PersonaplexError("Too many messages came.", f"Send {MESSAGES_PER_SECOND} a second."))
@@ -83,14 +75,14 @@ class Session:
     def __init__(
         self,
         socket: web.WebSocketResponse,
-        query: Mapping[str, str],
+        opening: Iterable[Out],
         adapter: Adapter,
         place: Place,
         host: Host,
         deafen: Callable[[], None] = lambda: None,  # makes the connection ignore what still comes
     ) -> None:
         self._socket = socket
-        self._query = query
+        self._opening = opening  # what the client wants at first
         self._adapter = adapter
         self.place = place
         self._host = host
@@ -164,7 +156,7 @@ class Session:
     # Converse.
 
     async def _converse(self) -> None:
-        for out in self._adapter.open(self._query):
+        for out in self._opening:
             await self._handle(out)
         if self._character is None:
             with suppress(TimeoutError):
@@ -258,6 +250,10 @@ class Session:
                 self._host.listen(Note(f"A client: {text}"))
                 if self._recorder:
                     self._recorder.mark(text)
+            case Closing():
+                self.close(out)
+            case Credentials():
+                pass  # the door has looked at them
             case str() | bytes():
                 self._enqueue(out)
             case _:
@@ -378,21 +374,3 @@ class Session:
                         if isinstance(out, str | bytes) and not self._socket.closed:
                             await self._send_message(out)
                 await self._socket.close(code=close.code, message=close.reason.encode())
-
-
-def closing_after(error: BaseException) -> Closing:
-    """How a session closes after an error in one of its parts."""
-    match error:
-        case ConnectionError():
-            return LEFT
-        case TimeoutError():
-            return STUCK
-        case UsageError():
-            return Closing("refused", 4400, error)
-        case AudioError() | WireError():
-            return Closing("nonsense", 1007, error)
-        case PersonaplexError() if type(error) is PersonaplexError:
-            return Closing("failed", 1011, error)
-    failure = PersonaplexError("The server failed.", "Try again.")
-    failure.__cause__ = error
-    return Closing("failed", 1011, failure)
