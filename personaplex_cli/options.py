@@ -137,6 +137,14 @@ class SoundCardOptions:
 
 
 @dataclass(frozen=True)
+class SpeakerOptions:
+    """For who only listens."""
+
+    panel = "Sound"
+    output_device: int | str | None = chosen(None, "Speaker: an index or a part of its name.", "system's")
+
+
+@dataclass(frozen=True)
 class LiveSoundCardOptions(SoundCardOptions):
     echo_cancel: bool = chosen(False, "For loudspeakers: remove the agent's voice from the microphone.", paired=True)
 
@@ -186,17 +194,23 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class ChatOptions:
-    """How a conversation is shown, and what is kept of it."""
+class ScreenOptions:
+    """How a conversation is shown."""
 
     panel = "Screen"
+    theme: str = chosen("auto", "auto, light, dark or none.")
+    json: bool = chosen(False, "One JSON line per event on stdout, no panel.", variable=None)
+
+
+@dataclass(frozen=True)
+class ChatOptions(ScreenOptions):
+    """The same, and what is kept of it."""
+
     record: Path | None = chosen(
         None, "Folder in which to keep both voices and the words.", "nothing is kept", panel=None
     )
-    theme: str = chosen("auto", "auto, light, dark or none.")
     verbose: bool = chosen(False, "Show more log lines.", variable=None)
     log_file: Path | None = chosen(None, "File for states, notes, losses and turns, one per line.", "none")
-    json: bool = chosen(False, "One JSON line per event on stdout, no panel.", variable=None)
 
 
 @dataclass(frozen=True)

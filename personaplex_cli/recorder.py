@@ -85,12 +85,11 @@ class Recorder:
         self._waiting: SimpleQueue[Frame | None] = SimpleQueue()
         self._transcript = Transcript()
         self._events: list[dict[str, Any]] = []  # what makes this talk another one, with the frame before which it came
-        self._written_events = 0
         self._has_tokens = False
         self._recorded = 0  # frames, on their way to be written
         self._frames = 0  # written; steps count anew after a restart, the recording goes on
         self._before = 0  # frames recorded before the conversation began again
-        self._has_news = False  # words of the user's, not written yet
+        self._has_news = False  # beside words of the agent's, not written yet
         self._writer = threading.Thread(target=self._write, name="recorder")
 
     @property
@@ -116,6 +115,7 @@ class Recorder:
         """Take what happens in the conversation. Raises AudioError if the folder cannot be written."""
         if isinstance(event, Began | Hushed | Muted | Renewed):
             self._events.append({"frame": self._recorded, **as_json(event)})
+            self._has_news = True
         match event:
             case Began():
                 self._began, self._before = event, self._recorded
@@ -189,17 +189,16 @@ class Recorder:
         for index, text in enumerate(texts, self._frames):
             self._transcript.add(index, text)
         self._frames += len(frames)
-        if any(texts) or self._has_news or len(self._events) != self._written_events:
+        if any(texts) or self._has_news:
             self._write_transcripts()
 
     def _write_transcripts(self) -> None:
         assert self.folder is not None and self._began is not None, "recording begins with a conversation"
-        events = list(self._events)  # another thread may add to them
-        self._written_events, self._has_news = len(events), False
+        self._has_news = False
         about = {
             "personaplex": __version__,
             "settings": self._began.settings,
-            "events": events,
+            "events": list(self._events),  # another thread may add to them
             "text": self._transcript.text,
             "restarts": self._transcript.restarts,
             "marks": [asdict(mark) for mark in self._transcript.marks],

@@ -177,6 +177,17 @@ def open_card(options: SoundCardOptions, latency: str, call_back: CallBack) -> O
     )
 
 
+def open_speaker(options: SoundCardOptions, call_back: CallBack) -> OpenCard:
+    """The speaker alone, for who only listens: `call_back` gets None for the microphone.
+
+    Raises UsageError and AudioError as `open_card` does.
+    """
+    speaker = _find(options.output_device, "output")
+    stream = _open(options, "high", portaudio().OutputStream, speaker, speaker.outputs, partial(call_back, None))
+    side = Side(speaker.name, round(stream.samplerate), stream.channels, speaker.default_rate)
+    return OpenCard([stream], side, side)
+
+
 def rescan() -> None:
     """Look for devices anew: PortAudio only ever looks once. No stream may be open."""
     sound = portaudio()

@@ -1,7 +1,7 @@
 """From dataclasses to a command line: Typer sees an option for each field, a command gets the built objects."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from inspect import Parameter
@@ -17,9 +17,14 @@ PLAIN: dict[Any, Any] = {int | str | None: str | None, tuple[str, ...]: list[str
 
 
 def bound(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as Typer wants it. Each parameter whose type is a dataclass of `options.py` becomes its fields."""
+    """The command as Typer wants it. Each parameter whose type is a dataclass of `options.py` becomes its fields.
+
+    One whose type is a mapping, annotated with such dataclasses, has the fields that were given on the command line:
+    neither variables nor settings count, and the defaults are not those of the dataclasses.
+    """
     parameters = inspect.signature(command).parameters.values()
     groups: dict[str, Any] = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
+    given: dict[str, Any] = {each.name: kinds for each in parameters if (kinds := _dataclasses(each.annotation))}
 
     @wraps(command)
     def build_and_call(**values: Any) -> None:
@@ -27,9 +32,19 @@ def bound(command: Callable[..., None]) -> Callable[..., None]:
             own = {each.name: values.pop(each.name) for each in fields(group)}
             own |= {option: tuple(value) for option, value in own.items() if isinstance(value, list)}
             values[name] = group(**own)
+        for name, kinds in given.items():
+            own = {each.name: values.pop(each.name) for kind in kinds for each in fields(kind)}
+            values[name] = {option: value for option, value in own.items() if value is not None}
         command(**values)
 
-    plain = [option for each in parameters for option in (_options(each.annotation) if each.name in groups else [each])]
+    def options(each: Parameter) -> Iterable[Parameter]:
+        if each.name in groups:
+            return _options(each.annotation)
+        if each.name in given:
+            return (option for kind in given[each.name] for option in _options(kind, unset="as it was"))
+        return [each]
+
+    plain = [option for each in parameters for option in options(each)]
     build_and_call.__signature__ = inspect.Signature(plain)  # type: ignore[attr-defined]
     build_and_call.__annotations__ = {each.name: each.annotation for each in plain}
     return build_and_call
@@ -43,12 +58,21 @@ def settable(group: Any) -> dict[str, dict[str, list[str]]]:
     }
 
 
-def _options(group: type) -> Iterator[Parameter]:
+def _dataclasses(annotation: Any) -> tuple[Any, ...]:
+    """Those with which a type is annotated."""
+    kinds = getattr(annotation, "__metadata__", ())
+    return kinds if all(isinstance(each, type) and is_dataclass(each) for each in kinds) else ()
+
+
+def _options(group: Any, unset: str = "") -> Iterator[Parameter]:
+    """An option for each field. What `unset` ones stand for, if that is no default of theirs: then they are None."""
     types = get_type_hints(group)
     for each in fields(group):
         known = {"panel": getattr(group, "panel", None), "variable": each.name, **each.metadata}
+        if unset:
+            known |= {"shown": unset, "variable": None}
         flag = each.name.replace("_", "-")
-        shown = ("yes" if each.default else "no") if known.get("paired") else known["shown"]
+        shown = ("yes" if each.default else "no") if known.get("paired") and not unset else known["shown"]
         short = [known["short"]] if "short" in known else []
         option = typer.Option(
             *short,
@@ -63,4 +87,5 @@ def _options(group: type) -> Iterator[Parameter]:
             autocompletion=completer(each.name),
         )
         kind = PLAIN.get(types[each.name], types[each.name])
-        yield Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=Annotated[kind, option])
+        kind, default = (kind | None, None) if unset else (kind, each.default)
+        yield Parameter(each.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])

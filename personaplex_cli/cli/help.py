@@ -26,6 +26,10 @@ EXAMPLES = {
         "personaplex serve --batch-size 8 --queue 4",
         "personaplex serve --host 0.0.0.0 --token SECRET --ssl-cert cert.pem --ssl-key key.pem --queue 3",
     ),
+    "replay": (
+        "personaplex replay example",
+        "personaplex replay talks/2026-01-31_14-05-09",
+    ),
     "download": ("personaplex download",),
     "login": ("personaplex login", "personaplex login < token.txt"),
     "doctor": ("personaplex doctor", "personaplex doctor --sound", "personaplex doctor --json > report.json"),

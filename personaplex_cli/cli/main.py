@@ -15,6 +15,7 @@ from personaplex_cli.cli.binding import bound, settable
 from personaplex_cli.cli.help import Command, examples, plain
 from personaplex_cli.cli.machine import bench, devices, doctor, download, login, personas_app, voices
 from personaplex_cli.cli.output import ReaderLeft, drop, watched_streams
+from personaplex_cli.cli.replays import replay
 from personaplex_cli.cli.talk import chat, run, serve
 from personaplex_cli.cli.terminal import end_as_by_ctrl_c, report, say
 from personaplex_cli.errors import PersonaplexError, UsageError
@@ -53,7 +54,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 PANELS = {  # as help lists them
-    "Talk": (chat, run, serve),
+    "Talk": (chat, run, serve, replay),
     "Set up": (login, download, doctor, devices, bench),
     "Choose": (voices,),
 }

@@ -45,12 +45,13 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class View:
-    """What the user chose to see; `keys`: there is a keyboard to choose with."""
+    """What the user chose to see; `keys`: there is a keyboard to choose with; `unused`: keys that do nothing here."""
 
     details: bool = False
     help: bool = False
     verbose: bool = False
     keys: bool = True
+    unused: str = ""
 
 
 # The rank of lines that are shown together or not at all, and the lines; the lowest rank stays longest.
@@ -155,6 +156,7 @@ class Pen:
         if state.who and names:
             names["m"] = "unmute" if state.muted else names["m"]
             names["s"] = "let talk" if state.hushed else "stop" if self.width < NARROW else names["s"]
+        names = {key: name for key, name in names.items() if key not in self.view.unused}
         names = names or {"Ctrl-C": "quit"}
         for key in "drsm":
             if sum(len(key) + len(name) + 3 for key, name in names.items()) + 1 > space:
@@ -390,6 +392,7 @@ class Pen:
         return [Text(f" {line}", theme.quiet) for line in shown[-count:]]
 
     def help(self) -> list[Text]:
-        rows = [(f" {key}  {name}", self.theme.strong, meaning) for key, name, meaning in KEYS]
+        used = (each for each in KEYS if each[0] not in self.view.unused)
+        rows = [(f" {key}  {name}", self.theme.strong, meaning) for key, name, meaning in used]
         rows += [(f" {name}", self.theme.quiet, meaning) for name, meaning in LEGEND]
         return [Text.assemble((name.ljust(18), style), meaning) for name, style, meaning in rows]

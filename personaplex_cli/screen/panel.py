@@ -28,23 +28,26 @@ STOP: Any = getattr(signal, "SIGTSTP", None)  # Ctrl-Z; Windows has none
 ASKING_SECONDS = 0.15  # for the terminal to name its background; an answer that comes later is thrown away
 
 
-def screen_for(console: Console, keys: Keys, theme: str = "auto", verbose: bool = False) -> Screen:
-    """The panel where one can be drawn, plain lines elsewhere, such as in the background of another program."""
+def screen_for(console: Console, keys: Keys, theme: str = "auto", verbose: bool = False, unused: str = "") -> Screen:
+    """The panel where one can be drawn, plain lines elsewhere, such as in the background of another program.
+
+    `unused` are keys that the program has no use for.
+    """
     drawable = console.is_terminal and console.is_interactive and not console.is_dumb_terminal
     if not drawable or console.legacy_windows or keys.in_background:
         return PlainLines(console)
     background = None if console.no_color or theme == "none" else keys.background(ASKING_SECONDS)
-    return Panel(console, theme_for(console, theme, background), verbose, keys.usable)
+    return Panel(console, theme_for(console, theme, background), View(verbose=verbose, keys=keys.usable, unused=unused))
 
 
 class Panel(Screen):
     """Draws events on a terminal between `with` and its end, whenever `refresh` is called."""
 
-    def __init__(self, console: Console, theme: Theme, verbose: bool = False, keys: bool = True) -> None:
+    def __init__(self, console: Console, theme: Theme, view: View) -> None:
         super().__init__()
         self._console = console
         self._theme = theme
-        self._view = View(verbose=verbose, keys=keys)
+        self._view = view
         self._state = PanelState()
         self._region = Region(console)
         self._open = ExitStack()

@@ -15,6 +15,7 @@ from personaplex_cli.events import (
     Phase,
     State,
 )
+from personaplex_cli.screen.drawing import View
 from personaplex_cli.screen.keys import Keys
 from personaplex_cli.screen.panel import Panel, screen_for
 from personaplex_cli.screen.screens import PlainLines
@@ -39,7 +40,7 @@ HEAD = "\n╭─ ● Live"
 
 
 def panel_on(terminal: "Terminal") -> Panel:
-    return Panel(terminal.console, theme_for(terminal.console, "none"))
+    return Panel(terminal.console, theme_for(terminal.console, "none"), View())
 
 
 def test_finished_turns_stay_and_the_panel_goes() -> None:

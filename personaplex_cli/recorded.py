@@ -1,0 +1,165 @@
+"""A talk that was recorded, read again: what the recorder wrote, also before it kept tokens and events.
+
+A recording may be a stranger's, or cut off by a crash: what does not make sense is refused with a sentence.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from personaplex_cli.audio.recording import read_recording, shown
+from personaplex_cli.errors import AudioError, UsageError
+from personaplex_cli.events import Began, Event, Hushed, Muted, Renewed, UserWords
+from personaplex_cli.recorder import SOUND, TOKENS, TOKENS_A_FRAME, TRANSCRIPTS
+from personaplex_cli.samples import FRAME, FRAME_SECONDS, SOUND_SUFFIXES, Samples, frames_for
+from personaplex_cli.transcript import AGENT, USER, Word
+
+MAX_TRANSCRIPT = 10**8  # bytes
+MAX_SECONDS = 10**6
+KINDS: Mapping[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Began, Hushed, Muted, Renewed)}
+
+
+@dataclass(frozen=True)
+class RecordedTalk:
+    """What was heard and said, [n] of equal length in whole frames; words; events, each with the frame before which it
+    came, of which the first is `Began`; tokens [frames, 17], None if there are none."""
+
+    name: str
+    heard: Samples
+    said: Samples
+    words: Sequence[Word]
+    events: Sequence[tuple[int, Event]]
+    tokens: NDArray[np.int32] | None
+
+    @property
+    def frames(self) -> int:
+        return len(self.heard) // FRAME
+
+    @property
+    def text(self) -> str:
+        """All that the agent said."""
+        return " ".join(word.word for word in self.words if word.speaker != USER)
+
+    def happened(self) -> list[tuple[int, Event]]:
+        """The events, and the user's words, each when it was spoken; they count frames from where it last began."""
+        begins = [frame for frame, event in self.events if isinstance(event, Began)]
+        happened = list(self.events)
+        for word in self.words:
+            if word.speaker == USER:
+                start, end = (round(second / FRAME_SECONDS) for second in (word.start, word.end))
+                since = max((begin for begin in begins if begin <= start), default=0)
+                happened.append((end, UserWords(f" {word.word}", start - since, end - since)))
+        return sorted(happened, key=lambda each: each[0])
+
+
+def read_talk(place: Path) -> RecordedTalk:
+    """The recording in this folder, or of this wav in it. Raises UsageError if there is none, AudioError for a broken
+    one."""
+    folder = place.parent if place.is_file() else place
+    sound = _sound_in(folder)
+    heard, said = (read_recording(sound, side) for side in ("left", "right"))
+    count = FRAME * frames_for(max(len(heard), len(said)))
+    about = _about(folder / TRANSCRIPTS[0])
+    heard, said = (np.pad(side, (0, count - len(side))) for side in (heard, said))
+    return RecordedTalk(folder.name, heard, said, _words(about), _events(about), _tokens(folder / TOKENS))
+
+
+def _sound_in(folder: Path) -> Path:
+    names = [folder / SOUND, *(folder / SOUND).parent.glob(f"{Path(SOUND).stem}.*")]
+    for path in names:
+        if path.suffix.lower() in SOUND_SUFFIXES and path.is_file():
+            return path
+    talks = sorted(path.parent for path in folder.glob(f"*/{SOUND}")) if folder.is_dir() else []
+    if talks:
+        raise UsageError(f"{shown(folder)} has several talks.", f"Name one of them, such as {shown(talks[-1])}.")
+    hint = "Name a folder that --record has made, or `example`."
+    raise UsageError(f"There is no recorded talk in {shown(folder)}.", hint)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What transcript.json has; nothing if it is not there."""
+    try:
+        if path.stat().st_size > MAX_TRANSCRIPT:
+            raise ValueError("it is too large")
+        about = json.loads(path.read_bytes())
+        if not isinstance(about, dict):
+            raise TypeError("it is no object")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise AudioError(f"{shown(path)} is no transcript of a talk: {error}.", "Copy the recording again.") from error
+    return about
+
+
+def _words(about: Mapping[str, Any]) -> list[Word]:
+    """Its words in the order of time; what is no word is left out."""
+    words = []
+    for each in _list(about.get("words")):
+        match each:
+            case {"word": str(word), "start": int() | float() as start, "end": int() | float() as end}:
+                if word.strip() and 0 <= start <= end < MAX_SECONDS:
+                    words.append(Word(word.strip(), start, end, USER if each.get("speaker") == USER else AGENT))
+    return sorted(words, key=lambda word: word.start)
+
+
+def _events(about: Mapping[str, Any]) -> list[tuple[int, Event]]:
+    """Its events in the order of time; those of older recordings are where it began, by seconds."""
+    events: list[tuple[int, Event]] = []
+    for each in _list(about.get("events")):
+        match each:
+            case {"frame": int(frame), "event": str(kind)} if kind in KINDS and 0 <= frame < MAX_SECONDS:
+                events += [(frame, event)] if (event := _event(KINDS[kind], each)) else []
+    if not any(isinstance(event, Began) for _, event in events):
+        settings = about.get("settings")
+        began = _began(settings if isinstance(settings, dict) else {})
+        seconds = [each for each in _list(about.get("restarts")) if isinstance(each, int | float)]
+        again = [round(each / FRAME_SECONDS) for each in seconds if math.isfinite(each) and 0 < each < MAX_SECONDS]
+        events = [(frame, began) for frame in (0, *again)]
+    return sorted(events, key=lambda each: each[0])
+
+
+def _event(kind: type[Any], values: Mapping[str, Any]) -> Event | None:
+    """The event in its JSON; None if there are not all of its fields, or their values have other types."""
+    types = {name: dict if get_origin(hint) is Mapping else hint for name, hint in get_type_hints(kind).items()}
+    own = {name: values[name] for name in types if name in values}
+    if not all(isinstance(value, types[name]) for name, value in own.items()):
+        return None
+    try:
+        event: Event = kind(**own)
+    except TypeError:
+        return None
+    return event
+
+
+def _began(settings: Mapping[str, Any]) -> Began:
+    """What is known of a talk by its settings alone."""
+    sampling = settings.get("sampling")
+    seed = sampling.get("seed") if isinstance(sampling, dict) else None
+    persona, voice, model, device, precision = (
+        str(settings.get(name, "")) for name in ("persona", "voice", "model", "device", "precision")
+    )
+    return Began(persona, voice, model, device, precision, seed if isinstance(seed, int) else None, 0, 0, settings)
+
+
+def _tokens(path: Path) -> NDArray[np.int32] | None:
+    if not path.is_file():
+        return None
+    try:
+        tokens = np.load(path, allow_pickle=False)
+        if tokens.ndim != 2 or tokens.shape[1] != TOKENS_A_FRAME or tokens.dtype.kind != "i":
+            raise ValueError(f"not [frames, {TOKENS_A_FRAME}]")
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise AudioError(
+            f"{shown(path)} holds no tokens: {error}.", "Remove it, or copy the recording again."
+        ) from error
+    return np.asarray(tokens, dtype=np.int32)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
