@@ -5,12 +5,11 @@
     for step in converse(engine, audio, find_character()):
         print(step.text, end="")
 
-Nothing is imported before it is used: torch comes with `load`.
+Nothing is imported before it is used: torch comes with `load`. Of Python's own modules nothing is, either: a program
+that begins here cannot take care of Ctrl-C before this file is through.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # what typing.TYPE_CHECKING is, to type checkers as well
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -50,7 +49,10 @@ _PLACES = {
 __all__ = sorted(_PLACES)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    value: object = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    return value

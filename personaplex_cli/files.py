@@ -5,9 +5,11 @@ what their names say.
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EINVAL, EISDIR
+from functools import cache
 from itertools import accumulate
 from math import inf
 from pathlib import Path
@@ -18,6 +20,8 @@ from personaplex_cli.errors import AudioError, ModelError, UsageError
 
 GIGABYTE = 10**9
 MAX_TEXT_BYTES = 1_000_000  # of a file that a person writes: settings, a persona, a prompt
+SCRATCH = ".personaplex-"  # how the names of folders begin in which something is being written
+ABANDONED_SECONDS = 24 * 3600.0  # since something was put there: the program that wrote was killed
 
 
 @contextmanager
@@ -28,7 +32,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     different things under one name. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".", dir=path.parent, ignore_cleanup_errors=True) as scratch:
+    _remove_abandoned(path.parent)
+    with TemporaryDirectory(prefix=SCRATCH, dir=path.parent, ignore_cleanup_errors=True) as scratch:
         partial = Path(scratch) / path.name
         yield partial
         try:
@@ -36,6 +41,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         except OSError:
             if not (partial.is_dir() and path.is_dir()):
                 raise
+
+
+@cache  # once for each folder: an output folder may have a hundred thousand files
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed programs were writing there. One that still writes has been at it for minutes, not a day."""
+    with suppress(OSError):  # a folder that others change, or that cannot be read
+        for scratch in folder.glob(f"{SCRATCH}*/"):
+            if time.time() - scratch.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager

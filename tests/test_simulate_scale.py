@@ -1,5 +1,6 @@
 """The simulation behind docs/scaling.md keeps the books, and agrees with what is known of queues."""
 
+import sys
 from dataclasses import replace
 from math import inf
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from simulate_scale import DAY, HOUR, PLACEMENTS, Fleet, Outcome, Plan, erlang_b, load_for, table
+from simulate_scale import DAY, HOUR, PLACEMENTS, Fleet, Outcome, Plan, erlang_b, load_for, main, table
 
 plans = some.builds(
     Plan,
@@ -90,3 +91,18 @@ def test_the_same_seed_gives_the_same_table() -> None:
     assert lines(1) == lines(1) != lines(2)
     assert len({line.count("|") for line in lines(1).splitlines()}) == 1
     assert len(lines(1).splitlines()) == 2 + len(PLACEMENTS)
+
+
+@pytest.mark.parametrize("option", ["gpus", "slots", "queue", "seed"])
+@pytest.mark.parametrize("value", [-1, 0, 1])
+def test_any_number_is_a_fleet_or_refused(
+    option: str, value: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["simulate_scale.py", "--gpus", "1", "--slots", "2", f"--{option}", str(value)])
+    if value == 1 or (value == 0 and option in ("queue", "seed")):
+        main()
+        assert capsys.readouterr().out.count("|\n") == 8
+    else:
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        assert f"argument --{option}: {value} is less than" in capsys.readouterr().err

@@ -217,8 +217,8 @@ def cells(plan: Plan, outcome: Outcome) -> dict[str, str]:
         "GPUs": f"{plan.gpus:,}{', scaling' if plan.scales else ''}",
         "placement": plan.placement,
         "talks": f"{outcome.arrived:,}",
-        "refused": f"{outcome.refused / outcome.arrived:.2%}",
-        "waited": f"{len(waits) / outcome.arrived:.1%}",
+        "refused": f"{outcome.refused / (outcome.arrived or 1):.2%}",
+        "waited": f"{len(waits) / (outcome.arrived or 1):.1%}",
         "wait, p50 / p95": f"{middle:.0f} / {long:.0f} s",
         "slots in use": f"{outcome.talked / outcome.powered / plan.slots:.0%}",
         "GPU-hours": f"{outcome.powered / HOUR:,.0f}",
@@ -233,12 +233,23 @@ def table(plans: Iterable[Plan]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """A type for argparse: whole numbers from `least` on."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return int(text)
+
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpus", type=int, nargs="+", default=[10, 100, 1000])
-    parser.add_argument("--slots", type=int, default=Plan.slots, help="talks of one GPU")
-    parser.add_argument("--queue", type=int, default=Plan.queue, help="how many wait at one GPU")
-    parser.add_argument("--seed", type=int, default=Plan.seed)
+    parser.add_argument("--gpus", type=at_least(1), nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--slots", type=at_least(1), default=Plan.slots, help="talks of one GPU")
+    parser.add_argument("--queue", type=at_least(0), default=Plan.queue, help="how many wait at one GPU")
+    parser.add_argument("--seed", type=at_least(0), default=Plan.seed)
     given = parser.parse_args()
     fleets = [Plan(n, load_for(n * given.slots), given.slots, given.queue, seed=given.seed) for n in given.gpus]
     ways = product((False, True), PLACEMENTS)

@@ -1,6 +1,7 @@
 """What becomes of the jobs of a run: told, counted, noted in `results.jsonl`; and when the run must end."""
 
 import json
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +14,7 @@ from personaplex_cli.files import atomic_file
 from personaplex_cli.options import OutputOptions
 from personaplex_cli.programs.answers import Result
 from personaplex_cli.programs.jobs import Job, Ready, Work
-from personaplex_cli.transcript import as_bytes
+from personaplex_cli.transcript import as_bytes, clock
 
 FAILURES_IN_A_ROW = 3  # not the recordings' fault, but a server's or a disk's: the run ends
 
@@ -31,6 +32,8 @@ class Ledger:
         self._frames_left = sum(self._left.values())
         self._failed: set[int] = set()  # their numbers
         self._cut_short = 0  # recordings that ended while the user spoke
+        self._seconds = 0.0  # of sound that was answered
+        self._began = time.monotonic()
 
     def listen(self, event: Event) -> None:
         """Tell an event onward, with what only the whole run knows."""
@@ -64,7 +67,12 @@ class Ledger:
         self._lines.close()
 
     def conclude(self) -> None:
-        """Say at the end what is not good, but no failure."""
+        """Say at the end what was done, and what is not good, but no failure."""
+        if self._work.count > 1:
+            took = max(time.monotonic() - self._began, 1e-9)
+            speed = f"{self._seconds / took:.1f}x real time"
+            answered = f"Answered: {self._work.finished} of {self._work.count} recordings"
+            self._tell(Note(f"{answered}, {clock(self._seconds)} of sound in {clock(took)}, {speed}."))
         if self._cut_short:
             one = self._work.count == 1
             ended = "The recording ends with your" if one else f"{self._cut_short} recordings end with their"
@@ -83,6 +91,7 @@ class Ledger:
         self._tell(Finished(result.job.source, files, report["seconds"], report["speed"], report["text"]))
         self._lines.add(report)
         self._work.finished += 1
+        self._seconds += report["seconds"]
         self._cut_short += result.cut_short
 
     def _fail(self, job: Job, error: PersonaplexError) -> None:

@@ -86,3 +86,12 @@ def test_ctrl_c_counts_while_the_program_is_imported(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "Stopped.\n")
+
+
+def test_nothing_is_imported_before_ctrl_c_counts() -> None:
+    """What comes before is Python's own start."""
+    code = (
+        "import sys; before = {*sys.modules}; import personaplex_cli.__main__; print(*sorted({*sys.modules} - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["personaplex_cli", "personaplex_cli.__main__"]

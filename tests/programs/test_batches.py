@@ -1,6 +1,7 @@
 """Many recordings at once: each is answered as if it were alone, whatever happens to the others."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from personaplex_cli.audio.recording import read_recording, write_wav
 from personaplex_cli.conversation import Reply
 from personaplex_cli.errors import AudioError, PersonaplexError
-from personaplex_cli.events import Event, Failed, Finished, Started, Step, ignore
+from personaplex_cli.events import Event, Failed, Finished, Note, Started, Step, ignore
 from personaplex_cli.options import OutputOptions
 from personaplex_cli.programs import answers, results, run
 from personaplex_cli.programs.jobs import Work, plan
@@ -126,6 +127,14 @@ def test_the_model_itself_answers_a_batch_alike(random_folder: Path) -> None:
             assert report == others[name][1]
             here, there = (np.frombuffer(each, "<i2").astype(int) for each in (wav, others[name][0]))
             assert np.abs(here - there).max() <= 1
+
+
+def test_at_the_end_many_are_summed_up() -> None:
+    record({"a": 12, "b": 13, "c": 25})
+    told: list[Event] = []
+    answered(ChainEngine(2, 1), "out", listen=told.append, spoil=Path("in/c.wav").unlink)
+    summary = next(each.text for each in told if isinstance(each, Note))
+    assert re.fullmatch(r"Answered: 2 of 3 recordings, 0:02 of sound in 0:0\d, [\d.]+x real time\.", summary)
 
 
 @pytest.mark.parametrize("slots", [1, 3])

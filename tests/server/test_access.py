@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import os
 import shutil
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from personaplex_cli.protocols.wire import PATH, Handshake
 from personaplex_cli.samples import FRAME
 from personaplex_cli.server.access import warning
 
+HEALTH_CHECK = Path(__file__).parents[2] / "deploy/health_check.py"
+
 
 def test_only_with_the_token_one_gets_in(random_folder: Path) -> None:
     async def knock(server: RunningServer) -> None:
@@ -44,6 +48,7 @@ def test_only_with_the_token_one_gets_in(random_folder: Path) -> None:
 
     with RunningServer(random_folder, access=AccessOptions(port=0, token="geheimís")) as server:
         asyncio.run(knock(server))
+        assert is_healthy(server.url)
 
 
 def test_the_token_may_come_in_the_header(random_folder: Path) -> None:
@@ -95,6 +100,14 @@ def test_with_a_certificate_it_speaks_tls(random_folder: Path, tmp_path: Path) -
     with RunningServer(random_folder, access=AccessOptions(port=0, ssl_cert=cert, ssl_key=key)) as server:
         assert server.url.startswith("https://")
         asyncio.run(talk(server))
+        assert is_healthy(server.url)
+    assert not is_healthy(server.url)
+
+
+def is_healthy(url: str) -> bool:
+    """What the container's health check finds."""
+    environment = {**os.environ, "PERSONAPLEX_PORT": url.rpartition(":")[2]}
+    return subprocess.run([sys.executable, HEALTH_CHECK], env=environment).returncode == 0
 
 
 @pytest.mark.parametrize(
