@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from fakecuda import ABOUT_NOTICING_WAITS
-from golden import CPU, FP32, TokenTalk, load_golden
+from golden import CPU, FP32, Golden, TokenTalk, load_golden
+from longtalk import CONTEXT, GOLDEN, Talker, held
 
 from personaplex_cli.character import Character, Sampling
 from personaplex_cli.engine.engine import LocalEngine
@@ -43,7 +44,7 @@ def engine_for(folder: Path, precision: str = "fp32", listen: Listener = ignore)
     return load_cold(ModelOptions(str(folder), device="cuda", precision=precision), listen)
 
 
-def held(engine: LocalEngine, character: Character, frames: int = 40) -> list[tuple[bytes, str]]:
+def answers(engine: LocalEngine, character: Character, frames: int = 40) -> list[tuple[bytes, str]]:
     engine.begin(0, character)
     list(engine.prefill() or ())
     noise = np.random.default_rng(1).normal(0.0, 0.1, (frames, FRAME)).astype(np.float32)
@@ -51,18 +52,23 @@ def held(engine: LocalEngine, character: Character, frames: int = 40) -> list[tu
     return [(reply.pcm.tobytes(), reply.text) for reply in replies]
 
 
+def talk_on_gpu(golden: Golden, folder: Path, streamed: int, **sizes: int) -> TokenTalk:
+    """As many of its layers as are `streamed` wait in main memory."""
+    wanted = {**golden.sizes, **sizes}
+
+    def place(name: str) -> torch.device:
+        waits = waits_in_main_memory(name, wanted["num_layers"], streamed) or name.startswith(EMBEDDINGS)
+        return CPU if waits else GPU
+
+    lm = load_lm(golden.write_weights(folder / golden.spec.weights_file), wanted, FP32, place)
+    return TokenTalk(lm, golden.spec, StreamedLayers(lm.transformer.layers, streamed, GPU) if streamed else None)
+
+
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("streamed", [0, 1])
 def test_tokens_are_the_references(path: Path, streamed: int, tmp_path: Path) -> None:
     golden = load_golden(path)
-    layers = golden.sizes["num_layers"]
-
-    def place(name: str) -> torch.device:
-        waits = waits_in_main_memory(name, layers, streamed) or name.startswith(EMBEDDINGS)
-        return CPU if waits else GPU
-
-    lm = load_lm(golden.write_weights(tmp_path / golden.spec.weights_file), golden.sizes, FP32, place)
-    talk = TokenTalk(lm, golden.spec, StreamedLayers(lm.transformer.layers, streamed, GPU) if streamed else None)
+    talk = talk_on_gpu(golden, tmp_path, streamed)
     talk.begin(lay_out(golden.codes("voice"), golden.data["text_prompt"], talk.spec), Sampling(greedy=True))
     answers = [talk.step(user) for user in golden.codes("user").T[:-1]]
     assert [text for text, _ in answers] == golden.data["expected_text"]
@@ -72,11 +78,11 @@ def test_tokens_are_the_references(path: Path, streamed: int, tmp_path: Path) ->
 def test_graphs_are_recorded_and_change_nothing(random_folder: Path, character: Character) -> None:
     told: list[Any] = []
     engine = engine_for(random_folder, listen=told.append)
-    plain = held(engine, character, 250)  # past the first span of the ring
+    plain = answers(engine, character, 250)  # past the first span of the ring
     engine.warm_up(character)
     assert any("equal to the plain way" in each.text for each in told if isinstance(each, Note)), told
     assert len(engine.pipeline.recordings) == 1 + len(engine.model.generator.spans) + 1 + 1
-    assert held(engine, character, 250) == plain
+    assert answers(engine, character, 250) == plain
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -104,10 +110,18 @@ def test_no_frame_waits_but_for_its_answer(random_folder: Path, character: Chara
 def test_memory_stays_flat(random_folder: Path, character: Character) -> None:
     engine = engine_for(random_folder)
     engine.warm_up(character)
-    held(engine, character)
+    answers(engine, character)
     before = torch.cuda.memory_allocated()
-    held(engine, character, 200)
+    answers(engine, character, 200)
     assert torch.cuda.memory_allocated() == before
+
+
+@pytest.mark.parametrize("streamed", [0, 1])
+def test_a_renewed_memory_is_that_of_the_cpu(streamed: int, tmp_path: Path) -> None:
+    here, there = Talker(), Talker()
+    held(GOLDEN.talk(tmp_path, context=CONTEXT), {0: here})
+    held(talk_on_gpu(GOLDEN, tmp_path, streamed, context=CONTEXT), {0: there})
+    assert len(there.events) >= 2 and there == here
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -122,6 +136,6 @@ def test_the_kernels_work(dtype: torch.dtype) -> None:
 def test_every_precision_talks(random_folder: Path, character: Character, precision: str) -> None:
     engine = engine_for(random_folder, precision)
     engine.warm_up(character)
-    first = held(engine, character)
-    assert held(engine, character) == first
+    first = answers(engine, character)
+    assert answers(engine, character) == first
     assert all(np.isfinite(np.frombuffer(sound, dtype=np.float32)).all() for sound, _ in first)

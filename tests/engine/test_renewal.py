@@ -3,22 +3,21 @@
 import json
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from golden import TokenTalk, heard_of, load_golden
+from golden import TokenTalk, heard_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from longtalk import CONTEXT, FRAMES, GOLDEN, GREEDY, QUICK, REMEMBERED, Talker, held
 
 from personaplex_cli.audio.recording import Recording
 from personaplex_cli.character import Character, Sampling
 from personaplex_cli.conversation import Conversation, Reply, converse_all
-from personaplex_cli.engine.prompting import Layout, lay_out
 from personaplex_cli.engine.renewal import LEAST_REMEMBERED, PACE, Pace, Renewals, schedule
 from personaplex_cli.engine.steps import PLAIN
 from personaplex_cli.events import Began, Event, Note, Renewed, Step
@@ -27,32 +26,9 @@ from personaplex_cli.loader.load import load_cold
 from personaplex_cli.options import LiveModelOptions
 from personaplex_cli.samples import SAMPLE_RATE
 
-GOLDEN = load_golden(Path(__file__).parents[1] / "data/golden/golden-b.json")
-CONTEXT, REMEMBERED, FRAMES = 160, 20, 150  # of which the prompt takes 31; then it is renewed twice
-QUICK = Pace(reading=5, searching=6, pause=2, between=8)
-GREEDY = Sampling(greedy=True)
 KIND = Character("kind", "You are kind.", "noise", np.zeros(SAMPLE_RATE, dtype=np.float32), GREEDY)
 hows = st.sampled_from([GREEDY, Sampling(seed=1), Sampling(seed=2, audio_temperature=2, text_temperature=2)])
 pauses = st.frozensets(st.integers(0, FRAMES), max_size=FRAMES)
-
-
-@dataclass
-class Talker:
-    """Somebody who talks for a while, in codes; `quiet` are frames in which nobody is heard."""
-
-    seed: int = 0
-    how: Sampling = GREEDY
-    quiet: frozenset[int] = frozenset()
-    text: Sequence[int] = (5, 6, 7, 8)
-    said: list[tuple[int, ...]] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-
-    @property
-    def layout(self) -> Layout:
-        return lay_out(GOLDEN.codes("voice"), list(self.text), GOLDEN.spec)
-
-    def codes(self, frame: int) -> torch.Tensor:
-        return torch.randint(2048, (8,), generator=torch.Generator().manual_seed(1000 * self.seed + frame))
 
 
 @pytest.fixture(scope="module")
@@ -63,29 +39,6 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> TokenTalk:
 @pytest.fixture(scope="module")
 def three(talk: TokenTalk) -> TokenTalk:
     return TokenTalk(talk.lm, talk.spec, slots=3)
-
-
-def held(talk: TokenTalk, talkers: dict[int, Talker], at_once: int = 16, frames: int = FRAMES) -> Renewals:
-    """Hold these talks together, each in its slot."""
-    renewals = Renewals(talk.generator, talk.slots, REMEMBERED, QUICK)
-    for row, talker in talkers.items():
-        talk.begin(talker.layout, talker.how, row)
-        renewals.begin(row, talker.layout)
-    for frame in range(frames):
-        hear(talk, renewals, talkers, frame)
-        for row, event in renewals.go_on(at_once, others_wait=frame % 3 == 0) or ():
-            talkers[row].events.append(event)
-            if isinstance(event, Renewed):
-                talk.pipeline.skip_to(row, event.filled)
-    return renewals
-
-
-def hear(talk: TokenTalk, renewals: Renewals, talkers: dict[int, Talker], frame: int) -> None:
-    replies = talk.pipeline.run({row: heard_of(talker.codes(frame)) for row, talker in talkers.items()})
-    for row, reply in replies.items():
-        assert isinstance(reply, Reply)
-        talkers[row].said.append(reply.tokens)
-        renewals.hear(row, quiet=frame in talkers[row].quiet)
 
 
 def columns_of(talker: Talker, first: int, last: int) -> torch.Tensor:
