@@ -50,11 +50,24 @@ def fresh_seed() -> int:
 
 
 @dataclass(frozen=True, eq=False)
+class OwnVoice:
+    """A voice that the user has added: a sample of speech, [n] as in `Character`, and the folder in which a model keeps
+    what it makes of it."""
+
+    sample: Samples
+    folder: Path
+
+
+Sound = str | Path | Samples | OwnVoice
+
+
+@dataclass(frozen=True, eq=False)
 class Character:
     """Who speaks and how. `persona` and `voice` are names, `prompt` is the text (may be empty).
 
     `sound` is how the voice sounds: the name of a file in the model's voices archive, such as "NATF2.pt"; the path of
-    a `.pt` file saved by the reference; or a sample of speech, [n] at 24 kHz mono, already at the right loudness.
+    a `.pt` file saved by the reference; a sample of speech, [n] at 24 kHz mono, already at the right loudness; or a
+    voice of the user's own.
 
     Raises UsageError for a prompt that no model could read.
     """
@@ -62,7 +75,7 @@ class Character:
     persona: str
     prompt: str
     voice: str
-    sound: str | Path | Samples
+    sound: Sound
     sampling: Sampling = Sampling()
 
     def __post_init__(self) -> None:

@@ -4,8 +4,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from personaplex_cli.audio.recording import read_voice_sample
-from personaplex_cli.character import Character, Sampling
+from personaplex_cli.audio.recording import read_recording
+from personaplex_cli.audio.voice_sample import read_voice_sample
+from personaplex_cli.character import Character, OwnVoice, Sampling, Sound
 from personaplex_cli.errors import UsageError
 from personaplex_cli.files import read_small
 from personaplex_cli.library.catalog import Persona, SpoiledEntry, Voice, find_named_voice, find_persona, find_voice
@@ -44,9 +45,15 @@ def find_named_character(options: CharacterOptions, usual_voice: str | None, sam
 def _character(persona: Persona, text: str | None, voice: Voice, sampling: Sampling) -> Character:
     if text is not None and text.strip() != persona.prompt.strip():
         persona = replace(persona, name=OWN_WORDS, prompt=text)  # not the one that the catalog calls by that name
-    is_sample = voice.path is not None and voice.path.suffix.lower() != ".pt"
-    sound = read_voice_sample(voice.path) if is_sample and voice.path else voice.path or voice.file
-    return Character(persona.name, persona.prompt, voice.name, sound, sampling)
+    return Character(persona.name, persona.prompt, voice.name, _sound(voice), sampling)
+
+
+def _sound(voice: Voice) -> Sound:
+    if voice.path is None:
+        return voice.file
+    if voice.added:
+        return OwnVoice(read_recording(voice.path), voice.path.parent)  # which is as the model wants it
+    return voice.path if voice.path.suffix.lower() == ".pt" else read_voice_sample(voice.path)
 
 
 def _text(text: str) -> str:

@@ -1,6 +1,6 @@
 """Recorded sound: any file in, 24 kHz mono inside, wav out. And a recording as the `Audio` of a conversation.
 
-`decoding` reads, `voice` chooses the channel and the level, soxr resamples, pyloudnorm measures loudness.
+`decoding` reads, `voice` chooses the channel and the level, soxr resamples.
 """
 
 import io
@@ -19,7 +19,7 @@ import soxr
 from personaplex_cli.audio.chunks import SIDES
 from personaplex_cli.audio.decoding import decode, free_memory
 from personaplex_cli.audio.queue import NOTHING
-from personaplex_cli.audio.voice import at_full_scale, one_voice
+from personaplex_cli.audio.voice import about_clipping, at_full_scale, one_voice
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.files import atomic_file
 from personaplex_cli.hush import SPEECH_FRAMES, speech_above
@@ -35,10 +35,6 @@ from personaplex_cli.samples import (
 )
 
 STDIN = "-"
-VOICE_LOUDNESS = -24.0  # LUFS, to which the reference sets voice prompts
-VOICE_PEAK = 0.99
-MIN_VOICE_SECONDS = 0.4  # the block of BS.1770: loudness is not defined below
-MAX_VOICE_SECONDS = 60.0  # the model hears the whole sample before each conversation
 LAST_SECOND = round(1 / FRAME_SECONDS)  # frames
 MAX_LATE_FRAMES = 125  # 10 s: how late an answer from a server may be
 
@@ -101,15 +97,30 @@ class Recording:
 
 
 def read_recording(
-    path: Path | str, channel: str | None = None, remark: Callable[[str], None] = lambda text: None
+    path: Path | str,
+    channel: str | None = None,
+    remark: Callable[[str], None] = lambda text: None,
+    max_seconds: float | None = None,
 ) -> Samples:
     """A sound file of any rate and any number of channels -> the voice in it, [n] float32 at 24 kHz.
 
     `-` is standard input. `channel` is left, right or a number from 1; without it the voice is looked for. `remark`
     gets a sentence for whatever the user may not expect. Raises UsageError if there is no such file, AudioError if it
-    is no sound, empty or cut short.
+    is no sound, empty, cut short or longer than `max_seconds`.
     """
-    return _voice(path, channel, None, remark)
+    name = shown(path)
+    content = _content(path, name)
+    decoded, remarks = decode(content, name, max_seconds)
+    del content
+    voices = []
+    for sound, rate, sides in decoded:
+        sound, about_level = at_full_scale(sound, name)
+        voice, about_channels = one_voice(sound, rate, name, channel, sides or _is_ours(path))
+        voices.append(np.asarray(soxr.resample(voice, rate, SAMPLE_RATE), dtype=np.float32))
+        remarks += about_level + about_channels + about_clipping(voice, name)
+    for each in dict.fromkeys(remarks):
+        remark(each)
+    return np.concatenate(voices)
 
 
 def can_be_read_again(path: Path | str) -> bool:
@@ -123,25 +134,6 @@ def shown(path: Path | str) -> str:
     """How messages call a source: as the user named it, and with what cannot be printed as an escape."""
     name = "standard input" if str(path) == STDIN else str(path)
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def read_voice_sample(path: Path) -> Samples:
-    """A sample of speech as the model wants voices: 24 kHz mono at -24 LUFS, peaks at most 0.99.
-
-    Raises AudioError if it is shorter than 0.4 s or silent, and what `read_recording` raises.
-    """
-    import pyloudnorm  # brings scipy.signal along, which takes a second
-
-    sample = _voice(path, None, MAX_VOICE_SECONDS, lambda text: None)
-    if len(sample) < MIN_VOICE_SECONDS * SAMPLE_RATE:
-        raise AudioError(
-            f"The voice sample {shown(path)} is shorter than {MIN_VOICE_SECONDS} s.", "10 to 20 s are best."
-        )
-    loudness = pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(sample)
-    if not np.isfinite(loudness):
-        raise AudioError(f"The voice sample {shown(path)} is silent.", "Record 10 to 20 s of clear speech.")
-    gain = min(10 ** ((VOICE_LOUDNESS - loudness) / 20), VOICE_PEAK / float(np.abs(sample).max()))
-    return np.asarray(sample * gain, dtype=np.float32)
 
 
 def write_wav(file: IO[bytes], *channels: Samples) -> None:
@@ -164,22 +156,6 @@ def mark_sides(wav: IO[bytes]) -> None:
     wav.seek(4)
     wav.write(struct.pack("<I", min(size + len(chunk), 2**32 - 1)))
     wav.seek(0, os.SEEK_END)
-
-
-def _voice(path: Path | str, channel: str | None, max_seconds: float | None, remark: Callable[[str], None]) -> Samples:
-    name = shown(path)
-    content = _content(path, name)
-    decoded, remarks = decode(content, name, max_seconds)
-    del content
-    voices = []
-    for sound, rate, sides in decoded:
-        sound, about_level = at_full_scale(sound, name)
-        voice, about_channels = one_voice(sound, rate, name, channel, sides or _is_ours(path))
-        voices.append(np.asarray(soxr.resample(voice, rate, SAMPLE_RATE), dtype=np.float32))
-        remarks += about_level + about_channels
-    for each in dict.fromkeys(remarks):
-        remark(each)
-    return np.concatenate(voices)
 
 
 def _content(path: Path | str, name: str) -> bytes:

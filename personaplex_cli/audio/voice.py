@@ -20,6 +20,8 @@ LOUDEST_FOR = 0.2  # seconds over which a live channel's loudness counts
 CLEARLY_LOUDER = 4.0  # times the power, 6 dB: less is no reason to change
 VERY_QUIET = -60.0  # dBFS of the loudest sample
 HOT = 8.0  # times full scale: more is no sound that was recorded too loud, but another unit
+CUT_OFF, CUT_OFF_RUN = 0.99, 3  # of the largest sample, and samples in a row: equal ones up there are cut off
+CLIPPED_SHARE = 0.001, 0.5  # of all samples: a voice that was too loud, and no voice at all
 INTEGER_SCALES = {bits: 2.0 ** (bits - 1) for bits in (8, 16, 24, 32)}
 
 
@@ -46,6 +48,19 @@ def at_full_scale(sound: Samples, name: str) -> tuple[Samples, list[str]]:
     raise AudioError(
         f"{name} has values up to {peak:.0e}, where 1 is full scale: that is not sound.", "Export it again."
     )
+
+
+def about_clipping(sound: Samples, name: str) -> list[str]:
+    """Whether a voice [n], as it was recorded, has its peaks cut off; after a lossy codec nobody can tell."""
+    magnitude = np.abs(sound)
+    high = np.flatnonzero(magnitude[CUT_OFF_RUN - 1 :] >= CUT_OFF * magnitude.max(initial=0.0))
+    flat = np.ones(len(high), dtype=bool)
+    for later in range(1, CUT_OFF_RUN):
+        flat &= sound[high] == sound[high + later]
+    low, most = CLIPPED_SHARE
+    if low <= flat.sum() / max(1, len(sound)) <= most:
+        return [f"{name} is clipped: its peaks are cut off. Record it less loud, if you can."]
+    return []
 
 
 class OneChannel:

@@ -39,7 +39,12 @@ EXAMPLES = {
         "personaplex bench --random-weights --precision int8 --context-fill 2900",
         "personaplex bench --batch-size 1,2,4",
     ),
-    "voices": ("personaplex voices", "personaplex voices NATF2"),
+    "voices": (
+        "personaplex voices",
+        "personaplex voices add ada recording.wav",
+        "personaplex voices play ada",
+        "personaplex voices remove ada",
+    ),
     "personas": ("personaplex personas", "personaplex personas teacher"),
 }
 
@@ -59,6 +64,17 @@ class Command(typer.core.TyperCommand):
 
     def get_params(self, ctx: Any) -> Any:
         return plain(super().get_params(ctx))
+
+
+class ShownByName(typer.core.TyperGroup):
+    """`personas teacher` is `personas show teacher`."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return plain(super().get_params(ctx))
+
+    def resolve_command(self, context: Any, arguments: list[str]) -> Any:
+        known = self.get_command(context, arguments[0])
+        return super().resolve_command(context, arguments if known else ["show", *arguments])
 
 
 def plain(parameters: Sequence[Any]) -> Sequence[Any]:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict, replace
 from getpass import getpass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import typer.core
@@ -15,9 +15,8 @@ from rich.console import Console
 from personaplex_cli.character import Sampling
 from personaplex_cli.cli.binding import settable
 from personaplex_cli.cli.completion import completer
-from personaplex_cli.cli.help import Command, plain
-from personaplex_cli.cli.terminal import complain, say, show_list, show_text, write_json
-from personaplex_cli.errors import UsageError
+from personaplex_cli.cli.help import Command, ShownByName
+from personaplex_cli.cli.terminal import complain, left_out, say, show_list, show_text, write_json
 from personaplex_cli.events import Note
 from personaplex_cli.library import catalog
 from personaplex_cli.options import (
@@ -41,19 +40,8 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
 
-class Personas(typer.core.TyperGroup):
-    """`personas teacher` is `personas show teacher`."""
-
-    def get_params(self, ctx: Any) -> Any:
-        return plain(super().get_params(ctx))
-
-    def resolve_command(self, context: Any, arguments: list[str]) -> Any:
-        known = self.get_command(context, arguments[0])
-        return super().resolve_command(context, arguments if known else ["show", *arguments])
-
-
 personas_app = typer.Typer(
-    cls=Personas, help="List the personas, or show one: `personas teacher`.", invoke_without_command=True
+    cls=ShownByName, help="List the personas, or show one: `personas teacher`.", invoke_without_command=True
 )
 
 
@@ -194,33 +182,10 @@ def login() -> None:
         complain(str(obstacle), obstacle.hint)
 
 
-def _left_out(error: UsageError) -> None:
-    """One broken file spoils no list: it is named on stderr, and its own name refuses it."""
-    complain(f"Left out: {error}", error.hint)
-
-
-def voices(
-    *,
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME", help="Only this one.", show_default=False, autocompletion=completer("voice")),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List the voices."""
-    found = catalog.voices(_left_out) if name is None else [catalog.find_voice(name)]
-    used_by = {persona.voice: persona.name for persona in catalog.personas(lambda error: None)}
-    listed = [
-        (voice.name, voice.description, used_by.get(voice.name, ""), str(voice.path or "the model's own"))
-        for voice in found
-    ]
-    show_list(["name", "description", "persona", "source"], listed, as_json)
-
-
 @personas_app.callback()
 def personas(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand is None:
-        found = catalog.personas(_left_out)
+        found = catalog.personas(left_out)
         listed = [(persona.name, persona.description, persona.voice) for persona in found]
         show_list(["name", "description", "voice"], listed, as_json)
 

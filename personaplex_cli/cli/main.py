@@ -13,11 +13,12 @@ import typer.core
 from personaplex_cli import __version__
 from personaplex_cli.cli.binding import bound, settable
 from personaplex_cli.cli.help import Command, examples, plain
-from personaplex_cli.cli.machine import bench, devices, doctor, download, login, personas_app, voices
+from personaplex_cli.cli.machine import bench, devices, doctor, download, login, personas_app
 from personaplex_cli.cli.output import ReaderLeft, drop, watched_streams
 from personaplex_cli.cli.replays import replay
 from personaplex_cli.cli.talk import chat, run, serve
 from personaplex_cli.cli.terminal import end_as_by_ctrl_c, report, say
+from personaplex_cli.cli.voices import voices_app
 from personaplex_cli.errors import PersonaplexError, UsageError
 from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file, working_folder
 
@@ -56,12 +57,12 @@ app = typer.Typer(
 PANELS = {  # as help lists them
     "Talk": (chat, run, serve, replay),
     "Set up": (login, download, doctor, devices, bench),
-    "Choose": (voices,),
 }
 for panel, commands in PANELS.items():
     for command in commands:
         name = command.__name__
         app.command(cls=Command, epilog=examples(name), rich_help_panel=panel)(bound(command))
+app.add_typer(voices_app, name="voices", epilog=examples("voices"), rich_help_panel="Choose")
 app.add_typer(personas_app, name="personas", epilog=examples("personas"), rich_help_panel="Choose")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from personaplex_cli.errors import OutputError, PersonaplexError
+from personaplex_cli.errors import OutputError, PersonaplexError, UsageError
 from personaplex_cli.events import Event, Note, as_json
 from personaplex_cli.screen.screens import ProgressScreen
 from personaplex_cli.screen.tables import show_table
@@ -43,6 +43,24 @@ def report(error: BaseException, debug: bool = False) -> int:
     hint = "Run it with `personaplex --debug` to see where it comes from."
     complain(f"This is a bug: {type(error).__name__}: {error}", hint, debug)
     return PersonaplexError.exit_code
+
+
+def left_out(error: UsageError) -> None:
+    """One broken file spoils no list: it is named on stderr, and its own name refuses it."""
+    complain(f"Left out: {error}", error.hint)
+
+
+def agreed(question: str, yes: bool) -> bool:
+    """The answer to a question: `yes` of a script that knows it, else the user's, who is asked once.
+
+    Raises UsageError where there is nobody to ask.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} There is no terminal to ask at.", "If the answer is yes, give --yes.")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def say(text: str) -> None:

@@ -57,8 +57,8 @@ def request_for(character: Character) -> Request:
     """
     sampling = character.sampling
     if not isinstance(character.sound, str):
-        what = f"The voice {character.voice} is a file on this machine; a server has its own voices."
-        raise UsageError(what, "Give --voice a name.")
+        what = f"The voice {character.voice} is on this machine; a server has its own voices."
+        raise UsageError(what, "Give --voice the name of one of those; `personaplex voices add` there adds yours.")
     request = Request(
         voice=Path(character.sound).stem,
         prompt=character.prompt or " ",  # NVIDIA's server needs one; without one ours would take a persona's

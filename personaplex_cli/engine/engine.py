@@ -18,13 +18,14 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
-from personaplex_cli.character import Character, fresh_seed
+from personaplex_cli.character import Character, OwnVoice, Sound, fresh_seed
 from personaplex_cli.conversation import NO_ONE, Reply
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.gpu import on_device
 from personaplex_cli.engine.graphs import GraphRecorder
 from personaplex_cli.engine.memory import out_of_memory_explained
 from personaplex_cli.engine.mimi import MimiCodec
+from personaplex_cli.engine.own_voice import VoiceMaker
 from personaplex_cli.engine.pipeline import FramePipeline
 from personaplex_cli.engine.prefill import AT_ONCE
 from personaplex_cli.engine.prompt_cache import PromptCache
@@ -49,7 +50,7 @@ class LoadedModel:
     """What an engine is made of: modules with their weights, and what can be said of them.
 
     `find_voice` gives the path of a voice in the model's archive. `name` is the model as strangers may see it,
-    `settings` are those that it was loaded with.
+    `settings` are those that it was loaded with, `revision` changes with its files and its precision.
     """
 
     spec: ModelSpec
@@ -62,6 +63,7 @@ class LoadedModel:
     settings: Mapping[str, Any]
     prompts: PromptCache
     memory: int = 0  # frames of a talk that are remembered when its memory is renewed; 0: it is not
+    revision: str = ""
 
 
 class LocalEngine:
@@ -84,8 +86,9 @@ class LocalEngine:
         self._renewals = Renewals(model.generator, slots, model.memory)
         self._at_once = AT_ONCE  # positions of a prompt that are read between two frames of others
         self._rehearsal: Character | None = None
-        self._sample: Samples | None = None  # the voice sample that was encoded last
-        self._sample_codes = torch.empty(0)
+        self._own_voices = VoiceMaker(model.codec, model.generator.embed, model.spec, model.name, model.revision)
+        self._sample: Samples | OwnVoice | None = None  # the voice sample that was heard last, and what came of it
+        self._sample_heard: Tensor | SavedVoice = torch.empty(0)
 
     def begin(self, slot: int, character: Character) -> None:
         self.end(slot)
@@ -269,15 +272,18 @@ class LocalEngine:
         voice = yield from self._voice(character.sound)
         return lay_out(voice, tokens, spec)
 
-    def _voice(self, sound: str | Path | Samples) -> Generator[None, None, Tensor | SavedVoice]:
+    def _voice(self, sound: Sound) -> Generator[None, None, Tensor | SavedVoice]:
         if isinstance(sound, str):
             sound = self.model.find_voice(sound)
         if isinstance(sound, Path):
             return load_saved_voice(sound, self.model.spec)
         if self._sample is not sound:  # a restart asks for the same sample again
-            codes = yield from self.model.codec.codes_of(sound)
-            self._sample, self._sample_codes = sound, codes
-        return self._sample_codes
+            if isinstance(sound, OwnVoice):
+                self._sample_heard = yield from self._own_voices.voice(sound)
+            else:
+                self._sample_heard = yield from self.model.codec.codes_of(sound)
+            self._sample = sound
+        return self._sample_heard
 
     def _check_health(self, slot: int) -> None:
         """After an error the model must show in its slot that it is all right before it goes on. Raises if not."""

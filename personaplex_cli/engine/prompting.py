@@ -93,9 +93,12 @@ def lay_out(voice: Tensor | SavedVoice, text_tokens: Sequence[int], spec: ModelS
         columns = _columns(spoken, len(voice.embeddings) + 1, spec)
         columns[:, 0] = torch.where(columns[:, 0] == UNKNOWN, voice.following, columns[:, 0])
         return Layout(voice.embeddings, torch.cat([voice.last[:, None], columns], dim=1))
-    heard = _frames([spec.padding] * voice.shape[1], spec, pauses=False)
-    heard[AGENT] = voice
-    return Layout(None, _columns(torch.cat([heard, spoken], dim=1), 0, spec))
+    return Layout(None, _columns(torch.cat([_voice_frames(voice, spec), spoken], dim=1), 0, spec))
+
+
+def voice_columns(codes: Tensor, spec: ModelSpec) -> Tensor:
+    """The columns [17, n + 1] of a voice's Mimi codes [8, n]; of the last one only the delayed rows are known."""
+    return _columns(_voice_frames(codes, spec), 0, spec)
 
 
 def no_prompt(spec: ModelSpec) -> Layout:
@@ -144,6 +147,12 @@ def _check_archive(path: Path) -> None:
             if all(record.compress_type == ZIP_STORED for record in archive.infolist()):
                 return
     raise ValueError("it is too long or compressed")
+
+
+def _voice_frames(codes: Tensor, spec: ModelSpec) -> Tensor:
+    frames = _frames([spec.padding] * codes.shape[1], spec, pauses=False)
+    frames[AGENT] = codes
+    return frames
 
 
 def _frames(text_tokens: Sequence[int], spec: ModelSpec, pauses: bool = True) -> Tensor:

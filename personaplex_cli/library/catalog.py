@@ -1,7 +1,8 @@
 """The voices and personas: those shipped, and the user's own, which replace them by name.
 
-Each is a small TOML file named after itself; a sound file or `.pt` file in the user's `voices` folder is a voice
-itself. A file is only read when its name is asked for, so that one broken file breaks no other name.
+Each is a small TOML file named after itself. In the user's `voices` folder a sound file or a `.pt` file is a voice
+itself, and so is the folder of one that was added (`own_voices.py`). A file is only read when its name is asked for, so
+that one broken file breaks no other name.
 This module does not know what a voice sounds like: it opens neither sound nor `.pt` files, nor the model.
 """
 
@@ -13,6 +14,8 @@ from typing import Generic, TypeVar
 from unicodedata import normalize
 
 from personaplex_cli.errors import UsageError, either, unknown_name
+from personaplex_cli.library import own_voices
+from personaplex_cli.library.own_voices import Provenance
 from personaplex_cli.library.settings import config_folder, read_toml
 from personaplex_cli.samples import SOUND_SUFFIXES
 
@@ -26,7 +29,10 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True)
 class Voice:
-    """How the agent sounds: either `file` in the model's voices archive, or a local sample or `.pt` file (`path`)."""
+    """How the agent sounds: either `file` in the model's voices archive, or a local sample or `.pt` file (`path`).
+
+    `added` is what is known of one that the user has added.
+    """
 
     name: str
     description: str = ""
@@ -34,6 +40,7 @@ class Voice:
     licence: str = ""
     file: str = ""
     path: Path | None = None
+    added: Provenance | None = None
 
 
 @dataclass(frozen=True)
@@ -57,11 +64,11 @@ class SpoiledEntry(UsageError):
 
 
 class Catalog(Generic[Entry]):
-    """All that there is of one kind ("voice"): files with these suffixes, each read by `read`."""
+    """All that there is of one kind ("voice"): the paths that are entries, each read by `read`."""
 
-    def __init__(self, kind: str, suffixes: Collection[str], read: Callable[[Path], Entry]) -> None:
+    def __init__(self, kind: str, is_entry: Callable[[Path], bool], read: Callable[[Path], Entry]) -> None:
         self._kind = kind
-        self._suffixes = suffixes
+        self._is_entry = is_entry
         self._read = read
 
     def all(self, broken: Callable[[UsageError], object] | None = None) -> list[Entry]:
@@ -84,14 +91,18 @@ class Catalog(Generic[Entry]):
 
         Raises UsageError for an unknown name and for a broken file.
         """
+        return self._load(self.path(name))
+
+    def path(self, name: str) -> Path:
+        """The file behind a name, whatever is in it. Raises UsageError for an unknown name."""
         try:
             files = self.files()
         except UsageError as error:
             raise SpoiledEntry(self._kind, name, error) from error
-        if _folded(name) not in files:
+        if folded(name) not in files:
             names = [path.stem for path in files.values()]
             raise unknown_name(self._kind, name, names, f"See `personaplex {self._kind}s`.")
-        return self._load(files[_folded(name)])
+        return files[folded(name)]
 
     def _load(self, path: Path) -> Entry:
         try:
@@ -119,8 +130,8 @@ class Catalog(Generic[Entry]):
                 broken(spoiled)
                 continue
             for path in found:
-                if path.suffix.lower() in self._suffixes and not path.name.startswith("."):
-                    files.setdefault(_folded(path.stem), path)
+                if self._is_entry(path) and not path.name.startswith("."):
+                    files.setdefault(folded(path.stem), path)
         return files
 
 
@@ -136,22 +147,43 @@ def find_voice(name_or_path: str) -> Voice:
     # os.path.isfile, unlike Path.is_file, is silent about names too long to exist.
     if (has_separator or has_suffix or _is_other_file(path)) and os.path.isfile(path):
         return Voice(name=path.name, path=path)
-    if has_separator or (has_suffix and _folded(path.stem) not in VOICES.files()):
+    if has_separator or (has_suffix and folded(path.stem) not in VOICES.files()):
         raise UsageError(f"There is no file {name_or_path}.", "A voice is a name or the path of a sample of speech.")
     return VOICES.find(path.stem if has_suffix else name_or_path)
 
 
+def is_own_voice(voice: Voice) -> bool:
+    """Whether it is the user's, added or put there by hand, and not shipped."""
+    return VOICES.path(voice.name).parent == own_voices.folder()
+
+
+def speakers() -> dict[str, list[str]]:
+    """The names of the personas, as far as they can be read, by the folded name of the voice that they speak with."""
+    by_voice: dict[str, list[str]] = {}
+    for persona in PERSONAS.all(lambda error: None):
+        by_voice.setdefault(folded(persona.voice), []).append(persona.name)
+    return by_voice
+
+
 def _is_other_file(path: Path) -> bool:
     """Whether it may be a recording of a kind that is no voice by itself, and is not the name of a voice with a dot."""
-    return bool(path.suffix) and _folded(path.name) not in VOICES.files()
+    return bool(path.suffix) and folded(path.name) not in VOICES.files()
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """What makes two names the same: case does not count, nor dash or underscore, nor how an accent is encoded."""
     return normalize("NFC", name).casefold().replace("-", "_")
 
 
+def _is_voice(path: Path) -> bool:
+    return path.suffix.lower() in (".toml", *VOICE_SUFFIXES) or own_voices.is_own(path)
+
+
 def _read_voice(path: Path) -> Voice:
+    if own_voices.is_own(path):
+        about = own_voices.provenance(path)
+        description = f"Added {about.added[:10]}"
+        return Voice(path.name, description, about.source, path=path / own_voices.SAMPLE, added=about)
     if path.suffix.lower() != ".toml":
         if not path.is_file():  # a pipe would keep the reader waiting
             raise UsageError(f"{path} is not a regular file.", "Put a sample of speech there, or remove it.")
@@ -186,7 +218,7 @@ def _fields(path: Path, required: str, optional: Collection[str]) -> dict[str, s
     return {key: table.get(key, "").strip() for key in known}
 
 
-VOICES = Catalog("voice", (".toml", *VOICE_SUFFIXES), _read_voice)
-PERSONAS = Catalog("persona", (".toml",), _read_persona)
+VOICES = Catalog("voice", _is_voice, _read_voice)
+PERSONAS = Catalog("persona", lambda path: path.suffix.lower() == ".toml", _read_persona)
 voices, find_named_voice = VOICES.all, VOICES.find
 personas, find_persona = PERSONAS.all, PERSONAS.find

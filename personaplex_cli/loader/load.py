@@ -152,6 +152,7 @@ def _load(
         },
         prompts=prompts,
         memory=round(options.memory / FRAME_SECONDS) if options.renew else 0,
+        revision=_revision(files, precision) if files else "",
     )
     return LocalEngine(model, CudaRecorder(device) if device.type == "cuda" else None, listen)
 
@@ -181,6 +182,12 @@ def _caches(weights: Path, precision: Precision, device: torch.device) -> tuple[
         return None, prompts
     cached = folder / "quantised" / f"{precision.name}-{PACKING}-{digest}"
     return QuantisedCache(cached, expected=int(CACHED_SHARE * about.st_size)), prompts
+
+
+def _revision(files: ModelFiles, precision: Precision) -> str:
+    """It changes with what voices are made of: the files of both models, and how exact the numbers are."""
+    about = [(path.resolve(), path.stat()) for path in (files.weights, files.mimi)]
+    return f"{[(str(path), each.st_size, each.st_mtime_ns) for path, each in about]} {precision.dtype}"
 
 
 def use_cores(lm: LMModel, device: torch.device) -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from personaplex_cli.audio import decoding
 from personaplex_cli.audio.containers import look_into
-from personaplex_cli.audio.recording import read_recording, read_voice_sample
+from personaplex_cli.audio.recording import read_recording
+from personaplex_cli.audio.voice_sample import read_voice_sample
 from personaplex_cli.errors import AudioError
 from personaplex_cli.samples import SAMPLE_RATE, Samples, level
 

@@ -9,7 +9,6 @@ import wave
 from pathlib import Path
 
 import numpy as np
-import pyloudnorm
 import pytest
 import sphn
 from hypothesis import given
@@ -21,7 +20,6 @@ from personaplex_cli.audio.recording import (
     Recording,
     can_be_read_again,
     read_recording,
-    read_voice_sample,
     write_wav,
 )
 from personaplex_cli.errors import AudioError, UsageError
@@ -118,25 +116,6 @@ def test_values_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.wav").write_bytes(header + data)
     with pytest.raises(AudioError, match="not numbers"):
         read_recording(tmp_path / "x.wav")
-
-
-class TestVoiceSample:
-    @pytest.mark.parametrize("amplitude", [0.01, 0.3, 1.0])
-    def test_it_is_set_to_the_loudness_of_the_models_voices(self, amplitude: float, tmp_path: Path) -> None:
-        sample = read_voice_sample(wav(tmp_path / "x.wav", [tone(1.0, amplitude=amplitude)]))
-        assert pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(sample) == pytest.approx(-24, abs=0.1)
-
-    def test_peaks_stay_below_full_scale(self, tmp_path: Path) -> None:
-        quiet = tone(1.0, amplitude=0.003)
-        quiet[5000] = 0.9
-        sample = read_voice_sample(wav(tmp_path / "x.wav", [quiet]))
-        assert np.abs(sample).max() <= 0.9901
-
-    def test_too_short_or_silent_is_an_error(self, tmp_path: Path) -> None:
-        with pytest.raises(AudioError, match=r"shorter than 0\.4 s"):
-            read_voice_sample(wav(tmp_path / "x.wav", [tone(0.39)]))
-        with pytest.raises(AudioError, match="is silent"):
-            read_voice_sample(wav(tmp_path / "x.wav", [np.zeros(SAMPLE_RATE, dtype=np.float32)]))
 
 
 class TestRecordedAudio:

@@ -1,0 +1,39 @@
+"""Sound for the user to hear, outside of any conversation."""
+
+import threading
+from typing import Any
+
+import numpy as np
+import soxr
+
+from personaplex_cli.audio.devices import open_speaker, quiet_portaudio
+from personaplex_cli.errors import AudioError
+from personaplex_cli.options import SoundCardOptions
+from personaplex_cli.samples import SAMPLE_RATE, Samples
+
+PATIENCE = 5.0  # seconds more than the sound lasts, then the device is taken for dead
+
+
+def play(sound: Samples, options: SoundCardOptions) -> None:
+    """Play [n] samples at 24 kHz on the speaker, to their end. Raises UsageError and AudioError as `open_card` does,
+    AudioError also for a device that stops.
+    """
+    played = threading.Event()
+    left = sound
+
+    def call_back(heard: None, out: Any, count: int, *_: Any) -> None:
+        nonlocal left
+        if not len(left):
+            played.set()  # a block later: what was handed over last has been taken
+        block, left = left[:count], left[count:]
+        out[:] = np.pad(block, (0, count - len(block)))[:, np.newaxis]
+
+    with quiet_portaudio():
+        card = open_speaker(options, call_back)
+        try:
+            left = np.asarray(soxr.resample(sound, SAMPLE_RATE, card.speaker.rate), dtype=np.float32)
+            card.start()
+            if not played.wait(len(sound) / SAMPLE_RATE + PATIENCE):
+                raise AudioError(f"{card.speaker.name} has stopped.", "Choose another one: see `personaplex devices`.")
+        finally:
+            card.close()

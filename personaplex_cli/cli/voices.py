@@ -1,0 +1,126 @@
+"""The commands about voices: what there is, and those of the user's own."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+from unicodedata import normalize
+
+import typer
+from rich.console import Console
+
+from personaplex_cli.cli.binding import bound
+from personaplex_cli.cli.completion import completer
+from personaplex_cli.cli.help import Command, ShownByName
+from personaplex_cli.cli.terminal import agreed, left_out, say, show_text, write_json
+from personaplex_cli.errors import UsageError
+from personaplex_cli.events import Note
+from personaplex_cli.library import catalog, own_voices
+from personaplex_cli.library.catalog import Voice
+from personaplex_cli.options import SoundCardOptions, SpeakerOptions
+from personaplex_cli.screen.screens import ProgressScreen
+from personaplex_cli.screen.tables import show_table
+
+CONSENT = "Has the person who speaks in this recording agreed that you use the voice?"
+UNCHECKED = "Not checked: whether one person speaks alone, and without music. Listen: `personaplex voices play {}`."
+
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+Name = Annotated[str, typer.Argument(help="A name from `personaplex voices`.", autocompletion=completer("voice"))]
+
+voices_app = typer.Typer(
+    cls=ShownByName, help="List the voices, or add one from a recording.", invoke_without_command=True
+)
+
+
+@voices_app.callback()
+def voices(context: typer.Context, as_json: Json = False) -> None:
+    if context.invoked_subcommand is not None:
+        return
+    found = catalog.voices(left_out)
+    own = [each for each in found if catalog.is_own_voice(each)]
+    _list({"your own": own, "the model's": [each for each in found if each not in own]}, as_json)
+
+
+@voices_app.command("show", cls=Command)
+def show_voice(name: Name, as_json: Json = False) -> None:
+    """Show one voice: who speaks with it, and of one that you have added where it comes from."""
+    voice = catalog.find_voice(name)
+    _list({"name": [voice]}, as_json)
+    if voice.added and not as_json:
+        known = {key.replace("_", " "): value for key, value in asdict(voice.added).items() if value}
+        show_text("\n".join(f"{key}: {value}" for key, value in known.items()))
+
+
+@voices_app.command("add", cls=Command)
+def add_voice(
+    name: Annotated[str, typer.Argument(help="What to call the voice.")],
+    sample: Annotated[str, typer.Argument(help="A recording of up to ten minutes; - reads it from stdin.")],
+    channel: Annotated[
+        str | None,
+        typer.Option(
+            "--channel",
+            help="Which channel to take: left, right or a number. [dim]\\[default: where the voice is][/dim]",
+            show_default=False,
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="The speaker has agreed: do not ask.")] = False,
+) -> None:
+    """Add a voice: the best 10 to 20 seconds of a recording of somebody who has agreed to it.
+
+    It needs no model. The first conversation with the voice makes a `.pt` file of it, which fits that model alone.
+    """
+    from personaplex_cli.audio.voice_sample import choose_voice_sample
+    from personaplex_cli.programs import voices as program
+
+    name = normalize("NFC", name)
+    program.check_new(name)
+    if not agreed(CONSENT, yes):
+        raise UsageError("The voice is not added.", "Ask its owner first.")
+    with ProgressScreen(Console(stderr=True)) as screen:
+        chosen = choose_voice_sample(sample, channel)
+        for each in (f"Taken: {program.part(chosen)}.", *chosen.warnings, UNCHECKED.format(name)):
+            screen.show(Note(each))
+    print(program.add(name, chosen, sample, "the speaker agrees, by --yes" if yes else "the speaker agrees, as answered"))
+
+
+def play_voice(*, name: Name, speaker: SpeakerOptions) -> None:
+    """Play the sample of a voice on the speaker."""
+    from personaplex_cli.programs import voices as program
+
+    program.play(name, SoundCardOptions(output_device=speaker.output_device))
+
+
+voices_app.command("play", cls=Command)(bound(play_voice))
+
+
+@voices_app.command("remove", cls=Command)
+def remove_voice(
+    name: Name, yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether to remove it.")] = False
+) -> None:
+    """Remove a voice that you have added, with all that was made of it."""
+    from personaplex_cli.programs import voices as program
+
+    folder = program.added_folder(name)
+    for persona in catalog.speakers().get(catalog.folded(folder.name), ()):
+        say(f"The persona {persona} speaks with it, and could not be used any more.")
+    if not agreed(f"Remove the voice {folder.name}?", yes):
+        raise UsageError(f"The voice {folder.name} is kept.")
+    own_voices.remove(folder)
+
+
+def _list(voices: dict[str, Sequence[Voice]], as_json: bool) -> None:
+    """Voices by what they are, which is the first title of each table."""
+    speakers = catalog.speakers()
+
+    def row(voice: Voice) -> tuple[str, ...]:
+        personas = ", ".join(speakers.get(catalog.folded(voice.name), ()))
+        return voice.name, voice.description, personas, str(voice.path or "the model's own")
+
+    rows = {kind: [row(each) for each in listed] for kind, listed in voices.items()}
+    titles = ("name", "description", "persona", "source")
+    if as_json:
+        write_json([dict(zip(titles, row, strict=True)) for listed in rows.values() for row in listed])
+        return
+    console = Console()
+    for kind, listed in rows.items():
+        if listed:
+            show_table(console, (kind, *titles[1:]), listed)
