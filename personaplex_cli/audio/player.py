@@ -11,6 +11,7 @@ from personaplex_cli.errors import AudioError
 from personaplex_cli.options import SoundCardOptions
 from personaplex_cli.samples import SAMPLE_RATE, Samples
 
+AFTERWARDS = 0.5  # seconds of silence, in which what the device still holds is heard
 PATIENCE = 5.0  # seconds more than the sound lasts, then the device is taken for dead
 
 
@@ -19,19 +20,20 @@ def play(sound: Samples, options: SoundCardOptions) -> None:
     AudioError also for a device that stops.
     """
     played = threading.Event()
-    left = sound
+    left = sound  # until the rate is known
 
     def call_back(heard: None, out: Any, count: int, *_: Any) -> None:
         nonlocal left
         if not len(left):
-            played.set()  # a block later: what was handed over last has been taken
+            played.set()
         block, left = left[:count], left[count:]
         out[:] = np.pad(block, (0, count - len(block)))[:, np.newaxis]
 
     with quiet_portaudio():
         card = open_speaker(options, call_back)
         try:
-            left = np.asarray(soxr.resample(sound, SAMPLE_RATE, card.speaker.rate), dtype=np.float32)
+            rate = card.speaker.rate
+            left = np.pad(soxr.resample(sound, SAMPLE_RATE, rate), (0, round(AFTERWARDS * rate))).astype(np.float32)
             card.start()
             if not played.wait(len(sound) / SAMPLE_RATE + PATIENCE):
                 raise AudioError(f"{card.speaker.name} has stopped.", "Choose another one: see `personaplex devices`.")

@@ -171,9 +171,7 @@ def _too_short(speech: Flags) -> list[str]:
     seconds = FRAME_SECONDS * float(speech.sum())
     if seconds >= GOOD_SECONDS:
         return []
-    return [
-        f"It has {seconds:.1f} s of speech: with less than {GOOD_SECONDS:.0f} the voice may not be like its owner's."
-    ]
+    return [f"Only {seconds:.1f} s of it are speech: with {GOOD_SECONDS:.0f} to 20 the voice is more like its owner's."]
 
 
 def _too_noisy(sound: Samples) -> list[str]:

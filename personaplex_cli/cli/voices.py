@@ -102,9 +102,10 @@ def remove_voice(
     folder = program.added_folder(name)
     for persona in catalog.speakers().get(catalog.folded(folder.name), ()):
         say(f"The persona {persona} speaks with it, and could not be used any more.")
-    if not agreed(f"Remove the voice {folder.name}?", yes):
-        raise UsageError(f"The voice {folder.name} is kept.")
-    own_voices.remove(folder)
+    if agreed(f"Remove the voice {folder.name}?", yes):
+        own_voices.remove(folder)
+    else:
+        say(f"The voice {folder.name} is kept.")
 
 
 def _list(voices: dict[str, Sequence[Voice]], as_json: bool) -> None:
@@ -120,7 +121,6 @@ def _list(voices: dict[str, Sequence[Voice]], as_json: bool) -> None:
     if as_json:
         write_json([dict(zip(titles, row, strict=True)) for listed in rows.values() for row in listed])
         return
-    console = Console()
     for kind, listed in rows.items():
         if listed:
-            show_table(console, (kind, *titles[1:]), listed)
+            show_table(Console(), (kind, *titles[1:]), listed)
