@@ -45,7 +45,7 @@ from personaplex_cli.server.app import SOCKETS
 from personaplex_cli.server.metrics import Metrics
 
 README = ROOT / "README.md"
-MADE_UP = {"my.wav", "sample.wav"}  # voices and personas of the reader's own
+MADE_UP = {"my.wav", "sample.wav", "ada"}  # voices and personas of the reader's own
 INSTALLING = {"run", "test"}  # blocks that `.ci/run` executes
 RUNNABLE = [(path, block) for path in DOCUMENTS for block in blocks(path.read_text("utf-8")) if block.name]
 RUNNABLE = [(path, block) for path, block in RUNNABLE if block.name not in INSTALLING]

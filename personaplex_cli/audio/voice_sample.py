@@ -36,7 +36,7 @@ PAUSE = 6  # frames on both sides of what is said: of longer pauses the rest is 
 ABOVE_NOISE = 6.0  # dB by which a frame of speech is louder than the quietest ones
 LOUDEST_PAUSE = -36.0  # dBFS at the model's loudness: a recording whose quietest frames are louder has no pauses
 NOISE_BLOCK = 480  # samples, 20 ms: short enough to fall between two words
-QUIETEST = 5  # percent of the blocks
+QUIETEST = 2  # percent of a recording: its pauses, if it has any
 NOISY = 20.0  # dB of the voice over the noise
 FADE = 240  # samples, 10 ms: where speech had to be cut
 

@@ -45,7 +45,7 @@ def folder() -> Path:
 
 def is_own(path: Path) -> bool:
     """Whether a voice was added there, whole or damaged."""
-    return any((path / name).exists() for name in (SAMPLE, ABOUT))
+    return any(os.path.exists(path / name) for name in (SAMPLE, ABOUT))  # False for what is closed to us
 
 
 def check_name(name: str) -> None:

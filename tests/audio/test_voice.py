@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personaplex_cli.audio.recording import read_recording, write_wav
-from personaplex_cli.audio.voice import OneChannel, at_full_scale, one_voice
+from personaplex_cli.audio.voice import OneChannel, about_clipping, at_full_scale, one_voice
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.samples import SAMPLE_RATE, Samples, level
 
@@ -142,3 +142,18 @@ class TestLive:
         pick = OneChannel(RATE)
         heard = np.concatenate([pick(part) for part in np.array_split(block, 100)])
         assert heard[:RATE].min() > 0.09 and heard[-RATE // 5 :].min() > 0.09
+
+
+@settings(deadline=None)
+@given(st.floats(0.01, 1), st.floats(4, 20), st.integers(0, 100))
+def test_a_clipped_voice_is_told_from_one_that_is_loud(ceiling: float, too_loud: float, seed: int) -> None:
+    voice = speech(seed)
+    voice *= ceiling / np.abs(voice).max()
+    assert about_clipping(voice, "x") == []
+    (remark,) = about_clipping(np.clip(too_loud * np.repeat(voice, 3), -ceiling, ceiling), "x")
+    assert remark.startswith("x is clipped")
+
+
+@pytest.mark.parametrize("sound", [np.zeros(0), np.zeros(4000), np.ones(4000), np.full(2, 0.5)])
+def test_what_is_no_voice_is_not_called_clipped(sound: Samples) -> None:
+    assert about_clipping(sound.astype(np.float32), "x") == []

@@ -13,6 +13,7 @@ from runningserver import (
     SEED,
     RunningServer,
     connected,
+    fetched,
     frames,
     next_json,
     next_message,
@@ -146,6 +147,28 @@ def test_the_owners_recorded_voices_can_be_asked_for_by_name(server: RunningServ
             assert (await next_json(socket, "ready"))["voice"] == "mine"
 
     asyncio.run(talk())
+
+
+def test_a_voice_that_the_owner_has_added_is_offered_and_one_that_is_damaged_is_not(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    sample = tmp_path / "talk.wav"
+    wav(sample, speech(20))
+    for name in ("ada", "bob"):
+        assert cli.program(["voices", "add", name, str(sample), "--yes"]) == 0
+    (config_folder() / "voices" / "bob" / "sample.wav").write_bytes(b"")
+
+    async def talk() -> None:
+        _, info, _ = await fetched(f"{server.url}/api/info")
+        offered = {each["name"] for each in json.loads(info)["voices"]}
+        assert "ada" in offered and "bob" not in offered and str(tmp_path) not in info
+        async with connected(server.socket(f"/pcm?voice=ada&{SEED}")) as socket:
+            assert (await next_json(socket, "ready"))["voice"] == "ada"
+        async with connected(server.socket("/pcm?voice=bob")) as socket:
+            assert (await next_json(socket, "error"))["message"] == "The voice bob cannot be used here."
+
+    asyncio.run(talk())
+    server.wait(lambda: any("The voice bob is damaged" in note for note in server.notes))
 
 
 def test_asked_to_stop_speaking_it_says_nothing_more(server: RunningServer) -> None:
