@@ -79,7 +79,8 @@ def add_voice(
         chosen = choose_voice_sample(sample, channel)
         for each in (f"Taken: {program.part(chosen)}.", *chosen.warnings, UNCHECKED.format(name)):
             screen.show(Note(each))
-    print(program.add(name, chosen, sample, "the speaker agrees, by --yes" if yes else "the speaker agrees, as answered"))
+    consent = f"the speaker agrees, by {'--yes' if yes else 'the answer to the question'}"
+    print(program.add(name, chosen, sample, consent))
 
 
 def play_voice(*, name: Name, speaker: SpeakerOptions) -> None:

@@ -129,7 +129,7 @@ class TestRun:
         [
             (["--server", "ftp://gpu"], 2, "cannot be reached by ftp"),
             (["--server", "127.0.0.1:1"], 6, "Cannot reach 127.0.0.1:1"),
-            (["--server", "gpu", "--voice", "question.wav"], 2, "The voice question.wav is a file"),
+            (["--server", "gpu", "--voice", "question.wav"], 2, "The voice question.wav is on this machine"),
             (["--server", "gpu", "--token", "\x07"], 2, "characters that cannot be sent"),
             (["--server", "gpu", "--voice", "NATF9"], 2, "Did you mean NATF"),
         ],

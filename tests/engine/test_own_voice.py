@@ -16,7 +16,7 @@ from personaplex_cli.character import Character, OwnVoice, Sampling
 from personaplex_cli.conversation import converse
 from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.engine.mimi import MimiCodec
-from personaplex_cli.engine.own_voice import KEPT, saved_voice, save_voice
+from personaplex_cli.engine.own_voice import KEPT, save_voice, saved_voice
 from personaplex_cli.engine.prompting import load_saved_voice
 from personaplex_cli.library.spec import PERSONAPLEX
 from personaplex_cli.loader.load import load_cold

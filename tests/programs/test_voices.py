@@ -77,7 +77,7 @@ def test_a_voice_is_added_and_known_with_where_it_came_from(said: Said) -> None:
     assert [each["name"] for each in json.loads(said()[0])][:2] == ["ada", "NATF0"]
 
 
-@pytest.mark.parametrize(("typed", "added"), [("y\n", True), ("YES\n", True), ("n\n", False), ("\n", False), ("", False)])
+@pytest.mark.parametrize(("typed", "added"), [("y\n", True), ("YES\n", True), ("no\n", False), ("", False)])
 def test_the_user_is_asked_whether_the_speaker_agrees(
     typed: str, added: bool, monkeypatch: pytest.MonkeyPatch, said: Said
 ) -> None:
@@ -143,7 +143,7 @@ def test_a_voice_is_removed_when_the_user_says_so(monkeypatch: pytest.MonkeyPatc
 def test_only_what_was_added_is_removed(said: Said) -> None:
     own_voices.folder().mkdir(parents=True)
     (own_voices.folder() / "bob.flac").touch()
-    for name, reason in (("NATF2", "was not added"), ("bob", "bob.flac"), ("nobody", "no voice named"), ("..", "no voice")):
+    for name, reason in (("NATF2", "was not added"), ("bob", "bob.flac"), ("nobody", "no voice"), ("..", "no voice")):
         assert program(["voices", "remove", name, "--yes"]) == 2
         assert reason in said()[1]
     assert (own_voices.folder() / "bob.flac").exists()
