@@ -1,6 +1,6 @@
 """Sound for the user to hear, outside of any conversation."""
 
-import threading
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ def play(sound: Samples, options: SoundCardOptions) -> None:
     """Play [n] samples at 24 kHz on the speaker, to their end. Raises UsageError and AudioError as `open_card` does,
     AudioError also for a device that stops.
     """
-    played = threading.Event()
+    played = Event()
     left = sound  # until the rate is known
 
     def call_back(heard: None, out: Any, count: int, *_: Any) -> None:

@@ -1,7 +1,7 @@
 """A sound for the user to hear, on a sound card made of numbers."""
 
-import threading
 from collections.abc import Callable
+from threading import Event
 
 import numpy as np
 import pytest
@@ -19,13 +19,13 @@ from personaplex_cli.samples import SAMPLE_RATE, Samples
 def played(card: FakeCard, sound: Samples, patch: pytest.MonkeyPatch) -> Samples:
     """What comes out of the speaker, while the time of the card passes in place of waiting."""
 
-    class Passing(threading.Event):
+    class Passing(Event):
         def wait(self, timeout: float | None = None) -> bool:
             while not self.is_set() and card.pass_time():
                 pass
             return self.is_set()
 
-    patch.setattr(player.threading, "Event", Passing)
+    patch.setattr(player, "Event", Passing)
     plug_in(card, patch)
     play(sound, SoundCardOptions())
     assert not card.running
