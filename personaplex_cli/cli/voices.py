@@ -16,7 +16,7 @@ from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Note
 from personaplex_cli.library import catalog, own_voices
 from personaplex_cli.library.catalog import Voice
-from personaplex_cli.options import SoundCardOptions, SpeakerOptions
+from personaplex_cli.options import SpeakerOptions
 from personaplex_cli.screen.screens import ProgressScreen
 from personaplex_cli.screen.tables import show_table
 
@@ -87,7 +87,7 @@ def play_voice(*, name: Name, speaker: SpeakerOptions) -> None:
     """Play the sample of a voice on the speaker."""
     from personaplex_cli.programs import voices as program
 
-    program.play(name, SoundCardOptions(output_device=speaker.output_device))
+    program.play(name, speaker)
 
 
 voices_app.command("play", cls=Command)(bound(play_voice))

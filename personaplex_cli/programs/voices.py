@@ -12,7 +12,7 @@ from personaplex_cli.errors import UsageError
 from personaplex_cli.library import own_voices
 from personaplex_cli.library.catalog import VOICES, find_voice, folded
 from personaplex_cli.library.own_voices import Provenance
-from personaplex_cli.options import SoundCardOptions
+from personaplex_cli.options import SpeakerOptions
 
 
 def check_new(name: str) -> None:
@@ -62,7 +62,7 @@ def added_folder(name: str) -> Path:
     raise UsageError(f"{path.stem} was not added by `personaplex voices add`.", f"What makes it is {path}.")
 
 
-def play(name: str, options: SoundCardOptions) -> None:
+def play(name: str, options: SpeakerOptions) -> None:
     """Play a voice's sample. Raises UsageError for a voice that has none here, AudioError for a device that fails."""
     voice = find_voice(name)
     if voice.path is None or voice.path.suffix.lower() == ".pt":

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from personaplex_cli.audio import player
 from personaplex_cli.audio.player import play
 from personaplex_cli.errors import AudioError, UsageError
-from personaplex_cli.options import SoundCardOptions
+from personaplex_cli.options import SpeakerOptions
 from personaplex_cli.samples import SAMPLE_RATE, Samples
 
 
@@ -27,7 +27,7 @@ def played(card: FakeCard, sound: Samples, patch: pytest.MonkeyPatch) -> Samples
 
     patch.setattr(player, "Event", Passing)
     plug_in(card, patch)
-    play(sound, SoundCardOptions())
+    play(sound, SpeakerOptions())
     assert not card.running
     return np.concatenate(card.played)
 
@@ -54,6 +54,6 @@ def test_a_speaker_that_stops_or_is_not_there(plug: Callable[..., FakeCard], mon
     plug()  # nothing lets its time pass
     monkeypatch.setattr(player, "PATIENCE", 0.0)
     with pytest.raises(AudioError, match="Fake has stopped"):
-        play(np.zeros(10, dtype=np.float32), SoundCardOptions())
+        play(np.zeros(10, dtype=np.float32), SpeakerOptions())
     with pytest.raises(UsageError, match="no output device 'zz'"):
-        play(np.zeros(10, dtype=np.float32), SoundCardOptions(output_device="zz"))
+        play(np.zeros(10, dtype=np.float32), SpeakerOptions(output_device="zz"))
