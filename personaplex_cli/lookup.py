@@ -1,8 +1,10 @@
 """From names and options to who speaks: personas, voices and samples are found and read before any model is loaded."""
 
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from personaplex_cli.audio.recording import read_recording
 from personaplex_cli.audio.voice_sample import read_voice_sample
@@ -40,6 +42,35 @@ def find_named_character(options: CharacterOptions, usual_voice: str | None, sam
         except UsageError as error:  # it may name a path, which the client did not ask for
             raise SpoiledEntry("voice of", persona.name, error) from error
     return _character(persona, options.prompt, voice, sampling)
+
+
+def find_recorded_character(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Character:
+    """Who spoke in a recording, by its settings, but for `changes`, by the names of options. A recording may be a
+    stranger's: it can name a voice, but no path. Raises UsageError, and AudioError for a voice sample.
+    """
+    if "persona" in changes:
+        persona = find_persona(changes["persona"])
+    else:
+        name, prompt = (str(settings.get(each, "")) for each in ("persona", "prompt"))
+        persona = Persona(name, prompt, "", "", Path())
+    text = _text(changes["prompt"]) if "prompt" in changes else None
+    try:
+        voice = find_voice(changes["voice"]) if "voice" in changes else find_named_voice(str(settings.get("voice", "")))
+    except UsageError as error:
+        raise UsageError(str(error), error.hint if "voice" in changes else "Name the voice: --voice.") from error
+    return _character(persona, text, voice, _recorded_sampling(settings.get("sampling"), changes))
+
+
+def _recorded_sampling(recorded: object, changes: Mapping[str, Any]) -> Sampling:
+    values: dict[str, Any] = {}
+    for each in fields(Sampling):
+        value = recorded.get(each.name) if isinstance(recorded, dict) else None
+        whole = each.name in ("seed", "audio_top_k", "text_top_k")
+        if isinstance(value, int if whole else int | float):
+            values[each.name] = value
+        if each.name in changes:
+            values[each.name] = changes[each.name]
+    return Sampling(**values)
 
 
 def _character(persona: Persona, text: str | None, voice: Voice, sampling: Sampling) -> Character:

@@ -28,7 +28,8 @@ KINDS: Mapping[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Began
 @dataclass(frozen=True)
 class RecordedTalk:
     """What was heard and said, [n] of equal length in whole frames; words; events, each with the frame before which it
-    came, of which the first is `Began`; tokens [frames, 17], None if there are none."""
+    came, of which one before the first frame is `Began`; tokens [frames, 17], None if there are none. `about` is what
+    transcript.json has."""
 
     name: str
     heard: Samples
@@ -36,6 +37,7 @@ class RecordedTalk:
     words: Sequence[Word]
     events: Sequence[tuple[int, Event]]
     tokens: NDArray[np.int32] | None
+    about: bytes = b"{}"
 
     @property
     def frames(self) -> int:
@@ -66,8 +68,9 @@ def read_talk(place: Path) -> RecordedTalk:
     heard, said = (read_recording(sound, side) for side in ("left", "right"))
     count = FRAME * frames_for(max(len(heard), len(said)))
     about = _about(folder / TRANSCRIPTS[0])
+    contents = json.dumps(about).encode()
     heard, said = (np.pad(side, (0, count - len(side))) for side in (heard, said))
-    return RecordedTalk(folder.name, heard, said, _words(about), _events(about), _tokens(folder / TOKENS))
+    return RecordedTalk(folder.name, heard, said, _words(about), _events(about), _tokens(folder / TOKENS), contents)
 
 
 def _sound_in(folder: Path) -> Path:
@@ -115,12 +118,12 @@ def _events(about: Mapping[str, Any]) -> list[tuple[int, Event]]:
         match each:
             case {"frame": int(frame), "event": str(kind)} if kind in KINDS and 0 <= frame < MAX_SECONDS:
                 events += [(frame, event)] if (event := _event(KINDS[kind], each)) else []
-    if not any(isinstance(event, Began) for _, event in events):
+    if not any(isinstance(event, Began) and not frame for frame, event in events):
         settings = about.get("settings")
         began = _began(settings if isinstance(settings, dict) else {})
         seconds = [each for each in _list(about.get("restarts")) if isinstance(each, int | float)]
         again = [round(each / FRAME_SECONDS) for each in seconds if math.isfinite(each) and 0 < each < MAX_SECONDS]
-        events = [(frame, began) for frame in (0, *again)]
+        events += [(frame, began) for frame in (0, *again)]
     return sorted(events, key=lambda each: each[0])
 
 

@@ -29,6 +29,7 @@ EXAMPLES = {
     "replay": (
         "personaplex replay example",
         "personaplex replay talks/2026-01-31_14-05-09",
+        "personaplex replay talks/2026-01-31_14-05-09 --voice NATM1 --seed 4 -o again/",
     ),
     "download": ("personaplex download",),
     "login": ("personaplex login", "personaplex login < token.txt"),

@@ -1,19 +1,27 @@
 """The command that shows recorded talks, or holds them again."""
 
 import sys
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from personaplex_cli.cli.terminal import ProgramStack
+from personaplex_cli.character import Sampling
+from personaplex_cli.cli.help import with_default
+from personaplex_cli.cli.terminal import JsonEvents, ProgramStack
 from personaplex_cli.errors import either, unknown_name
-from personaplex_cli.options import ScreenOptions, SpeakerOptions
+from personaplex_cli.events import Phase, State
+from personaplex_cli.options import CharacterOptions, ModelOptions, ScreenOptions, SpeakerOptions
 from personaplex_cli.screen.keys import Keys
 from personaplex_cli.screen.panel import screen_for
-from personaplex_cli.screen.screens import JsonLines, Screen
+from personaplex_cli.screen.screens import JsonLines, ProgressScreen, Screen
 from personaplex_cli.screen.theme import THEMES
+
+if TYPE_CHECKING:
+    from personaplex_cli.recorded import RecordedTalk
 
 EXAMPLE = Path(__file__).parents[1] / "example"
 
@@ -24,14 +32,55 @@ def replay(
         Path,
         typer.Argument(metavar="TALK", help="A folder that --record has made, or: example.", show_default=False),
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help=with_default("With a model: the folder in which both answers get a folder of their own.", "replays/"),
+            show_default=False,
+        ),
+    ] = None,
     speaker: SpeakerOptions,
     options: ScreenOptions,
+    changes: Annotated[Mapping[str, Any], CharacterOptions, ModelOptions, Sampling],
 ) -> None:
-    """Show a recorded talk at its own speed, without a model: both voices, and the words."""
-    from personaplex_cli.programs.replay import Replay
+    """Show a recorded talk at its own speed: both voices and the words, without a model.
+
+    With other settings, or with --out, a model hears the same user again, and both answers are laid side by side.
+    """
+    if changes or out:
+        _hold_again(talk, out or Path("replays"), options, changes)
+    else:
+        _show(talk, speaker, options)
+
+
+def _recorded(talk: Path) -> "RecordedTalk":
     from personaplex_cli.recorded import read_talk
 
-    recorded = read_talk(EXAMPLE if str(talk) == "example" and not talk.exists() else talk)
+    return read_talk(EXAMPLE if str(talk) == "example" and not talk.exists() else talk)
+
+
+def _hold_again(talk: Path, out: Path, options: ScreenOptions, changes: Mapping[str, Any]) -> None:
+    from personaplex_cli.programs.again import characters, hold_again, model_options
+
+    recorded = _recorded(talk)
+    who, model = characters(recorded, changes), model_options(recorded, changes)
+    with ProgressScreen(Console(stderr=True)) as screen:
+        json_lines = JsonEvents()
+        listen = json_lines if options.json else screen.show
+        listen(State(Phase.STARTING, "PyTorch"))
+        from personaplex_cli.loader.load import load
+
+        with closing(load(model, listen, who[0])) as engine:
+            hold_again(engine, recorded, who, out, listen, same=not changes)
+    json_lines.conclude()
+
+
+def _show(talk: Path, speaker: SpeakerOptions, options: ScreenOptions) -> None:
+    from personaplex_cli.programs.replay import Replay
+
+    recorded = _recorded(talk)
     with ProgramStack() as stack:
         keys, screen = shown(stack, options, unused="ms")
         shows = Replay(recorded, speaker, screen.show)

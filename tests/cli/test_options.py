@@ -1,10 +1,10 @@
 """From flags, variables and config.toml to the objects that commands get."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer
@@ -66,6 +66,15 @@ def built(groups: list[type], *arguments: str, environment: dict[str, str] | Non
 @pytest.mark.parametrize("groups", [TALK, [AccessOptions, ServeOptions], [OutputOptions], [BenchOptions]])
 def test_without_arguments_the_defaults_are_those_of_the_dataclasses(groups: list[type]) -> None:
     assert built(groups) == [group() for group in groups]
+
+
+def test_options_that_are_as_they_were_unless_given_are_only_those_of_the_command_line() -> None:
+    arguments = ["--voice", "NATM1", "--seed", "0", "--greedy"]
+    environment = {"PERSONAPLEX_PERSONA": "chef", "PERSONAPLEX_AUDIO_TOP_K": "9"}
+    changes = Annotated[Mapping[str, Any], CharacterOptions, Sampling]
+    given = {"voice": "NATM1", "seed": 0, "greedy": True}
+    assert built([changes], *arguments, environment=environment) == [given]
+    assert built([changes]) == [{}]
 
 
 def test_flags_variables_and_settings_become_fields() -> None:
