@@ -252,6 +252,13 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Favourites:
+    """Who the keys of a conversation switch to: persona and voice, by key."""
+
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Muted:
     """The microphone is muted (the agent hears silence), or on again."""
 
@@ -285,6 +292,7 @@ Event = (
     | Started
     | Finished
     | Failed
+    | Favourites
     | Muted
     | Hushed
     | Ended

@@ -209,6 +209,9 @@ class ChatOptions(ScreenOptions):
     record: Path | None = chosen(
         None, "Folder in which to keep both voices and the words.", "nothing is kept", panel=None
     )
+    favourites: str | None = chosen(
+        None, "Who keys 1 to 9 switch to: personas, or PERSONA:VOICE, with commas.", "all personas"
+    )
     verbose: bool = chosen(False, "Show more log lines.", variable=None)
     log_file: Path | None = chosen(None, "File for states, notes, losses and turns, one per line.", "none")
 

@@ -118,9 +118,9 @@ class Recorder:
             self._has_news = True
         match event:
             case Began():
+                if self._recorded and self._began:
+                    self._transcript.restart(self._recorded, _from_here_on(event, self._began))
                 self._began, self._before = event, self._recorded
-                if self._recorded:
-                    self._transcript.restart(self._recorded)
                 if self.folder is None:
                     self.folder = _new_folder(self._parent)
                     self._writer.start()
@@ -228,6 +228,12 @@ def _append_tokens(path: Path, before: int, rows: Sequence[Sequence[int]]) -> No
         file.flush()
         file.seek(0)
         file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(about)) + about.encode())
+
+
+def _from_here_on(began: Began, before: Began) -> str:
+    if (began.persona, began.voice) == (before.persona, before.voice):
+        return "The conversation begins again."
+    return f"From here on {began.persona} speaks, with the voice {began.voice}."
 
 
 def _new_folder(parent: Path) -> Path:

@@ -1,8 +1,9 @@
 """The program of `chat` held on a fake card, without a screen: what it said, and what is done to it on the way."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from fakecard import FakeCard
@@ -12,6 +13,8 @@ from personaplex_cli.conversation import Engine
 from personaplex_cli.events import Event, Listener, Phase, State, Step
 from personaplex_cli.options import LiveSoundCardOptions
 from personaplex_cli.programs.chat import Chat
+
+NO_ONE: Mapping[str, Character] = MappingProxyType({})
 
 
 class Nothing:
@@ -36,13 +39,18 @@ class Held:
     """
 
     def __init__(
-        self, card: FakeCard, start: Callable[[Listener], Engine], character: Character, record: Path | None = None
+        self,
+        card: FakeCard,
+        start: Callable[[Listener], Engine],
+        character: Character,
+        record: Path | None = None,
+        favourites: Mapping[str, Character] = NO_ONE,
     ) -> None:
         self.events: list[Event] = []
         self.at: dict[int, Callable[[], None]] = {}
         self.then: dict[Phase, Callable[[], None]] = {}
         options = LiveSoundCardOptions()
-        self.chat = Chat(lambda: start(self._listen), character, options, record, self._listen)
+        self.chat = Chat(lambda: start(self._listen), character, options, record, self._listen, favourites)
         self._steps = 0
         card.at_end = self.chat.stop
 

@@ -7,6 +7,7 @@ from personaplex_cli.events import (
     Began,
     Downloading,
     Event,
+    Favourites,
     Glitch,
     Hushed,
     Latency,
@@ -85,6 +86,16 @@ def connecting() -> Iterator[tuple[float, Event]]:
     yield 3.0, Muted(False)
 
 
+def switched() -> Iterator[tuple[float, Event]]:
+    """After a key the chef talks."""
+    yield 0.0, Favourites({"1": "teacher, NATF2", "2": "chef, NATM3", "4": "astronaut, VARF3"})
+    yield from talking()
+    yield 20.0, Began("chef", "NATM3", "personaplex-7b-v1", "cuda:0", "bf16", 42, 156, 3000)
+    yield 20.1, State(Phase.LIVE)
+    for index in range(30):
+        yield 20.1 + index * 0.08, Step(index, " Welcome" if index == 9 else "", -70.0, -20.0 - index % 5, None)
+
+
 def silenced() -> Iterator[tuple[float, Event]]:
     yield from talking()
     yield 20.0, Muted(True)
@@ -97,6 +108,8 @@ SCENES = {
     "live": (talking, View()),
     "details": (talking, View(details=True)),
     "help": (talking, View(help=True)),
+    "switched": (switched, View()),
+    "switched-help": (switched, View(help=True)),
     "silenced": (silenced, View(verbose=True)),
     "connecting": (connecting, View()),
     "elsewhere": (elsewhere, View(details=True)),

@@ -7,7 +7,6 @@ imported in the function: `--help` must stay quick.
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Annotated, TextIO, cast
 
@@ -116,6 +115,7 @@ def chat(
     `personaplex talk` is the same.
     """
     from personaplex_cli.programs.chat import Chat
+    from personaplex_cli.programs.favourites import find_favourites, read_ahead
     from personaplex_cli.screen.keys import Keys
     from personaplex_cli.screen.panel import screen_for
 
@@ -131,7 +131,15 @@ def chat(
             log = Output(stack.enter_context(_log(options.log_file)), lambda error: shown.show(_lost_log(error)))
             screens.append(PlainLines(Console(file=cast(TextIO, log))))
         screen = stack.enter_context(Screens(screens))
-        talk = Chat(partial(start, screen.show), who, card, options.record, screen.show)
+        favourites = find_favourites(options.favourites, who.sampling, screen.show, _check_of(remote))
+
+        def start_ready() -> Engine:
+            engine = start(screen.show)
+            if not remote.server:
+                read_ahead(engine, favourites, screen.show)
+            return engine
+
+        talk = Chat(start_ready, who, card, options.record, screen.show, favourites)
         stack.ends(talk.end)
         talk.run(screen, keys)
     if talk.error:
@@ -190,6 +198,15 @@ def _starter(
         return load(model, listen, who, slots)
 
     return load_here
+
+
+def _check_of(remote: RemoteOptions) -> Callable[[Character], object]:
+    """What raises UsageError for a character that no server can be asked for, if there is one."""
+    if not remote.server:
+        return lambda character: None
+    from personaplex_cli.client.engine import request_for
+
+    return request_for
 
 
 def _lost_log(error: OSError) -> Note:

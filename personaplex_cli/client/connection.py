@@ -46,7 +46,7 @@ MAX_MESSAGE_BYTES = 1 << 20
 CHARACTERS, CHARACTERS_PER_SECOND = 10_000, 1_000
 NOTES, NOTES_PER_SECOND, MAX_NOTE = 10, 1.0, 500
 # What is kept of metadata.
-DESCRIPTION = {"personaplex", "model", "precision", "seed", "prompt_frames", "context", "memory"}
+DESCRIPTION = {"personaplex", wire.BEGIN, "model", "precision", "seed", "prompt_frames", "context", "memory"}
 MAX_NUMBER = 1 << 63
 # Close codes after which calling again makes no sense: the server meant it, or this client did something wrong. With
 # 1001 and from 1011 on it is the server that is in trouble (RFC 6455, section 7.4); from 4000 on they are its own.
@@ -127,15 +127,20 @@ class Connection:
             raise NetworkError(f"The wait for {self.name} takes too long{queue}.", "Try again later.") from error
         self._described.wait(METADATA_TIMEOUT)
 
-    def begin_again(self) -> bool:
-        """Ask for another conversation in place of this one; `wait` for it. False if the server cannot do that."""
-        if "personaplex" not in self.metadata or not self._thread.is_alive():
+    def begin_again(self, query: Mapping[str, str]) -> bool:
+        """Ask for another conversation in place of this one; `wait` for it. False if the server cannot do that.
+
+        `query` may ask for another character.
+        """
+        same = query == self.query
+        if ("personaplex" if same else wire.BEGIN) not in self.metadata or not self._thread.is_alive():
             return False
+        self.query = query
         self._listen(State(Phase.WARMING_UP, self.name))
         self._ready = False
         self._described.clear()
         self._call(self._waiting.clear)
-        self.say(wire.Control(wire.Action.RESTART))
+        self.say(wire.Control(wire.Action.RESTART) if same else wire.Metadata({wire.BEGIN: dict(query)}))
         return True
 
     def say(self, what: Samples | wire.Message) -> None:

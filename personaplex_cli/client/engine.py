@@ -165,7 +165,7 @@ class RemoteEngine:
         while not self._closed.is_set():
             try:
                 connection = self._connection
-                if not (connection and connection.query == self._query and connection.begin_again()):
+                if not (connection and connection.begin_again(self._query)):
                     connection = self._dial()
                 self._wait(connection)
                 return connection

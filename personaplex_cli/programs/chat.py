@@ -8,17 +8,19 @@ takes wishes from any thread, and in the events.
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from personaplex_cli.audio.devices import check_devices
 from personaplex_cli.audio.soundcard import SoundCard
 from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation, Disconnected, Engine, Wakeup
-from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Muted, Phase, State, Step
+from personaplex_cli.errors import PersonaplexError
+from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Muted, Note, Phase, State, Step
 from personaplex_cli.options import LiveSoundCardOptions
 from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
@@ -52,8 +54,12 @@ class Chat:
         card_options: LiveSoundCardOptions,
         record: Path | None,
         listen: Listener,
+        favourites: Mapping[str, Character] = MappingProxyType({}),
     ) -> None:
-        """`start` returns the engine, in the model's thread; `record` is the folder for recordings, if any."""
+        """`start` returns the engine, in the model's thread; `record` is the folder for recordings, if any.
+
+        `favourites` says by key who the user may switch to.
+        """
         self._start = start
         self._card_options = card_options
         self._listen = listen
@@ -61,7 +67,8 @@ class Chat:
         self._worker: ModelWorker | None = None
         self._stop = threading.Event()
         self._failure: BaseException | None = None
-        self._began = False
+        self._favourites = favourites
+        self._speaks: Character | None = None  # who began last
         self._frames = 0  # of all that was said, restarts included
         self._busy = 0.0  # milliseconds that a model here took for them
         self._transcript = Transcript()
@@ -92,7 +99,7 @@ class Chat:
                 self.press(key)
 
     def press(self, key: str) -> None:
-        """m mute, s stop talking, r restart, q quit; others mean nothing."""
+        """m mute, s stop talking, r restart, q quit, those of favourites switch; others mean nothing."""
         match key:
             case "m":
                 self._card.muted = not self._card.muted
@@ -103,6 +110,8 @@ class Chat:
                 self._conversation.restart()
             case "q":
                 self.stop()
+            case _ if character := self._favourites.get(key):
+                self._conversation.restart(character)
 
     def stop(self) -> None:
         """Ask the model's thread to end."""
@@ -126,24 +135,27 @@ class Chat:
         return self._engine
 
     def _conversations(self) -> Generator[Conversation, None, None]:
-        """The one conversation; what it needed is closed when the next one is asked for."""
+        """The one conversation, and another one in place of each that a switch has ended; then all is closed."""
+        held = None
         with ExitStack() as open_things:
             open_things.enter_context(self._card)
             if self._recorder:
                 open_things.enter_context(self._recorder)
-            if not self._stop.is_set():
-                yield self._conversation
+            while self._conversation is not held and not self._stop.is_set():
+                held = self._conversation
+                yield held
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Ended):
-            self._finish(event.error)
+            if not (isinstance(event.error, PersonaplexError) and self._went_on(event.error)):
+                self._finish(event.error)
             return
         if self._recorder:
             self._recorder.hear(event)
         self._listen(event)
         match event:
             case Began():
-                self._began = True
+                self._speaks = self._conversation.character
                 self._listen(State(Phase.LIVE))
             case Step():
                 self._count(event)
@@ -155,10 +167,20 @@ class Chat:
         self._frames += 1
         self._busy += step.timings.total if step.timings else FRAME_MS
 
+    def _went_on(self, error: PersonaplexError) -> bool:
+        """Go on with who spoke before, from the beginning, if the one who was switched to cannot speak."""
+        wanted, before = self._conversation.character, self._speaks
+        if before is None or wanted is before or self._stop.is_set():
+            return False
+        what = f"{wanted.persona} cannot speak, so {before.persona} begins again: {error} {error.hint}"
+        self._listen(Note(what.rstrip()))
+        self._conversation = Conversation(before, self._conversation.audio, self._hear)
+        return True
+
     def _finish(self, error: Exception | None) -> None:
         if not (isinstance(error, Disconnected) and self._stop.is_set()):  # else we hung up ourselves
             self._failure = error
-        if self._began:
+        if self._speaks:
             files = self._recorder.files if self._recorder else ()
             seconds = self._frames * FRAME_SECONDS
             speed = round(1000 * seconds / (self._busy or 1), 2)

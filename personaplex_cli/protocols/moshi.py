@@ -45,8 +45,11 @@ class Moshi(Adapter):
                 yield StopSpeaking()
             case Control(Action.RESTART):
                 yield Begin(None)
-            case Metadata():
+            case Metadata(values):
                 self._knows_metadata = True
+                if isinstance(asked := values.get(wire.BEGIN), dict):
+                    texts = {name: each for name, each in asked.items() if isinstance(each, str)}
+                    yield Begin(Request.from_query(texts))
                 if self._withheld:
                     yield wire.pack(Metadata(self._withheld))
                     self._withheld = {}
@@ -78,7 +81,7 @@ class Moshi(Adapter):
             case Began():
                 yield wire.Handshake()
                 self._withheld.pop("queue", None)
-                yield Metadata({"personaplex": __version__, **facts(event)})
+                yield Metadata({"personaplex": __version__, wire.BEGIN: True, **facts(event)})
             case Lost() if self._knows_metadata:
                 yield Metadata({"lost": str(event)})
             case Lost():

@@ -23,6 +23,7 @@ from personaplex_cli.errors import NetworkError, UsageError
 
 PATH = "/api/chat"
 KNOWS_METADATA = "metadata"  # in the query of a client that wants messages 04; so does one that sends such a message
+BEGIN = "begin"  # in metadata: our server's that it can begin again as another query asks, the client's which query
 MAX_NAME = 80  # characters of a voice's or persona's name, and of what else strangers make us show
 MAX_PROMPT = 4_000  # characters: some thousand frames of the 3,000 that the model remembers
 # Of the fields of a `Request`, where they differ.

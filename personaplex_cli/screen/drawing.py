@@ -13,7 +13,7 @@ from rich.text import Text
 
 from personaplex_cli.events import Phase
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
-from personaplex_cli.screen import lines
+from personaplex_cli.screen import lines, manual
 from personaplex_cli.screen.advice import FAIR, advice, grade, total
 from personaplex_cli.screen.lines import YOU
 from personaplex_cli.screen.state import PanelState, clock, counted, download_speed, downloaded
@@ -27,20 +27,6 @@ NARROWEST = 30  # what a narrower terminal has no room for is cut off
 TALL = 18  # rows of the terminal: from here on lanes are two rows high
 SPEAKING = -50.0  # dBFS: the agent is heard
 FADING = 30  # seconds before the persona is lost that the panel begins to warn
-
-KEYS = (
-    ("m", "mute", "the agent hears silence instead of you"),
-    ("s", "stop talking", "the agent is silent until you speak again"),
-    ("r", "restart", "the conversation begins again"),
-    ("d", "details", "every stage of the delay, steps, losses"),
-    ("?", "help", "this list, shown or hidden"),
-    ("q", "quit", "the conversation ends; Ctrl-C does it too"),
-)
-LEGEND = (
-    ("answers in", "from microphone to speaker, all included"),
-    ("remembers", "how much of the talk; or how long it knows who it is"),
-    ("lanes", "one cell is 80 ms; now is on the right"),
-)
 
 
 @dataclass(frozen=True)
@@ -152,13 +138,13 @@ class Pen:
     def keys(self, space: int) -> Text:
         """The keys that do something now, by their names; shorter or fewer where there is no room."""
         state, theme = self.state, self.theme
-        names = {key: name for key, name, _ in KEYS if state.who or key in "?q"} if self.view.keys else {}
-        if state.who and names:
-            names["m"] = "unmute" if state.muted else names["m"]
-            names["s"] = "let talk" if state.hushed else "stop" if self.width < NARROW else names["s"]
-        names = {key: name for key, name in names.items() if key not in self.view.unused}
+        usable = manual.usable(state.favourites, self.view.unused)
+        names = {key: name for key, name, _ in usable if state.who or key in "?q"} if self.view.keys else {}
+        now = {"m": "unmute"} if state.muted else {}
+        now |= {"s": "let talk"} if state.hushed else {"s": "stop"} if self.width < NARROW else {}
+        names = {key: now.get(key, name) for key, name in names.items()}
         names = names or {"Ctrl-C": "quit"}
-        for key in "drsm":
+        for key in (manual.FAVOURITES, "d", "r", "s", "m"):
             if sum(len(key) + len(name) + 3 for key, name in names.items()) + 1 > space:
                 names.pop(key, None)
         shown = [Text.assemble((key, theme.strong), (f" {name}", theme.quiet)) for key, name in names.items()]
@@ -392,7 +378,4 @@ class Pen:
         return [Text(f" {line}", theme.quiet) for line in shown[-count:]]
 
     def help(self) -> list[Text]:
-        used = (each for each in KEYS if each[0] not in self.view.unused)
-        rows = [(f" {key}  {name}", self.theme.strong, meaning) for key, name, meaning in used]
-        rows += [(f" {name}", self.theme.quiet, meaning) for name, meaning in LEGEND]
-        return [Text.assemble((name.ljust(18), style), meaning) for name, style, meaning in rows]
+        return manual.help_lines(self.state.favourites, self.view.unused, self.width - 4, self.theme)

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
 from personaplex_cli.screen.advice import Stages, total
-from personaplex_cli.screen.state import Remark, clock
+from personaplex_cli.screen.state import BREAK, Remark, clock
 from personaplex_cli.screen.theme import Glyphs, Theme
 from personaplex_cli.screen.user_turns import UserTurn
 from personaplex_cli.transcript import Turn
@@ -93,12 +93,18 @@ def lane(levels: Sequence[float], glyphs: Glyphs) -> str:
 
 
 def rows_of_lane(levels: Sequence[float], rows: int, glyphs: Glyphs) -> list[str]:
-    """A cell for each level, so many rows high, the top one first. The top is never full: lanes stay apart."""
+    """A cell for each level, so many rows high, the top one first. The top is never full: lanes stay apart.
+
+    A line through all rows where another conversation begins.
+    """
     steps = len(glyphs.lane) - 1
     # Rounded up: anything louder than the floor is seen.
     heights = [math.ceil(loudness(level) * (rows * steps - 1)) for level in levels]
     return [
-        "".join(glyphs.lane[min(steps, max(0, height - row * steps))] for height in heights)
+        "".join(
+            glyphs.side if level == BREAK else glyphs.lane[min(steps, max(0, height - row * steps))]
+            for level, height in zip(levels, heights, strict=True)
+        )
         for row in reversed(range(rows))
     ]
 

@@ -7,7 +7,7 @@ each, so the same events always make the same turns.
 import math
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 
@@ -19,6 +19,7 @@ from personaplex_cli.transcript import AGENT, USER, Turn, Turns
 
 MINUTE = round(60 / FRAME_SECONDS)  # frames
 LANE = 512  # frames of both lanes, more than a wide terminal shows
+BREAK = -math.inf  # in a lane, where another conversation begins
 SMOOTHING = 0.1  # share of the newest figure, so that figures can be read while they change
 SLOWEST = 1_000  # milliseconds; slower steps count as this slow
 FRESH = round(0.6 / FRAME_SECONDS)  # frames in which a word is new
@@ -85,6 +86,9 @@ class PanelState:
         self.log: deque[tuple[float | None, str]] = deque(maxlen=32)
         self.notices: dict[str, None] = {}  # what holds now, in the order in which it came
         self.files: tuple[str, ...] = ()
+        self.heard: deque[float] = deque(maxlen=LANE)  # dBFS per frame: you
+        self.said: deque[float] = deque(maxlen=LANE)  # dBFS per frame: the agent
+        self.favourites: Mapping[str, str] = {}  # persona and voice, by key
         self.history: deque[Turn | UserTurn | Remark] = deque(maxlen=256)  # finished, not yet taken by a screen
         self._begin(None)
 
@@ -98,6 +102,8 @@ class PanelState:
             case events.Began():
                 self.finish()
                 self._begin(event)
+                for lane in (self.heard, self.said) if self.heard else ():
+                    lane.append(BREAK)
                 self.agent = event.persona or AGENT
                 seed = "" if event.seed is None else f", seed {event.seed}"
                 self.history.append(Remark(f"{event.persona}, voice {event.voice}{seed}"))
@@ -130,6 +136,8 @@ class PanelState:
                 self.recording = folder
             case events.Muted(on):
                 self.muted = on
+            case events.Favourites(names):
+                self.favourites = names
             case events.Hushed(on):
                 self.hushed = on
             case events.Finished():
@@ -207,8 +215,6 @@ class PanelState:
         self.glitches = {}
         self.steps = StepTimes()
         self.stages: dict[str, float] = {}
-        self.heard: deque[float] = deque(maxlen=LANE)  # dBFS per frame: you
-        self.said: deque[float] = deque(maxlen=LANE)  # dBFS per frame: the agent
         self.words = 0
         self.turns = Turns(who.persona or AGENT if who else AGENT)
         self.user = UserTurns()

@@ -1,5 +1,6 @@
 """The loop over an engine that is elsewhere: beginnings, endings and events, as programs see them."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -134,6 +135,25 @@ def test_restarted_as_another_character_the_server_is_asked_for_that_one(serve: 
     assert indices(events) == [*range(3), *range(3), *range(6)]
     assert [guest.request.query["voice_prompt"] for guest in server.guests] == ["NATF2.pt", "NATM1.pt"]
     assert [event.voice for event in events if isinstance(event, Began)] == ["NATF2", "NATF2", "NATM1"]
+
+
+def test_our_server_is_asked_for_another_character_on_the_same_call(serve: Serve, talk: Call) -> None:
+    async def ours(guest: Guest) -> None:
+        await guest.say(HANDSHAKE)
+        await guest.say(METADATA + b'{"personaplex": "1", "begin": true}')
+        while (message := await guest.hear()) is not None:
+            if message == CONTROL + b"\x03" or b'"begin"' in message:
+                await guest.say(HANDSHAKE)
+
+    server = serve(ours)
+    other = replace(CHARACTER, voice="NATM1", sound="NATM1.pt", prompt="Be kind.")
+    events = hold(talk(server.url), Talker(6), {3: lambda it: it.restart(other), 6: Conversation.restart})
+    assert indices(events) == [*range(3), *range(3), *range(6)]
+    assert [event.voice for event in events if isinstance(event, Began)] == ["NATF2", "NATM1", "NATM1"]
+    (guest,) = server.guests
+    wishes = [each for each in guest.said if each[:1] == CONTROL or b'"begin"' in each]
+    assert json.loads(wishes[0][1:])["begin"].items() >= {"voice_prompt": "NATM1.pt", "text_prompt": "Be kind."}.items()
+    assert wishes[1:] == [CONTROL + b"\x03"]
 
 
 def test_closed_from_another_thread_it_ends_the_conversation_and_the_loop(serve: Serve, talk: Call) -> None:

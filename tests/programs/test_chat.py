@@ -6,7 +6,9 @@ import os
 import sys
 import threading
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 from fakecard import FakeCard, plug_in
-from heldchat import Held, Nothing
+from heldchat import NO_ONE, Held, Nothing
 
 from personaplex_cli.audio.recording import Recording
-from personaplex_cli.character import Sampling
+from personaplex_cli.character import Character, Sampling
 from personaplex_cli.cli import main as cli
 from personaplex_cli.conversation import converse
 from personaplex_cli.engine.engine import LocalEngine
@@ -38,9 +40,11 @@ def speech(frames: int) -> Samples:
     return (random.standard_normal(frames * FRAME) * 0.1).astype(np.float32)
 
 
-def held_chat(fake: FakeCard, model: Path | str, record: Path | None = None) -> Held:
+def held_chat(
+    fake: FakeCard, model: Path | str, record: Path | None = None, favourites: Mapping[str, Character] = NO_ONE
+) -> Held:
     options = ModelOptions(str(model), device="cpu")
-    return Held(fake, lambda listen: load(options, listen, CHARACTER), CHARACTER, record)
+    return Held(fake, lambda listen: load(options, listen, CHARACTER), CHARACTER, record, favourites)
 
 
 @pytest.fixture
@@ -146,6 +150,50 @@ def test_restarted_it_begins_anew_without_what_was_waiting(
     assert said[:20] == said[20:]
     assert len(held.of(Began)) == 2
     assert len(kept_sound(tmp_path)) == 40 * FRAME  # one recording of it all
+
+
+def chef() -> Character:
+    return find_character(CharacterOptions(persona="chef"), CHARACTER.sampling)
+
+
+def test_a_key_switches_to_a_favourite_who_says_what_it_always_says(
+    plug: Callable[..., FakeCard], random_folder: Path, tmp_path: Path
+) -> None:
+    sound = np.tile(speech(20), 3)
+    held = held_chat(plug(microphone=sound), random_folder, tmp_path, {"2": chef()})
+    held.at = {20: lambda: held.chat.press("2"), 40: lambda: held.chat.press("r")}
+    held.run()
+    engine = load(ModelOptions(str(random_folder), device="cpu"))
+    alone = [(step.text, step.said) for step in converse(engine, Recording(sound[: 20 * FRAME]), chef())]
+    said = [(step.text, step.said) for step in held.of(Step)]
+    assert said[:20] != alone and said[20:40] == said[40:] == alone
+    assert [(each.persona, each.voice) for each in held.of(Began)] == [("teacher", "NATF2"), *[("chef", "NATM3")] * 2]
+    marks = [mark["text"] for mark in json.loads(next(tmp_path.glob("*/transcript.json")).read_text())["marks"]]
+    assert marks == ["From here on chef speaks, with the voice NATM3.", "The conversation begins again."]
+
+
+def test_a_favourite_who_cannot_speak_does_not_end_the_talk(
+    plug: Callable[..., FakeCard], random_folder: Path, tmp_path: Path
+) -> None:
+    favourites = {"2": replace(chef(), sound="NOPE.pt"), "3": replace(chef(), prompt="word " * 9000)}
+    held = held_chat(plug(microphone=np.tile(speech(20), 3)), random_folder, tmp_path, favourites)
+    held.at = {20: lambda: held.chat.press("2"), 40: lambda: held.chat.press("3")}
+    held.run()
+    said = [(step.text, step.said) for step in held.of(Step)]
+    assert held.chat.error is None and said[:20] == said[20:40] == said[40:]
+    assert {each.persona for each in held.of(Began)} == {"teacher"}
+    notes = [
+        note.text for note in held.of(Note) if note.text.startswith("chef cannot speak, so teacher begins again: ")
+    ]
+    assert "There is no voice named 'NOPE'" in notes[0] and "The prompt takes" in notes[1] and len(notes) == 2
+    assert len(kept_sound(tmp_path)) == 60 * FRAME
+
+
+def test_keys_of_no_favourite_do_nothing(plug: Callable[..., FakeCard], random_folder: Path) -> None:
+    held = held_chat(plug(microphone=speech(20)), random_folder, favourites={"2": chef()})
+    held.at = {index: partial(held.chat.press, key) for index, key in enumerate("0134567890 \x1bx", start=1)}
+    held.run()
+    assert len(held.of(Step)) == 20 and len(held.of(Began)) == 1
 
 
 def test_q_ends_it(plug: Callable[..., FakeCard], random_folder: Path) -> None:

@@ -168,6 +168,18 @@ def test_metadata_waits_until_the_client_shows_that_it_knows_some() -> None:
     assert [unpack(out) for out in sent(list(asks.encode(Queued(2))))] == [Metadata({"queue": 2})]
 
 
+ASKED = st.none() | st.text(st.characters(codec="ascii"), min_size=1, max_size=MAX_NAME - len(".pt"))
+
+
+@given(st.builds(Request, voice=ASKED, persona=ASKED, prompt=ASKED, seed=st.none() | st.integers(0, 2**63)))
+def test_moshis_client_may_ask_for_another_conversation_as_in_a_query(request: Request) -> None:
+    asked = {**request.to_query(), "strange": ["no", "text"]}
+    begun = list(Moshi().decode(pack(Metadata({"begin": asked}))))
+    assert begun == [Begin(Request.from_query(request.to_query()))]
+    for none in (None, True, [], "persona"):
+        assert not list(Moshi().decode(pack(Metadata({"begin": none}))))
+
+
 def test_a_loss_is_told_in_every_protocol() -> None:
     for kind in ADAPTERS:
         (message,) = sent(list(kind().encode(Lost(8.0, 0.0))))

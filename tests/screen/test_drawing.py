@@ -22,6 +22,7 @@ from personaplex_cli.events import (
     Downloading,
     Ended,
     Event,
+    Favourites,
     Finished,
     Glitch,
     Hushed,
@@ -39,8 +40,8 @@ from personaplex_cli.events import (
     Timings,
 )
 from personaplex_cli.screen.drawing import WIDEST, View, draw
-from personaplex_cli.screen.lines import history_lines
-from personaplex_cli.screen.state import PanelState
+from personaplex_cli.screen.lines import history_lines, rows_of_lane
+from personaplex_cli.screen.state import BREAK, PanelState
 from personaplex_cli.screen.theme import ASCII, COLOURS, Theme, theme_for
 
 GOLDEN = Path(__file__).parents[1] / "data" / "screen"
@@ -83,8 +84,8 @@ def test_at_every_size_the_most_important_parts_stay(name: str, width: int, heig
     assert "q quit" in lines[-1]
     if state.who:
         names = [line.split()[1] for line in lines[1:-1]]
-        assert "teacher" in names[names.index("you") :]
-        assert not state.turns.text or any("scatters" in line for line in lines)
+        assert state.agent in names[names.index("you") :]
+        assert not state.turns.text or any(state.turns.text.split()[-1] in line for line in lines)
 
 
 def test_a_low_terminal_keeps_what_matters_most() -> None:
@@ -238,6 +239,21 @@ def test_what_is_recorded_by_which_devices_and_too_loud_is_seen() -> None:
         state.apply(Step(index, "", -30.0, -90.0, None), now)
     state.apply(Recording(""), now)
     assert not lines_with(state, "clips") and not lines_with(state, "rec ")
+
+
+def test_where_somebody_else_talks_a_line_divides_the_lanes() -> None:
+    for rows in (1, 2):
+        alone = rows_of_lane([-20.0] * 5, rows, Theme().glyphs)
+        assert rows_of_lane([-20.0] * 5 + [BREAK] + [-20.0] * 5, rows, Theme().glyphs) == [
+            f"{row}│{row}" for row in alone
+        ]
+
+
+def test_only_keys_that_do_something_are_offered() -> None:
+    state, now = state_of(talking())
+    assert not lines_with(state, "1-9", View(help=True))
+    state.apply(Favourites({"1": "teacher, NATF2"}), now)
+    assert lines_with(state, "1-9 who") and lines_with(state, "1 teacher, NATF2", View(help=True))
 
 
 def test_without_a_keyboard_no_keys_are_offered() -> None:

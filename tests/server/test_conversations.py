@@ -67,7 +67,7 @@ def test_a_client_learns_whom_it_talks_with(server: RunningServer) -> None:
             await next_message(socket, Handshake)
             facts = (await next_message(socket, Metadata)).values
         assert facts.items() >= {"voice": "NATM1", "persona": "chef", "seed": 7, "context": 3000}.items()
-        assert facts.pop("personaplex") and facts["prompt_frames"] > 24
+        assert facts.pop("personaplex") and facts.pop("begin") and facts["prompt_frames"] > 24
         async with connected(server.socket(f"/pcm?{query}")) as socket:
             assert await next_json(socket, "ready") == {"type": "ready", "sample_rate": SAMPLE_RATE, **facts}
 
@@ -101,6 +101,19 @@ def test_the_first_message_may_choose_the_persona(server: RunningServer) -> None
         assert (await ready({"persona": written, "seed": 5})).items() >= {"voice": "NATM0", "seed": 5}.items()
         prompt = {"prompt": "You enjoy having a good conversation. " * 9}
         assert (await ready(prompt))["prompt_frames"] > (await ready({}))["prompt_frames"]
+
+    asyncio.run(talk())
+
+
+def test_moshis_clients_switch_on_the_same_connection(server: RunningServer) -> None:
+    async def talk() -> None:
+        async with connected(server.socket(f"{PATH}?metadata=1&{SEED}")) as socket:
+            await next_message(socket, Handshake)
+            assert (await next_message(socket, Metadata)).values["persona"] == "teacher"
+            await socket.send_bytes(pack(Metadata({"begin": {"persona": "chef", "voice": "VARF1"}})))
+            await next_message(socket, Handshake)
+            facts = (await next_message(socket, Metadata)).values
+            assert (facts["persona"], facts["voice"]) == ("chef", "VARF1")
 
     asyncio.run(talk())
 
