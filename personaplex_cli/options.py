@@ -20,6 +20,7 @@ MAX_CHANNEL = 1000
 MAX_TAIL = 600  # seconds; more is a mistake
 MAX_SLOTS = 64
 MAX_MEMORY = 110  # seconds: what is read again lies in the model's context beside the talk that goes on
+WORDS = ("tokens", "asr")  # where the words of an evaluation come from
 
 
 def chosen(default: Any, help: str, shown: str | None = None, **more: Any) -> Any:
@@ -178,6 +179,7 @@ class OutputOptions:
     skip_existing: bool = chosen(False, "Skip recordings that have an answer.", variable=None)
     overwrite: bool = chosen(False, "Replace existing answers.", variable=None)
     strict: bool = chosen(False, "Stop at the first recording that fails.", variable=None)
+    chunks = False  # no option here: the words in the JSON once more, as Full-Duplex-Bench reads them
 
     def __post_init__(self) -> None:
         if not 0 <= self.tail <= MAX_TAIL:
@@ -191,6 +193,33 @@ class OutputOptions:
     def settings(self) -> dict[str, Any]:
         """What is needed to write the same again."""
         return {name: getattr(self, name) for name in ("stereo", "transcript", "srt", "md", "tail", "channel")}
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    words: str = chosen("tokens", "tokens: as output.json has them; asr: as they are heard.", variable=None)
+    run: bool = chosen(True, "Answer what has no output.wav yet.", paired=True, variable=None)
+    plot: Path | None = chosen(None, "Draw a picture: FILE.png, .svg or .pdf.", "none", variable=None)
+
+
+@dataclass(frozen=True)
+class TaskCharacterOptions:
+    """Who is evaluated: as the benchmark's task has it, whatever the user's settings are for talks."""
+
+    voice: str | None = chosen(
+        None, "A name from `personaplex voices`, or a sample of speech.", "the persona's", short="-v", variable=None
+    )
+    persona: str | None = chosen(
+        None, "A name from `personaplex personas`.", "the task's prompt", short="-p", variable=None
+    )
+    prompt: str | None = chosen(
+        None, "Text that replaces the task's; @FILE reads it.", "the task's prompt", variable=None
+    )
+
+    def for_task(self, prompt: str) -> CharacterOptions:
+        """The same for a talk, with the prompt of a task unless the user has given another one."""
+        own = self.persona or self.prompt is not None
+        return CharacterOptions(self.voice, self.persona or DEFAULT_PERSONA, self.prompt if own else prompt)
 
 
 @dataclass(frozen=True)

@@ -256,13 +256,14 @@ def test_haproxy_understands_its_file() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "block"), RUNNABLE, ids=lambda value: getattr(value, "name", ""))
 def test_what_needs_no_gpu_runs_as_printed(path: Path, block: Any, tmp_path: Path) -> None:
-    """With the demo model, in a folder with the examples, in a shell that stops at the first failure."""
+    """With the demo model, in a folder with examples and tools, in a shell that stops at the first failure."""
     for program in NEEDED:
         if re.search(rf"\b{program}\b", block.body) and not shutil.which(program):
             pytest.skip(f"needs {program}")
     if str(PORT) in block.body and not _free(PORT):
         pytest.skip(f"something listens at port {PORT}")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    (tmp_path / "tools").symlink_to(ROOT / "tools")
     beside = Path(sys.executable).parent
     if not (beside / "personaplex").exists():
         pytest.skip("personaplex is not installed beside this Python")

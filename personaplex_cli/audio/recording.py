@@ -1,6 +1,6 @@
 """Recorded sound: any file in, 24 kHz mono inside, wav out. And a recording as the `Audio` of a conversation.
 
-`decoding` reads, `voice` chooses the channel and the level, soxr resamples.
+`decoding` reads, `voice` chooses the channel and the level, `resample` sets the rate.
 """
 
 import io
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import IO, Self
 
 import numpy as np
-import soxr
 
 from personaplex_cli.audio.chunks import SIDES
 from personaplex_cli.audio.decoding import decode, free_memory
 from personaplex_cli.audio.queue import NOTHING
+from personaplex_cli.audio.resample import resampled
 from personaplex_cli.audio.voice import about_clipping, at_full_scale, one_voice
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.files import atomic_file
@@ -108,19 +108,15 @@ def read_recording(
     gets a sentence for whatever the user may not expect. Raises UsageError if there is no such file, AudioError if it
     is no sound, empty, cut short or longer than `max_seconds`.
     """
-    name = shown(path)
-    content = _content(path, name)
-    decoded, remarks = decode(content, name, max_seconds)
-    del content
-    voices = []
-    for sound, rate, sides in decoded:
-        sound, about_level = at_full_scale(sound, name)
-        voice, about_channels = one_voice(sound, rate, name, channel, sides or _is_ours(path))
-        voices.append(np.asarray(soxr.resample(voice, rate, SAMPLE_RATE), dtype=np.float32))
-        remarks += about_level + about_channels + about_clipping(voice, name)
-    for each in dict.fromkeys(remarks):
-        remark(each)
-    return np.concatenate(voices)
+    voices = _voices(path, channel, remark, max_seconds)
+    return np.concatenate([resampled(voice, rate, SAMPLE_RATE) for voice, rate in voices])
+
+
+def read_at_own_rate(path: Path | str) -> tuple[Samples, int]:
+    """The same, [n] at the file's own rate, and that rate in hertz: the first one's, if it holds several sounds."""
+    voices = _voices(path, None, lambda text: None, None)
+    rate = voices[0][1]
+    return np.concatenate([resampled(voice, its_rate, rate) for voice, its_rate in voices]), rate
 
 
 def can_be_read_again(path: Path | str) -> bool:
@@ -156,6 +152,25 @@ def mark_sides(wav: IO[bytes]) -> None:
     wav.seek(4)
     wav.write(struct.pack("<I", min(size + len(chunk), 2**32 - 1)))
     wav.seek(0, os.SEEK_END)
+
+
+def _voices(
+    path: Path | str, channel: str | None, remark: Callable[[str], None], max_seconds: float | None
+) -> list[tuple[Samples, int]]:
+    """The voice in each sound of a file, [n], with its rate in hertz."""
+    name = shown(path)
+    content = _content(path, name)
+    decoded, remarks = decode(content, name, max_seconds)
+    del content
+    voices = []
+    for sound, rate, sides in decoded:
+        sound, about_level = at_full_scale(sound, name)
+        voice, about_channels = one_voice(sound, rate, name, channel, sides or _is_ours(path))
+        voices.append((voice, rate))
+        remarks += about_level + about_channels + about_clipping(voice, name)
+    for each in dict.fromkeys(remarks):
+        remark(each)
+    return voices
 
 
 def _content(path: Path | str, name: str) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from personaplex_cli.errors import UsageError
 from personaplex_cli.library.catalog import Persona, Voice, personas, voices
-from personaplex_cli.options import DEFAULT_MODEL, DEMO
+from personaplex_cli.options import DEFAULT_MODEL, DEMO, WORDS
 from personaplex_cli.screen.theme import THEMES
 
 Offers = list[str] | list[tuple[str, str]]  # what may be typed, perhaps with what it is
@@ -53,6 +53,7 @@ OFFERS: Mapping[str, Callable[[], Offers]] = {
     "output_device": partial(_sound_devices, "outputs"),
     "device": "auto cuda mps cpu".split,
     "precision": "auto bf16 fp16 fp32 int8 int4".split,
+    "words": partial(list, WORDS),
     "theme": partial(list, THEMES),
 }
 

@@ -26,6 +26,11 @@ EXAMPLES = {
         "personaplex serve --batch-size 8 --queue 4",
         "personaplex serve --host 0.0.0.0 --token SECRET --ssl-cert cert.pem --ssl-key key.pem --queue 3",
     ),
+    "eval": (
+        "personaplex eval candor_turn_taking/ --task smooth_turn_taking --batch-size auto",
+        "personaplex eval icc_backchannel/ --task backchannel --plot backchannel.png",
+        "personaplex eval outputs-of-others/ --task pause_handling --no-run --json",
+    ),
     "replay": (
         "personaplex replay example",
         "personaplex replay talks/2026-01-31_14-05-09",

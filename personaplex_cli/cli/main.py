@@ -4,7 +4,7 @@ No logic lives in `cli/`, and nothing slow is imported before a command needs it
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +16,7 @@ from personaplex_cli.cli.help import Command, examples, plain
 from personaplex_cli.cli.machine import bench, devices, doctor, download, login, personas_app
 from personaplex_cli.cli.output import ReaderLeft, drop, watched_streams
 from personaplex_cli.cli.replays import replay
-from personaplex_cli.cli.talk import chat, run, serve
+from personaplex_cli.cli.talk import chat, eval, run, serve
 from personaplex_cli.cli.terminal import end_as_by_ctrl_c, report, say
 from personaplex_cli.cli.voices import voices_app
 from personaplex_cli.errors import PersonaplexError, UsageError
@@ -54,8 +54,8 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-PANELS = {  # as help lists them
-    "Talk": (chat, run, serve, replay),
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {  # as help lists them
+    "Talk": (chat, run, serve, replay, eval),
     "Set up": (login, download, doctor, devices, bench),
 }
 for panel, commands in PANELS.items():

@@ -16,7 +16,7 @@ from rich.console import Console
 from personaplex_cli.character import Character, Sampling
 from personaplex_cli.cli.help import with_default
 from personaplex_cli.cli.output import Output
-from personaplex_cli.cli.terminal import JsonEvents, ProgramStack
+from personaplex_cli.cli.terminal import JsonEvents, ProgramStack, write_json
 from personaplex_cli.conversation import Engine
 from personaplex_cli.errors import UsageError, either, unknown_name
 from personaplex_cli.events import Listener, Note, Phase, State
@@ -26,14 +26,17 @@ from personaplex_cli.options import (
     CharacterOptions,
     ChatOptions,
     ClusterOptions,
+    EvalOptions,
     LiveModelOptions,
     LiveSoundCardOptions,
     ModelOptions,
     OutputOptions,
     RemoteOptions,
     ServeOptions,
+    TaskCharacterOptions,
 )
 from personaplex_cli.screen.screens import JsonLines, PlainLines, ProgressScreen, Screen, Screens
+from personaplex_cli.screen.tables import show_table
 from personaplex_cli.screen.theme import THEMES
 
 ONE_BY_ONE = "A server answers recordings one after the other: --batch-size is for a model on this machine."
@@ -98,6 +101,52 @@ def run(
             raise KeyboardInterrupt(*work.kept) from stop
     jobs.conclude(work)
     json_lines.conclude()
+
+
+def eval(
+    context: typer.Context,
+    *,
+    root: Annotated[
+        Path, typer.Argument(metavar="ROOT", help="A data set: ROOT/1/input.wav and so on.", show_default=False)
+    ],
+    task: Annotated[
+        str,
+        typer.Option("--task", help="Such as pause_handling or smooth_turn_taking.", show_default=False),
+    ],
+    options: EvalOptions,
+    as_json: Annotated[bool, typer.Option("--json", help="What eval.json has, on standard output.")] = False,
+    character: TaskCharacterOptions,
+    model: ModelOptions,
+    batch: BatchOptions,
+    sampling: Sampling,
+) -> None:
+    """Measure turn-taking with Full-Duplex-Bench: answer its recordings, and score these answers or anyone's."""
+    from personaplex_cli.programs import evaluate as program
+
+    evaluation = program.prepare(root, task, options)
+    with ProgressScreen(Console(stderr=True)) as screen:
+        failed = []
+        if options.run:
+            remote = RemoteOptions()
+            who = _who(character.for_task(evaluation.task.prompt), sampling, remote)
+            start = _starter(context, remote, model, who, paced=True, slots=batch.slots)
+            work = evaluation.look_at(screen.show)
+            try:
+                if work.todo:
+                    with closing(start(screen.show)) as engine:
+                        evaluation.answer(engine, who, work, screen.show)
+            except KeyboardInterrupt as stop:
+                raise KeyboardInterrupt(*work.kept) from stop
+            failed = work.failures
+        evaluation.score(screen.show, failed)
+        evaluation.write()
+    report = evaluation.report()
+    if as_json:
+        write_json(report)
+    else:
+        titles = ["figure", "here", "published", "difference", "by"]
+        show_table(Console(), titles, program.rows(evaluation.task, report["summary"]))
+    evaluation.conclude()
 
 
 def chat(

@@ -108,9 +108,12 @@ class Answer:
     def _report(self) -> dict[str, Any]:
         """What is known of the answer. Its speed is that of its own time, from the first frame to the last."""
         took = max(self._ended_at - self._began_at, 1e-9)
+        words = self._transcript.words()
+        chunks = [{"text": word.word, "timestamp": [word.start, word.end]} for word in words]
         return {
             "text": self._transcript.text,
-            "words": [asdict(word) for word in self._transcript.words()],
+            "words": [asdict(word) for word in words],
+            **({"chunks": chunks} if self._output.chunks else {}),
             "input": self.job.source,
             "output": STDOUT if self.job.target is None else str(self.job.target),
             "seconds": round(len(self.audio.heard) / SAMPLE_RATE, 3),

@@ -1,0 +1,119 @@
+"""A data set of the benchmark: a folder for each sample, with recordings, annotations and words as JSON.
+
+ROOT/SAMPLE/  input.wav  output.wav  output.json  and, by task, pause.json, turn_taking.json, interrupt.json, ...
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from personaplex_cli.errors import UsageError
+from personaplex_cli.evaluation.benchmark import Task, tasks_named
+from personaplex_cli.evaluation.intervals import Interval
+from personaplex_cli.evaluation.turn_taking import Spoken
+
+WORDS = "output.json"
+HUMAN = "icc_gt_distribution.json"  # of the benchmark: when human listeners made a sound, by sample
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The folder of one sample. Whatever is wrong with a file in it is raised as an error when the file is read."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def window(self, task: Task) -> Interval | None:
+        """The annotated seconds; None where the task has none. Raises UsageError."""
+        if task.annotation is None:
+            return None
+        path = self.folder / task.annotation
+        content = read_json(path)
+        with suppress(LookupError, TypeError, ValueError):
+            start, end = map(float, content["timestamps"] if task.clean else content[0]["timestamp"])
+            if isfinite(start) and isfinite(end):
+                return start, end
+        raise UsageError(f"{path} does not say when.", "The benchmark's files have two seconds under `timestamp`.")
+
+    def words(self, name: str = WORDS) -> list[Spoken]:
+        """The words in a file of this sample. Raises UsageError."""
+        path = self.folder / name
+        content = read_json(path)
+        with suppress(LookupError, TypeError, ValueError):
+            return [_spoken(chunk["text"], *chunk["timestamp"]) for chunk in content["chunks"]]
+        hint = 'The benchmark\'s files have `{"chunks": [{"text": "Yes,", "timestamp": [3.36, 3.9]}]}`.'
+        raise UsageError(f"{path} has no words with times.", hint)
+
+    @property
+    def has_words(self) -> bool:
+        return (self.folder / WORDS).exists()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the output was made with, if this program has made it."""
+        with suppress(UsageError):
+            content = read_json(self.folder / WORDS)
+            if isinstance(content, dict) and "personaplex" in content:
+                return dict(content.get("settings", {}))
+        return {}
+
+
+def samples(root: Path) -> list[Sample]:
+    """All samples in a folder, numbers in their order. Raises UsageError if there are none."""
+    files = ("input.wav", "output.wav", WORDS)
+    try:
+        folders = [each for each in root.iterdir() if any((each / name).exists() for name in files)]
+    except OSError as error:
+        raise UsageError(f"{root} cannot be read ({error.strerror}).", "Give the folder of a data set.") from error
+    if not folders:
+        raise UsageError(f"There are no samples in {root}.", "It needs folders such as 1/ with an input.wav.")
+    return [Sample(each) for each in sorted(folders, key=_order)]
+
+
+def task_of(name: str, found: Sequence[Sample]) -> Task:
+    """The task of that name, in the version of the benchmark that these samples are of. Raises UsageError."""
+    first, *others = tasks_named(name)
+    has_annotation = (task for task in others if any((each.folder / str(task.annotation)).exists() for each in found))
+    if first.annotation and any((each.folder / first.annotation).exists() for each in found):
+        return first
+    return next(has_annotation, first)
+
+
+def human_listeners(root: Path) -> dict[str, list[float]]:
+    """When human listeners made a sound, by sample: from a file in the data set or beside it; empty without one.
+
+    Raises UsageError if it is something else.
+    """
+    path = next((path for path in (root / HUMAN, root.resolve().parent / HUMAN) if path.exists()), None)
+    if path is None:
+        return {}
+    with suppress(AttributeError, TypeError, ValueError):
+        found = {name: [float(each) for each in bins] for name, bins in read_json(path).items()}
+        if all(map(len, found.values())):
+            return found
+    raise UsageError(f"{path} does not say when listeners made a sound.", "Copy it from the benchmark again.")
+
+
+def read_json(path: Path) -> Any:
+    """Raises UsageError if there is no such file or it is no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}).", "Is this the right task and folder?") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is no JSON.", "Make or copy it again.") from error
+
+
+def _order(folder: Path) -> tuple[int, str]:
+    return (int(folder.name) if folder.name.isdecimal() else 10**9, folder.name)
+
+
+def _spoken(text: str, start: float, end: float | None) -> Spoken:
+    return Spoken(str(text).strip(), float(start), None if end is None else float(end))
