@@ -3,6 +3,7 @@
 What decoders would get wrong silently is refused here: rates that cannot be, files cut short, more than fits in memory.
 """
 
+import math
 import os
 import re
 import shlex
@@ -129,7 +130,7 @@ def _decoded(piece: Piece, name: str, max_seconds: float | None) -> tuple[Sample
             rate, channels = reader.sample_rate, reader.channels
             _refuse_rate(rate, name)
             promised = promised if promised is not None or not piece.has_length else reader.duration_sec
-            most = max_seconds or max_length(rate, channels)
+            most = min(max_seconds or math.inf, max_length(rate, channels))
             _refuse_length(reader.duration_sec or 0.0, rate, channels, name, max_seconds)
             # A few bytes may unpack to hours where no header says so.
             sound, rate = _sphn(sphn.read, path, None, most + 1)

@@ -5,6 +5,7 @@ neither the codec has to hear the sample again, nor the reference to be given it
 """
 
 import hashlib
+import io
 import re
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -78,6 +79,8 @@ def saved_voice(codes: Tensor, embed: Embed, spec: ModelSpec) -> SavedVoice:
 
 def save_voice(voice: SavedVoice, path: Path) -> None:
     """Write a `.pt` file that only its owner can read. Raises OSError."""
+    content = io.BytesIO()  # for a full disk torch has an error of its own
+    torch.save({"embeddings": voice.embeddings[:, None, None].contiguous(), "cache": voice.cache[None]}, content)
     with atomic_path(path) as partial:
         partial.touch(0o600)
-        torch.save({"embeddings": voice.embeddings[:, None, None].contiguous(), "cache": voice.cache[None]}, partial)
+        partial.write_bytes(content.getvalue())

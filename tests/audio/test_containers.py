@@ -167,6 +167,23 @@ class TestLimits:
         with pytest.raises(AudioError, match="longer than 60 s"):
             read_voice_sample(tmp_path / "x.wav")
 
+    def test_of_a_voice_no_more_is_decoded_than_memory_can_hold(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[float] = []
+
+        def stop(path: str, start: float | None, seconds: float) -> None:
+            asked.append(seconds)
+            raise ValueError
+
+        monkeypatch.setattr(decoding, "max_length", lambda rate, channels: 20.0)
+        monkeypatch.setattr(sphn, "read", stop)
+        monkeypatch.setattr(decoding.shutil, "which", lambda name: None)
+        (tmp_path / "x.wav").write_bytes(wav(noise(8000), rate=8000))
+        with pytest.raises(AudioError):
+            read_voice_sample(tmp_path / "x.wav")
+        assert asked == [21.0]
+
     def test_a_device_without_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from personaplex_cli.audio import recording
 

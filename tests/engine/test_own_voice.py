@@ -136,5 +136,5 @@ def test_where_it_cannot_be_kept_the_voice_speaks_all_the_same(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert tokens(engine, own) == expected and list(own.folder.iterdir()) == []
