@@ -73,10 +73,10 @@ class Scorer:
         return {
             "takes_turn": script.takes_turn,
             "backchannels": len(script.short) / pair.seconds,
-            "divergence": divergence(script.short, pair.seconds, human) if human else None,
+            "divergence": divergence(script.short, pair.seconds, human),
             "any_takes_turn": true.any_takes_turn,
             "true_backchannels": len(true.short) / pair.seconds,
-            "true_divergence": divergence(true.short, pair.seconds, human) if human else None,
+            "true_divergence": divergence(true.short, pair.seconds, human),
         }
 
 

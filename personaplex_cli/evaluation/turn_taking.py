@@ -68,16 +68,18 @@ def listening(speech: Sequence[Interval], words: Sequence[Spoken]) -> Listening:
     return Listening(short, verdicts[-1], any(verdicts))
 
 
-def divergence(short: Sequence[Interval], seconds: float, human: Sequence[float]) -> float:
+def divergence(short: Sequence[Interval], seconds: float, human: Sequence[float] | None) -> float | None:
     """How far the times of backchannels are from those of human listeners: the Jensen-Shannon distance, 0 to 0.83.
 
     It is a distance (a root) with natural logarithms. `human` is a distribution over bins of the same recording; it is
-    stretched to our number of bins. 1 without any backchannel.
+    stretched to our number of bins. 1 without any backchannel, None if it is not known how people listen.
     """
-    from scipy.spatial.distance import jensenshannon
-
     if not short:
         return 1.0
+    if human is None:
+        return None
+    from scipy.spatial.distance import jensenshannon
+
     counts = np.full(int(seconds / BIN) + 1, NOTHING)
     for start, end in short:
         counts[int(start / BIN) : int(end / BIN) + 1] += 1
