@@ -163,7 +163,16 @@ class RemoteOptions:
 
 
 @dataclass(frozen=True)
-class OutputOptions:
+class AsrOptions:
+    """Whether the user's words are written down too, and by which model."""
+
+    asr: str | None = chosen(
+        None, "Write down your words, too: a Whisper model, such as base.en.", "only the agent's words", panel=None
+    )
+
+
+@dataclass(frozen=True)
+class OutputOptions(AsrOptions):
     """What is written of each answer beside the agent's voice."""
 
     stereo: bool = chosen(False, "Write you on the left, the agent on the right.", variable=None)
@@ -192,7 +201,7 @@ class OutputOptions:
     @property
     def settings(self) -> dict[str, Any]:
         """What is needed to write the same again."""
-        return {name: getattr(self, name) for name in ("stereo", "transcript", "srt", "md", "tail", "channel")}
+        return {name: getattr(self, name) for name in ("stereo", "transcript", "srt", "md", "tail", "channel", "asr")}
 
 
 @dataclass(frozen=True)
@@ -232,7 +241,7 @@ class ScreenOptions:
 
 
 @dataclass(frozen=True)
-class ChatOptions(ScreenOptions):
+class ChatOptions(ScreenOptions, AsrOptions):
     """The same, and what is kept of it."""
 
     record: Path | None = chosen(
@@ -246,7 +255,7 @@ class ChatOptions(ScreenOptions):
 
 
 @dataclass(frozen=True)
-class ServeOptions(VoiceOptions):
+class ServeOptions(VoiceOptions, AsrOptions):
     queue: int = chosen(0, "How many clients may wait while all places are taken.", min=0, max=1000)
     max_minutes: float | None = chosen(None, "How long a client may talk.", "no limit", min=0.01)
     drain: float = chosen(0.0, "Seconds that conversations may go on after SIGTERM; nobody new is let in.", min=0)

@@ -38,6 +38,12 @@ class Word:
     end: float
     speaker: str = AGENT
 
+    @property
+    def frames(self) -> tuple[int, int]:
+        """Its first frame, and the one after its last."""
+        start, end = (round(time / FRAME_SECONDS, 3) for time in (self.start, self.end))
+        return math.floor(start), max(math.floor(start) + 1, math.ceil(end))
+
 
 @dataclass(frozen=True)
 class Turn:

@@ -45,12 +45,13 @@ class Held:
         character: Character,
         record: Path | None = None,
         favourites: Mapping[str, Character] = NO_ONE,
+        asr: str | None = None,
     ) -> None:
         self.events: list[Event] = []
         self.at: dict[int, Callable[[], None]] = {}
         self.then: dict[Phase, Callable[[], None]] = {}
         options = LiveSoundCardOptions()
-        self.chat = Chat(lambda: start(self._listen), character, options, record, self._listen, favourites)
+        self.chat = Chat(lambda: start(self._listen), character, options, record, self._listen, favourites, asr)
         self._steps = 0
         card.at_end = self.chat.stop
 

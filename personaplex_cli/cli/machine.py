@@ -21,6 +21,7 @@ from personaplex_cli.events import Note
 from personaplex_cli.library import catalog
 from personaplex_cli.options import (
     DEFAULT_MODEL,
+    AsrOptions,
     BenchOptions,
     CharacterOptions,
     DeviceOptions,
@@ -151,13 +152,16 @@ def doctor(
     raise typer.Exit(program.exit_code(findings))
 
 
-def download(*, model: ModelFilesOptions) -> None:
+def download(*, model: ModelFilesOptions, words: AsrOptions) -> None:
     """Fetch the model once; everything else then works without a network. Damaged files are downloaded again."""
     from personaplex_cli.library.weights import voice_names
+    from personaplex_cli.library.whisper_files import find_whisper
     from personaplex_cli.loader.find import find_files
 
     with ProgressScreen(Console(stderr=True)) as screen:
         try:
+            if words.asr:
+                find_whisper(words.asr, screen.show)
             files = find_files(model.model, model.revision, screen.show, verify=True)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt("What has arrived is kept; the next download continues there.") from stop

@@ -74,6 +74,7 @@ def run(
     sampling: Sampling,
 ) -> None:
     """Answer recorded speech: the same conversation as live, frame by frame, with files."""
+    from personaplex_cli.library.whisper_files import find_whisper
     from personaplex_cli.programs import cluster as machines
     from personaplex_cli.programs import jobs
     from personaplex_cli.programs import run as program
@@ -91,6 +92,8 @@ def run(
         json_lines = JsonEvents()
         listen = json_lines if events else screen.show
         work = program.check(planned, out, output, listen)
+        if output.asr and cluster.ray is None:  # downloaded before the model loads: better to fail now
+            find_whisper(output.asr, listen)
         try:
             if work.todo and cluster.ray is not None:
                 machines.answer_all(cluster.ray, start, who, work, output, listen)
@@ -188,7 +191,7 @@ def chat(
                 read_ahead(engine, favourites, screen.show)
             return engine
 
-        talk = Chat(start_ready, who, card, options.record, screen.show, favourites)
+        talk = Chat(start_ready, who, card, options.record, screen.show, favourites, options.asr)
         stack.ends(talk.end)
         talk.run(screen, keys)
     if talk.error:

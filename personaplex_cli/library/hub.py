@@ -73,6 +73,7 @@ def fetch(
     optional: Sequence[str],
     listen: Listener,
     damaged: Collection[str] = (),
+    kind: str = "PersonaPlex",
 ) -> Path:
     """Bring the files of the revision into the cache and return their folder, whose name is the commit.
 
@@ -85,7 +86,7 @@ def fetch(
     """
     folder = cache_folder(repo)
     with translated_errors(repo, revision), _plain_http():
-        commit, files = _remote_files(repo, revision, needed, optional)
+        commit, files = _remote_files(repo, revision, needed, optional, kind)
         for file in files:
             file.discard_if_damaged(file.name in damaged)
         total = sum(file.size for file in files)
@@ -137,7 +138,7 @@ def _size(path: Path) -> int | None:
 
 
 def _remote_files(
-    repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str]
+    repo: str, revision: str | None, needed: Sequence[str], optional: Sequence[str], kind: str
 ) -> tuple[str, list[_RemoteFile]]:
     """The commit of the revision and the files of it that we want. Raises what a gated repo answers."""
     info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
@@ -145,7 +146,7 @@ def _remote_files(
     if not COMMIT.fullmatch(commit):  # it names a folder here
         raise ValueError(commit)
     if absent := [name for name in needed if name not in there]:
-        what = f"{repo} is not a PersonaPlex model: it has no {' and no '.join(absent)}."
+        what = f"{repo} is not a {kind} model: it has no {' and no '.join(absent)}."
         raise ModelError(what, "Give the name of another model, or none for the default.")
     folder = cache_folder(repo)
     files = []

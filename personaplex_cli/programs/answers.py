@@ -12,13 +12,14 @@ import numpy as np
 
 from personaplex_cli import __version__
 from personaplex_cli.audio.recording import Recording, read_recording, shown, write_wav
-from personaplex_cli.errors import NetworkError, OutputError
+from personaplex_cli.errors import NetworkError, OutputError, PersonaplexError
 from personaplex_cli.events import Began, Event, Listener, Note, Started, Step, Timings
 from personaplex_cli.files import atomic_file
 from personaplex_cli.options import OutputOptions
 from personaplex_cli.programs.jobs import STDOUT, Job, Ready
+from personaplex_cli.recogniser import Recogniser
 from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE
-from personaplex_cli.transcript import Transcript, as_bytes, clock, one_line
+from personaplex_cli.transcript import USER, Transcript, as_bytes, clock, one_line
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Answer:
     Raises what `read_recording` raises.
     """
 
-    def __init__(self, ready: Ready, output: OutputOptions, slots: int) -> None:
+    def __init__(self, ready: Ready, output: OutputOptions, slots: int, recogniser: Recogniser | None) -> None:
         """`slots` conversations are held at once: that is noted in the report."""
         self.job = ready.job
         self._remarks = list(ready.remarks)
@@ -50,6 +51,7 @@ class Answer:
         sound = read_recording(ready.job.source, output.channel) if ready.sound is None else ready.sound
         self.audio = Recording(sound, output.tail)
         self._transcript = Transcript()
+        self._user_words = recogniser.submit([sound]) if recogniser else None
         self._timings: list[Timings] = []
         self._persona_until: float | None = None
 
@@ -86,11 +88,13 @@ class Answer:
     def write(self) -> Result:
         """Write the answer, once the conversation has ended.
 
-        Raises NetworkError if it is not whole, AudioError or OutputError if it cannot be written.
+        Raises NetworkError if it is not whole, AudioError or OutputError if it cannot be written, PersonaplexError if
+        the user's words cannot be written down.
         """
         if len(self.audio.answer) < len(self.audio.heard):
             what = f"The answer to {shown(self.job.source)} is incomplete."
             raise NetworkError(what, "Check the server, and try again.")
+        self._add_user_words()
         report = self._report()
         channels = (self.audio.heard, self.audio.answer) if self._output.stereo else (self.audio.answer,)
         if self.job.target is None:
@@ -104,6 +108,17 @@ class Answer:
             with atomic_file(wav) as file:
                 write_wav(file, *channels)
         return Result(self.job, report, cut_short=self.audio.ends_speaking)
+
+    def _add_user_words(self) -> None:
+        """Wait for them: they were asked for when the recording was read."""
+        try:
+            words = self._user_words.result() if self._user_words else []
+        except PersonaplexError as error:
+            what = f"The words of {shown(self.job.source)} cannot be written down: {error}"
+            raise PersonaplexError(what, "Choose another model for --asr, or leave it out.") from error
+        for word in words:
+            first, after = word.frames
+            self._transcript.add(first, f" {word.word}", USER, after)
 
     def _report(self) -> dict[str, Any]:
         """What is known of the answer. Its speed is that of its own time, from the first frame to the last."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -21,14 +22,18 @@ from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation, Disconnected, Engine, Wakeup
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Muted, Note, Phase, State, Step
+from personaplex_cli.library.whisper_files import find_whisper
 from personaplex_cli.options import LiveSoundCardOptions
+from personaplex_cli.recogniser import open_recogniser
 from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
+from personaplex_cli.transcriber import Transcriber
 from personaplex_cli.transcript import Transcript
 from personaplex_cli.worker import ModelWorker
 
 REDRAW_SECONDS = 1 / 12
 LATENCY_FRAMES = 3  # frames between two reports of latency
+PATIENCE = 6  # redraws before it is said what is waited for
 END_TIMEOUT = 1.0  # seconds that the model's thread gets to end; while it loads it hears nothing
 
 
@@ -55,10 +60,11 @@ class Chat:
         record: Path | None,
         listen: Listener,
         favourites: Mapping[str, Character] = MappingProxyType({}),
+        asr: str | None = None,
     ) -> None:
         """`start` returns the engine, in the model's thread; `record` is the folder for recordings, if any.
 
-        `favourites` says by key who the user may switch to.
+        `favourites` says by key who the user may switch to, `asr` which model writes down the user's words.
         """
         self._start = start
         self._card_options = card_options
@@ -75,6 +81,8 @@ class Chat:
         self._wakeup = Wakeup()
         self._card = SoundCard(card_options, listen)
         self._recorder = Recorder(self._card, record, listen) if record else None
+        self._asr = asr
+        self._transcriber: Transcriber | None = None
         self._conversation = Conversation(character, self._recorder or self._card, self._hear)
 
     @property
@@ -87,16 +95,30 @@ class Chat:
     def run(self, display: Display, keyboard: Keyboard) -> None:
         """Start the model's thread; draw and obey keys until it ends or is to end: call `end` then.
 
-        Ctrl-C comes out as KeyboardInterrupt.
+        Ctrl-C comes out as KeyboardInterrupt; the user's last words are waited for, unless it comes again.
         """
         sys.setswitchinterval(0.001)  # the callback of the sound card must not wait long for Python
         ended = partial(self._listen, State(Phase.ENDED))
         self._worker = ModelWorker(self._open, self._conversations(), self._wakeup, ended=ended)
-        while self._worker.is_alive and not self._stop.is_set():
+        try:
+            while self._worker.is_alive and not self._stop.is_set():
+                display.refresh(time.monotonic())
+                key = keyboard.poll(REDRAW_SECONDS)
+                if key and not display.press(key):
+                    self.press(key)
+        finally:
+            if self._transcriber:
+                self._finish_words(self._worker, display, keyboard)
+
+    def _finish_words(self, worker: ModelWorker, display: Display, keyboard: Keyboard) -> None:
+        """Draw while the model's thread waits for the user's last words; q leaves them out."""
+        self.stop()
+        for polls in count():
+            if not worker.is_alive or keyboard.poll(REDRAW_SECONDS) == "q":
+                return
+            if polls == PATIENCE:
+                self._listen(Note("Your last words are being written down: q leaves them out."))
             display.refresh(time.monotonic())
-            key = keyboard.poll(REDRAW_SECONDS)
-            if key and not display.press(key):
-                self.press(key)
 
     def press(self, key: str) -> None:
         """m mute, s stop talking, r restart, q quit, those of favourites switch; others mean nothing."""
@@ -125,12 +147,16 @@ class Chat:
     def end(self) -> bool:
         """Stop, and wait a moment; False if the model's thread is too busy loading to end."""
         self.stop()
+        if self._transcriber:
+            self._transcriber.abandon()
         return self._worker is None or self._worker.join(END_TIMEOUT)
 
     # The model's thread.
 
     def _open(self) -> Engine:
         check_devices(self._card_options)
+        if self._asr:  # downloaded before the model loads: better to fail now
+            find_whisper(self._asr, self._listen)
         self._engine = self._start()
         return self._engine
 
@@ -141,6 +167,11 @@ class Chat:
             open_things.enter_context(self._card)
             if self._recorder:
                 open_things.enter_context(self._recorder)
+            if self._asr:
+                recogniser = open_things.enter_context(open_recogniser(self._asr, self._listen))
+                self._transcriber = Transcriber(self._conversation.audio, recogniser, self._hear)
+                self._conversation.audio = self._transcriber
+                open_things.callback(self._transcriber.close)
             while self._conversation is not held and not self._stop.is_set():
                 held = self._conversation
                 yield held
@@ -159,6 +190,8 @@ class Chat:
                 self._listen(State(Phase.LIVE))
             case Step():
                 self._count(event)
+        if self._transcriber:
+            self._transcriber.hear(event)
 
     def _count(self, step: Step) -> None:
         if step.index % LATENCY_FRAMES == 0:

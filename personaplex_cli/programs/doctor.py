@@ -31,7 +31,7 @@ from personaplex_cli.options import DeviceOptions, SoundCardOptions
 # What stays in main memory, and what is on its way to the GPU, torch included: an estimate, on the safe side.
 MAIN_MEMORY_BYTES = 4 * GIGABYTE
 PACKAGES = ("torch", "moshi", "huggingface-hub", "numpy", "safetensors", "sentencepiece", "sounddevice", "sphn", "soxr")
-EXTRAS = ("triton", "pywebrtc-audio", "aiohttp", "typer", "rich")  # in a report only
+EXTRAS = ("triton", "pywebrtc-audio", "faster-whisper", "aiohttp", "typer", "rich")  # in a report only
 NARROW = 72  # columns
 DISTURBING_ECHO = -40.0  # dB: speech at -20 dBFS comes back at -60, below which it does not disturb the model
 SLOW_CARD = 250.0  # milliseconds; above it people begin to talk at the same time

@@ -10,7 +10,7 @@ appears whole or not at all; what was finished stays when a later one fails or t
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from personaplex_cli.options import OutputOptions
 from personaplex_cli.programs.answers import Answer, Result
 from personaplex_cli.programs.jobs import Job, Ready, Work, look_at
 from personaplex_cli.programs.results import Ledger
+from personaplex_cli.recogniser import Recogniser, open_recogniser
 
 AHEAD = 2  # recordings in memory beside those that are being answered: read ahead, or not written yet
 
@@ -73,8 +74,11 @@ def answer(
     What was finished by then, or when the user stops, is still written and told to `done`.
     """
     wakeup = Wakeup()
-    desk = _Desk(engine.slots, coming, output, listen, done, wakeup)
-    with closing(desk), closing(converse_all(engine, desk.conversations(character), wakeup)) as events:
+    with ExitStack() as open_things:
+        recogniser = open_things.enter_context(open_recogniser(output.asr, listen)) if output.asr else None
+        desk = _Desk(engine.slots, coming, output, listen, done, wakeup, recogniser)
+        open_things.enter_context(closing(desk))
+        events = open_things.enter_context(closing(converse_all(engine, desk.conversations(character), wakeup)))
         for conversation, event in events:
             conversation.listen(event)
             desk.take_back()
@@ -97,8 +101,10 @@ class _Desk:
         listen: Listener,
         done: Callable[[Result], None],
         wakeup: Wakeup,
+        recogniser: Recogniser | None,
     ) -> None:
         self._slots = slots
+        self._recogniser = recogniser
         self._coming: Iterator[Ready | None] | None = iter(coming)  # None: all have come
         self._output = output
         self._listen = listen
@@ -160,7 +166,7 @@ class _Desk:
             if ready is None:
                 break
             self._in_hand += 1
-            read = self._reader.submit(Answer, ready, self._output, self._slots)
+            read = self._reader.submit(Answer, ready, self._output, self._slots, self._recogniser)
             read.add_done_callback(lambda _: self._wakeup.ring())
             self._reading.append((ready.job, read))
         return self._coming is not None

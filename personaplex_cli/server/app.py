@@ -25,9 +25,9 @@ from typing import Any
 
 from aiohttp import web
 
-from personaplex_cli.conversation import Engine
+from personaplex_cli.conversation import Audio, Engine
 from personaplex_cli.errors import NetworkError, PersonaplexError
-from personaplex_cli.events import Listener, Note, Phase, State, Visitors
+from personaplex_cli.events import Event, Listener, Note, Phase, State, Visitors
 from personaplex_cli.files import check_writable
 from personaplex_cli.lookup import find_character
 from personaplex_cli.options import AccessOptions, CharacterOptions, ModelOptions, ServeOptions
@@ -37,6 +37,7 @@ from personaplex_cli.protocols.moshi import Moshi
 from personaplex_cli.protocols.pcm import Pcm
 from personaplex_cli.protocols.twilio import Twilio
 from personaplex_cli.protocols.wire import PATH
+from personaplex_cli.recogniser import Recogniser, open_recogniser
 from personaplex_cli.server.access import client_address, tls_context, warning
 from personaplex_cli.server.admission import GREEDY, LOADING, SHUTDOWN, Admission, ConversationQueue, Place, Refusal
 from personaplex_cli.server.answers import RETRY, Answers
@@ -48,6 +49,7 @@ from personaplex_cli.server.metrics import Metrics
 from personaplex_cli.server.rounds import TimedEngine
 from personaplex_cli.server.session import Session
 from personaplex_cli.server.site import SILENT, Site
+from personaplex_cli.transcriber import Transcriber
 from personaplex_cli.worker import ModelWorker
 
 MAX_MESSAGE_BYTES = 1 << 20  # 21 seconds of raw sound
@@ -84,9 +86,10 @@ class App:
         self._conversations = ConversationQueue()
         metrics = Metrics()
         self._site = Site(access, metrics, listen)
-        self._host = Host(serve, metrics, listen, self._conversations.put, self._note_from_thread)
+        self._host = Host(serve, metrics, listen, self._conversations.put, self._note_from_thread, self._transcriber)
         self._answers = Answers(self._site, self._admission, self._host, model, self._default)
         self._sessions: dict[Session, asyncio.Task[Any]] = {}
+        self._recogniser: Recogniser | None = None
         self._ready = False
         self.url = ""
         self.ended = True  # no thread is left
@@ -141,6 +144,8 @@ class App:
                 listening.close()
                 await self._say_goodbye(worker)
         finally:
+            if self._recogniser:
+                await asyncio.to_thread(self._recogniser.close)
             await runner.cleanup()
             self._connections.close()
         if worker.error:
@@ -191,7 +196,20 @@ class App:
     def _start(self) -> Engine:
         from personaplex_cli.loader.load import load  # imports torch
 
+        if self._host.options.asr:
+            self._recogniser = open_recogniser(self._host.options.asr, self._listen)
         return load(self._model, self._listen, self._default, self._slots)
+
+    def _transcriber(self, audio: Audio, listen: Listener) -> Transcriber | None:
+        """What writes down a client's words, if they are to be; that it cannot go on is for the owner's eyes."""
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Note):
+                self._note_from_thread(event.text)
+            else:
+                listen(event)
+
+        return Transcriber(audio, self._recogniser, tell) if self._recogniser else None
 
     def _call(self, act: Callable[..., object], *arguments: Any) -> None:
         """Have the event loop do something, from any thread."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from personaplex_cli.character import Character, Sampling
-from personaplex_cli.conversation import Conversation
+from personaplex_cli.conversation import Audio, Conversation
 from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
 from personaplex_cli.events import Listener
 from personaplex_cli.library.catalog import SpoiledEntry
@@ -12,6 +12,7 @@ from personaplex_cli.lookup import find_named_character
 from personaplex_cli.options import CharacterOptions, ServeOptions
 from personaplex_cli.protocols.wire import Request
 from personaplex_cli.server.metrics import Metrics
+from personaplex_cli.transcriber import Transcriber
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Host:
     listen: Listener
     hold: Callable[[Conversation], None]  # on the model; it ends with the event `Ended`
     note_once: Callable[[str], None] = lambda text: None  # for the owner's eyes
+    transcriber: Callable[[Audio, Listener], Transcriber | None] = lambda audio, listen: None
 
     def character(self, request: Request) -> Character:
         """What a client asks for. Raises UsageError for names that do not exist and numbers out of range.

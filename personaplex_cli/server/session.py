@@ -47,6 +47,7 @@ from personaplex_cli.server.admission import Place
 from personaplex_cli.server.client_audio import ClientAudio
 from personaplex_cli.server.closings import LEFT, STUCK, TOO_BIG, closing_after
 from personaplex_cli.server.host import Host
+from personaplex_cli.transcriber import Transcriber
 
 OPENING_TIMEOUT = 0.5  # in which the first message may say who shall talk, where the URL does not
 TICK_SECONDS = 0.5  # between two looks at the clock when nothing happens
@@ -97,6 +98,7 @@ class Session:
         self._closed: asyncio.Future[Closing] = loop.create_future()
         folder = host.options.record
         self._recorder = Recorder(self._audio, folder, host.listen) if folder else None
+        self._transcriber: Transcriber | None = None  # once the conversation is there
         self._outgoing: deque[ServerEvent | str | bytes] = deque()
         self._arrived = asyncio.Event()
         self._unsent = 0  # samples that were lost there
@@ -166,7 +168,9 @@ class Session:
         async for position in self.place.positions():
             self._enqueue(Queued(position))
         character = await self._choose()  # meanwhile the client may have asked for another one
-        self._conversation = Conversation(character, self._recorder or self._audio, self._hear)
+        audio = self._recorder or self._audio
+        self._transcriber = self._host.transcriber(audio, self._hear)
+        self._conversation = Conversation(character, self._transcriber or audio, self._hear)
         self._host.hold(self._conversation)
         if error := await asyncio.shield(self._over):
             # The file of a voice is missing, or does not fit.
@@ -187,6 +191,10 @@ class Session:
                 await asyncio.shield(self._over)
         finally:
             self.place.leave()
+            if self._transcriber:
+                if not self._recorder:  # no one is left who would read the last words
+                    self._transcriber.abandon()
+                await asyncio.to_thread(self._transcriber.close)
             if self._recorder:
                 await asyncio.to_thread(self._recorder.close)
 
@@ -199,6 +207,8 @@ class Session:
         except PersonaplexError as error:  # a disk that fails does not end the talk
             self._host.listen(Note(f"A conversation is not recorded: {error}"))
         self._hand_over(event)
+        if self._transcriber:
+            self._transcriber.hear(event)
 
     def _hand_over(self, event: Event | Samples) -> None:
         assert self._conversation, "only a conversation has events"

@@ -39,6 +39,7 @@ async function open() {
     at("about").textContent = `${offer.model.split("/").at(-1)} · ${offer.personaplex}`;
     at("note").textContent = offer.note;
     at("note").hidden = !offer.note;
+    at("untranscribed").hidden = Boolean(offer.asr);
     setup.offer(offer);
     notice();
     show("setup");
