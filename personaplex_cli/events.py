@@ -127,7 +127,8 @@ class Began:
 
     Of the talk its last `memory` frames are remembered at least, because the model's memory is renewed; 0: it is not,
     and whoever speaks is forgotten when the context is full.
-    What a server does not tell is empty, None or 0. `settings` are plain values, enough to hold the conversation again.
+    Who is heard has a name, `user`, if that is another persona. What a server does not tell is empty, None or 0.
+    `settings` are plain values, enough to hold the conversation again.
     """
 
     persona: str
@@ -140,6 +141,7 @@ class Began:
     context: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     memory: int = 0
+    user: str = ""
 
 
 @dataclass(frozen=True)

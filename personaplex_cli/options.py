@@ -255,6 +255,13 @@ class ChatOptions(ScreenOptions, AsrOptions):
 
 
 @dataclass(frozen=True)
+class DuetOptions:
+    minutes: float | None = chosen(None, "How long they talk.", "until you quit", min=0.01, variable=None)
+    fast: bool = chosen(False, "As fast as the model goes, without sound.", variable=None)
+    record: Path | None = chosen(None, "Folder in which to keep both voices and the words.", "nothing is kept")
+
+
+@dataclass(frozen=True)
 class ServeOptions(VoiceOptions, AsrOptions):
     queue: int = chosen(0, "How many clients may wait while all places are taken.", min=0, max=1000)
     max_minutes: float | None = chosen(None, "How long a client may talk.", "no limit", min=0.01)

@@ -45,7 +45,7 @@ from personaplex_cli.events import (
 )
 from personaplex_cli.files import GIGABYTE, atomic_file, for_owner, free_bytes
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, from_pcm16, pcm16
-from personaplex_cli.transcript import USER, Transcript, as_bytes, one_line
+from personaplex_cli.transcript import AGENT, USER, Transcript, as_bytes, one_line
 
 MAX_LATE_FRAMES = 12  # an answer that is later than a second is not recorded
 FLUSH_FRAMES = round(1 / FRAME_SECONDS)
@@ -121,6 +121,8 @@ class Recorder:
                 if self._recorded and self._began:
                     self._transcript.restart(self._recorded, _from_here_on(event, self._began))
                 self._began, self._before = event, self._recorded
+                if event.user:
+                    self._transcript.names = {AGENT: one_line(event.persona), USER: one_line(event.user)}
                 if self.folder is None:
                     self.folder = _new_folder(self._parent)
                     self._writer.start()
@@ -195,6 +197,7 @@ class Recorder:
     def _write_transcripts(self) -> None:
         assert self.folder is not None and self._began is not None, "recording begins with a conversation"
         self._has_news = False
+        who = one_line(" and ".join(filter(None, (self._began.user, self._began.persona))))
         about = {
             "personaplex": __version__,
             "settings": self._began.settings,
@@ -207,7 +210,7 @@ class Recorder:
         contents = (
             json.dumps(about, ensure_ascii=False) + "\n",  # without indentation: ten times as fast, every second
             self._transcript.srt(),
-            f"# {one_line(self._began.persona)}, {self.folder.name}\n\n{self._transcript.markdown()}\n",
+            f"# {who}, {self.folder.name}\n\n{self._transcript.markdown()}\n",
         )
         for name, content in zip(TRANSCRIPTS, contents, strict=True):
             with atomic_file(self.folder / name, private=True) as file:

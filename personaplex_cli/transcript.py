@@ -108,6 +108,7 @@ class Transcript:
 
     def __init__(self) -> None:
         self._pieces: dict[str, list[_Piece]] = {AGENT: [], USER: []}  # each in the order of time
+        self.names = dict(NAMES)
         self._restarts: list[int] = []  # frames
         self._marks: list[tuple[int, str]] = []  # frames, and what happened there
 
@@ -191,7 +192,7 @@ class Transcript:
 
     def _named(self, speaker: str) -> str:
         both_speak = all(self._pieces.values())
-        return f"{NAMES[speaker]}: " if both_speak else ""
+        return f"{self.names[speaker]}: " if both_speak else ""
 
 
 def one_line(text: str) -> str:

@@ -36,6 +36,10 @@ EXAMPLES = {
         "personaplex replay talks/2026-01-31_14-05-09",
         "personaplex replay talks/2026-01-31_14-05-09 --voice NATM1 --seed 4 -o again/",
     ),
+    "duet": (
+        "personaplex duet teacher astronaut",
+        "personaplex duet chef chef --minutes 60 --fast --record talks/",
+    ),
     "download": ("personaplex download",),
     "login": ("personaplex login", "personaplex login < token.txt"),
     "doctor": ("personaplex doctor", "personaplex doctor --sound", "personaplex doctor --json > report.json"),

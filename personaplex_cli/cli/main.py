@@ -15,7 +15,7 @@ from personaplex_cli.cli.binding import bound, settable
 from personaplex_cli.cli.help import Command, examples, plain
 from personaplex_cli.cli.machine import bench, devices, doctor, download, login, personas_app
 from personaplex_cli.cli.output import ReaderLeft, drop, watched_streams
-from personaplex_cli.cli.replays import replay
+from personaplex_cli.cli.replays import duet, replay
 from personaplex_cli.cli.talk import chat, eval, run, serve
 from personaplex_cli.cli.terminal import end_as_by_ctrl_c, report, say
 from personaplex_cli.cli.voices import voices_app
@@ -55,7 +55,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {  # as help lists them
-    "Talk": (chat, run, serve, replay, eval),
+    "Talk": (chat, run, serve, replay, duet, eval),
     "Set up": (login, download, doctor, devices, bench),
 }
 for panel, commands in PANELS.items():

@@ -1,8 +1,9 @@
-"""The command that shows recorded talks, or holds them again."""
+"""The commands for who watches: recorded talks, shown or held again, and two personas who talk with each other."""
 
 import sys
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +11,20 @@ import typer
 from rich.console import Console
 
 from personaplex_cli.character import Sampling
+from personaplex_cli.cli.completion import completer
 from personaplex_cli.cli.help import with_default
 from personaplex_cli.cli.terminal import JsonEvents, ProgramStack
+from personaplex_cli.conversation import Engine
 from personaplex_cli.errors import either, unknown_name
 from personaplex_cli.events import Phase, State
-from personaplex_cli.options import CharacterOptions, ModelOptions, ScreenOptions, SpeakerOptions
+from personaplex_cli.options import (
+    CharacterOptions,
+    DuetOptions,
+    LiveModelOptions,
+    ModelOptions,
+    ScreenOptions,
+    SpeakerOptions,
+)
 from personaplex_cli.screen.keys import Keys
 from personaplex_cli.screen.panel import screen_for
 from personaplex_cli.screen.screens import JsonLines, ProgressScreen, Screen
@@ -88,6 +98,46 @@ def _show(talk: Path, speaker: SpeakerOptions, options: ScreenOptions) -> None:
         shows.run(screen, keys)
     if shows.error:
         raise shows.error
+
+
+def _persona(help: str) -> Any:
+    return typer.Argument(metavar="PERSONA", help=help, show_default=False, autocompletion=completer("persona"))
+
+
+def duet(
+    *,
+    left: Annotated[str, _persona("Who is on the left.")],
+    right: Annotated[str, _persona("Who is on the right.")],
+    options: DuetOptions,
+    speaker: SpeakerOptions,
+    screen_options: ScreenOptions,
+    model: LiveModelOptions,
+    sampling: Sampling,
+) -> None:
+    """Have two personas talk with each other, and listen.
+
+    Each has its own voice. The one on the right takes the seed after that of the left one: else twins say the same.
+    """
+    from personaplex_cli.lookup import find_character
+    from personaplex_cli.programs.duet import SLOTS, Duet
+
+    first = find_character(CharacterOptions(persona=left), sampling).seeded()
+    seed = ((first.sampling.seed or 0) + 1) % 2**63
+    second = find_character(CharacterOptions(persona=right), replace(sampling, seed=seed))
+    with ProgramStack() as stack:
+        keys, screen = shown(stack, screen_options, unused="msr")
+
+        def start() -> Engine:
+            screen.show(State(Phase.STARTING, "PyTorch"))
+            from personaplex_cli.loader.load import load
+
+            return load(model, screen.show, first, SLOTS)
+
+        talk = Duet(start, first, second, options, speaker, screen.show)
+        stack.ends(talk.end)
+        talk.run(screen, keys)
+    if talk.error:
+        raise talk.error
 
 
 def shown(stack: ProgramStack, options: ScreenOptions, unused: str) -> tuple[Keys, Screen]:

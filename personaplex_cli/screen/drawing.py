@@ -15,7 +15,6 @@ from personaplex_cli.events import Phase
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
 from personaplex_cli.screen import lines, manual
 from personaplex_cli.screen.advice import FAIR, advice, grade, total
-from personaplex_cli.screen.lines import YOU
 from personaplex_cli.screen.state import PanelState, clock, counted, download_speed, downloaded
 from personaplex_cli.screen.theme import Theme
 
@@ -63,7 +62,7 @@ def draw(state: PanelState, width: int, height: int, theme: Theme, now: float, v
 
 def name_cells(state: PanelState, theme: Theme) -> int:
     """Cells that the longer of the two speakers' names takes."""
-    return max(len(YOU), min(lines.NAME, cell_len(theme.readable(state.agent))))
+    return min(lines.NAME, max(cell_len(theme.readable(name)) for name in (state.you, state.agent)))
 
 
 class Pen:
@@ -243,7 +242,7 @@ class Pen:
         agent_speaks = bool(state.said) and max(list(state.said)[-3:]) > SPEAKING
         drawn = list[Text]()
         for name, levels, style, lit, device, held in (
-            (YOU, state.heard, theme.you, state.user.on, state.microphone, "muted" if state.muted else ""),
+            (state.you, state.heard, theme.you, state.user.on, state.microphone, "muted" if state.muted else ""),
             (state.agent, state.said, theme.agent, agent_speaks, state.speaker, "hushed" if state.hushed else ""),
         ):
             device = theme.readable(device).rpartition(" (")[0] or device  # without its rate

@@ -13,7 +13,6 @@ from personaplex_cli.screen.theme import Glyphs, Theme
 from personaplex_cli.screen.user_turns import UserTurn
 from personaplex_cli.transcript import Turn
 
-YOU = "you"
 NAME = 12  # cells that the name of a speaker takes at most
 TEXT_WIDTH = 100  # cells; longer lines are hard to read
 FLOOR = -60.0  # dBFS: below it a level is drawn as silence
@@ -53,8 +52,9 @@ def history_lines(entry: Turn | UserTurn | Remark, width: int, names: int, theme
     """A finished turn, or a remark between turns, as it goes into the terminal's history; names take `names` cells."""
     if isinstance(entry, Remark):
         return [Text(f"  {line}", theme.quiet) for line in wrap(theme.readable(entry.text), width - 3)]
-    name, style = (YOU, theme.you) if isinstance(entry, UserTurn) else (entry.speaker, theme.agent)
-    head = Text.assemble((f"  {clock(entry.start)}  ", theme.faint), (f"{speaker(name, names, theme)}  ", style))
+    style = theme.you if isinstance(entry, UserTurn) else theme.agent
+    name = f"{speaker(entry.speaker, names, theme)}  "
+    head = Text.assemble((f"  {clock(entry.start)}  ", theme.faint), (name, style))
     if isinstance(entry, UserTurn) and not entry.text:
         spoke = f"  {entry.seconds:.1f} s"
         cells = max(1, min(MARK, width - head.cell_len - len(spoke)))

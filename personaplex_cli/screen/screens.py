@@ -169,7 +169,8 @@ class PlainLines(Sentences):
                 case Remark(text):
                     self._say(text)
                 case UserTurn(start, text=text) as turn:
-                    self._say(f"{clock(start)}  you: {text}" if text else f"{clock(start)}  you, {turn.seconds:.1f} s")
+                    said = f": {text}" if text else f", {turn.seconds:.1f} s"
+                    self._say(f"{clock(start)}  {turn.speaker}{said}")
                 case Turn(start, text, speaker):
                     self._say(f"{clock(start)}  {speaker}: {text}")
 

@@ -14,7 +14,7 @@ from itertools import accumulate, groupby
 from personaplex_cli import events
 from personaplex_cli.events import Phase
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
-from personaplex_cli.screen.user_turns import UserTurn, UserTurns
+from personaplex_cli.screen.user_turns import YOU, UserTurn, UserTurns
 from personaplex_cli.transcript import AGENT, USER, Turn, Turns
 
 MINUTE = round(60 / FRAME_SECONDS)  # frames
@@ -77,7 +77,7 @@ class PanelState:
         self.muted = self.hushed = False
         self.transcribing = False  # the user's words are written down
         self._frames_before = 0  # of the conversation before this one
-        self.agent = AGENT  # who speaks, by the persona's name
+        self.agent, self.you = AGENT, YOU  # who speaks, by the persona's name, and who is heard
         self.microphone = self.speaker = ""
         self.recording = ""  # the folder
         self.glitches: dict[str, int] = {}  # of this conversation
@@ -104,7 +104,7 @@ class PanelState:
                 self._begin(event)
                 for lane in (self.heard, self.said) if self.heard else ():
                     lane.append(BREAK)
-                self.agent = event.persona or AGENT
+                self.agent, self.you = event.persona or AGENT, event.user or YOU
                 seed = "" if event.seed is None else f", seed {event.seed}"
                 self.history.append(Remark(f"{event.persona}, voice {event.voice}{seed}"))
             case events.Step():
@@ -249,7 +249,7 @@ class PanelState:
         """What the user has finished saying: in words if these are written down, else as it was heard."""
         before = self._frames_before * FRAME_SECONDS  # words may come when the conversation has begun again
         starts = [turn.start if turn.start >= 0 else round(max(0, before + turn.start), 2) for turn in turns]
-        worded = [UserTurn(start, (), turn.text) for start, turn in zip(starts, turns, strict=True)]
+        worded = [UserTurn(start, (), turn.text, self.you) for start, turn in zip(starts, turns, strict=True)]
         return worded + ([spoken] if spoken and not self.transcribing else [])
 
     def _remember(self, turns: Sequence[Turn], spoken: Sequence[UserTurn]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from personaplex_cli.hush import ABOVE_NOISE, SPEECH_FRAMES, SPEECH_LEVEL, speech_above
 from personaplex_cli.samples import FRAME_SECONDS
 
+YOU = "you"
 # Choices, not measurements.
 QUIET_FRAMES = round(0.8 / FRAME_SECONDS)  # without the user's voice, and what was said before is over
 LONGEST = round(60 / FRAME_SECONDS)  # frames of a turn; then the next one begins
@@ -22,6 +23,7 @@ class UserTurn:
     start: float
     levels: tuple[float, ...]
     text: str = ""
+    speaker: str = YOU
 
     @property
     def seconds(self) -> float:

@@ -39,8 +39,8 @@ def test_names_are_completed(user_folders: Path) -> None:
     assert tab("personaplex chat --persona ") == [
         "assistant", "astronaut", "chef", "customer_service", "pirate", "teacher"
     ]  # fmt: skip
-    assert tab("personaplex personas show p") == ["pirate"]
-    assert tab("personaplex d") == ["download", "doctor", "devices"]
+    assert tab("personaplex personas show p") == tab("personaplex duet chef p") == ["pirate"]
+    assert tab("personaplex d") == ["duet", "download", "doctor", "devices"]
     assert tab("personaplex serve --dev") == ["--device"]
     assert tab("personaplex chat --device c") == ["cuda", "cpu"]
 
