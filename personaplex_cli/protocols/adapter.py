@@ -5,13 +5,21 @@ on the event loop, where encoding a frame of Opus takes 1 ms of its 80 and decod
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Began, Event
 from personaplex_cli.protocols.wire import Request
 from personaplex_cli.samples import Samples
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """The request that has become a WebSocket: the query of its URL, and its headers, by any case of their names."""
+
+    query: Mapping[str, str]
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -23,9 +31,13 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Begin:
-    """Begin a conversation in place of the one that goes on; None: the same one from its start."""
+    """Begin a conversation in place of the one that goes on; None: the same one from its start.
+
+    With `any_voice` a name that no voice here has is no error: the usual voice speaks.
+    """
 
     request: Request | None
+    any_voice: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,12 +107,13 @@ ServerEvent = Samples | Event | Queued | Pace | Lost | Closing | PersonaplexErro
 class Adapter(Protocol):
     """All methods yield what follows: messages to send, and what the client wants."""
 
+    subprotocols: tuple[str, ...] = ()  # of WebSocket, which it agrees to where a client offers them
     shows_token_later: bool = False  # its first messages bring `Credentials`, and then whatever else is wanted
+    says_who: bool = False  # nothing begins before its `Begin`, but for a client that says nothing for long
     fills_silence: bool = False  # is silence heard while the client sends nothing? If not, the conversation stops
 
-    def open(self, query: Mapping[str, str]) -> Iterator[Out]:
-        """A new connection, by the query of its URL. Raises UsageError. Without a `Begin` the first message may say
-        who shall talk."""
+    def open(self, upgrade: Upgrade) -> Iterator[Out]:
+        """A new connection. Raises UsageError. Without a `Begin` the first message may say who shall talk."""
 
     def decode(self, message: str | bytes) -> Iterator[Out]:
         """A message of the client. Raises WireError for one that makes no sense, AudioError if its sound cannot be
@@ -110,7 +123,7 @@ class Adapter(Protocol):
         """Something has happened; many events mean nothing in some protocol."""
 
     def tick(self, now: float) -> Iterator[Out]:
-        """What only a clock decides; `now` is in seconds. Called after each event, and twice a second without any."""
+        """What only a clock decides; `now` is in seconds. Called after each event, and ten times a second without."""
         yield from ()
 
 

@@ -26,7 +26,7 @@ class Interview(JsonAdapter):
         values = json_object(message, "The text message")
         match values.get("type"):
             case "audio":
-                yield self._samples(_decoded(values.get("data")))
+                yield self._reader.read(_decoded(values.get("data")))
             case "context":
                 yield Begin(self._interviewer(values))
             case "reset":

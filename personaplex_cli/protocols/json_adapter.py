@@ -4,17 +4,17 @@ Messages of sound may end anywhere, also within a sample: its other byte comes w
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from personaplex_cli.audio.resample import Resampler
+from personaplex_cli.audio.pcm import PcmReader, PcmWriter
 from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
 from personaplex_cli.events import Began
-from personaplex_cli.protocols.adapter import Adapter, Begin, Lost, Out, ServerEvent, facts
+from personaplex_cli.protocols.adapter import Adapter, Begin, Lost, Out, ServerEvent, Upgrade, facts
 from personaplex_cli.protocols.wire import Request, WireError
-from personaplex_cli.samples import SAMPLE_RATE, Samples, from_pcm16, pcm16
+from personaplex_cli.samples import SAMPLE_RATE
 
 
 class Unsupported(PersonaplexError):
@@ -33,15 +33,15 @@ class JsonAdapter(Adapter):
         self._asked = Request()  # by the URL
         self._set_rate(self.rate)
 
-    def open(self, query: Mapping[str, str]) -> Iterator[Out]:
-        self._asked = Request.from_query(query)
+    def open(self, upgrade: Upgrade) -> Iterator[Out]:
+        self._asked = Request.from_query(upgrade.query)
         if self._asked != Request():
             yield Begin(self._asked)
 
     def encode(self, event: ServerEvent) -> Iterator[Out]:
         match event:
             case np.ndarray():
-                if pcm := pcm16(self._outward(event)):
+                if pcm := self._writer.write(event):
                     yield self._sound(pcm)
             case Began():
                 yield json_message("ready", sample_rate=self.rate, **facts(event))
@@ -53,16 +53,8 @@ class JsonAdapter(Adapter):
 
     def _set_rate(self, rate: int) -> None:
         self.rate = rate
-        self._half = b""  # the first byte of a sample
-        self._inward = Resampler(rate, SAMPLE_RATE)
-        self._outward = Resampler(SAMPLE_RATE, rate)
-
-    def _samples(self, pcm: bytes) -> Samples:
-        """16-bit little-endian samples at the client's rate -> [n] at 24 kHz."""
-        pcm = self._half + pcm
-        whole = len(pcm) // 2 * 2
-        self._half = pcm[whole:]
-        return self._inward(from_pcm16(pcm[:whole]))
+        self._reader = PcmReader(rate)
+        self._writer = PcmWriter(rate)
 
     def _sound(self, pcm: bytes) -> str | bytes:
         """The message that carries sound."""

@@ -4,7 +4,7 @@ Text messages are ignored, as the official server does. Metadata goes only to cl
 query, or have sent some, and then all of it: Moshi's own clients know none, and complain about every message.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,18 @@ from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Began, Hushed, Renewed, Step
 from personaplex_cli.protocols import wire
-from personaplex_cli.protocols.adapter import Adapter, Begin, Lost, Out, Pace, Queued, ServerEvent, StopSpeaking, facts
+from personaplex_cli.protocols.adapter import (
+    Adapter,
+    Begin,
+    Lost,
+    Out,
+    Pace,
+    Queued,
+    ServerEvent,
+    StopSpeaking,
+    Upgrade,
+    facts,
+)
 from personaplex_cli.protocols.wire import Action, Control, Message, Metadata, Request, WireError
 
 # Bytes of one message: a second of the best Opus, but minutes of the worst, which would take long to decode.
@@ -31,9 +42,9 @@ class Moshi(Adapter):
         self._busy = True  # something has happened since the last tick
         self._quiet_since = 0.0
 
-    def open(self, query: Mapping[str, str]) -> Iterator[Out]:
-        self._knows_metadata = bool(query.get(wire.KNOWS_METADATA))
-        yield Begin(Request.from_query(query))
+    def open(self, upgrade: Upgrade) -> Iterator[Out]:
+        self._knows_metadata = bool(upgrade.query.get(wire.KNOWS_METADATA))
+        yield Begin(Request.from_query(upgrade.query))
 
     def decode(self, message: str | bytes) -> Iterator[Out]:
         match wire.unpack(message) if isinstance(message, bytes) else None:

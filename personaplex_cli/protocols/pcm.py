@@ -10,7 +10,7 @@ from typing import Any
 
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Began, Hushed, Renewed, State, Step, UserWords
-from personaplex_cli.protocols.adapter import Begin, Closing, Did, Out, Pace, Queued, ServerEvent, StopSpeaking
+from personaplex_cli.protocols.adapter import Begin, Closing, Did, Out, Pace, Queued, ServerEvent, StopSpeaking, Upgrade
 from personaplex_cli.protocols.budget import Budget
 from personaplex_cli.protocols.json_adapter import JsonAdapter, Unsupported, json_message
 from personaplex_cli.protocols.wire import MAX_NAME, Request, WireError, json_object
@@ -26,13 +26,13 @@ class Pcm(JsonAdapter):
         super().__init__()
         self._deeds = Budget(DEEDS, DEEDS_PER_SECOND)
 
-    def open(self, query: Mapping[str, str]) -> Iterator[Out]:
-        self._ask_rate(query)
-        yield from super().open(query)
+    def open(self, upgrade: Upgrade) -> Iterator[Out]:
+        self._ask_rate(upgrade.query)
+        yield from super().open(upgrade)
 
     def decode(self, message: str | bytes) -> Iterator[Out]:
         if isinstance(message, bytes):
-            yield self._samples(message)
+            yield self._reader.read(message)
             return
         values = json_object(message, "The text message")
         match values.get("type"):

@@ -19,7 +19,16 @@ from personaplex_cli.audio.g711 import MU_LAW, RATE, PhoneReader, PhoneWriter
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Hushed
 from personaplex_cli.hush import SPEECH_LEVEL
-from personaplex_cli.protocols.adapter import Adapter, Begin, Closing, Credentials, Out, ServerEvent, StopSpeaking
+from personaplex_cli.protocols.adapter import (
+    Adapter,
+    Begin,
+    Closing,
+    Credentials,
+    Out,
+    ServerEvent,
+    StopSpeaking,
+    Upgrade,
+)
 from personaplex_cli.protocols.wire import MAX_NAME, Request, WireError, json_object
 from personaplex_cli.samples import Samples, level
 
@@ -40,7 +49,7 @@ class Twilio(Adapter):
         self._played = 0  # of those
         self._least = math.inf  # of those sent and not played, when a mark came back
 
-    def open(self, query: Mapping[str, str]) -> Iterator[Out]:
+    def open(self, upgrade: Upgrade) -> Iterator[Out]:
         yield from ()
 
     def decode(self, message: str | bytes) -> Iterator[Out]:

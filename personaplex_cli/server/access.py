@@ -12,6 +12,8 @@ from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Note
 from personaplex_cli.options import AccessOptions
 
+KEY_PREFIX = "openai-insecure-api-key."  # of a sub-protocol, which is all that a browser can send of its own
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -37,12 +39,14 @@ def warning(options: AccessOptions) -> Note | None:
 
 
 def admits(options: AccessOptions, request: web.Request) -> bool:
-    """Whether a request has the token, in its header or its query."""
+    """Whether a request has the token: in its header, its query, or as OpenAI's clients in browsers send a key."""
     if options.token is None:
         return True
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     shown = [given.strip()] if scheme.lower() == "bearer" else []
     shown += request.query.getall("token", [])
+    offered = ",".join(request.headers.getall("Sec-WebSocket-Protocol", [])).split(",")
+    shown += [each.strip().removeprefix(KEY_PREFIX) for each in offered if each.strip().startswith(KEY_PREFIX)]
     return any([is_token(options, each) for each in shown])
 
 

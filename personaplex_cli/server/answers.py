@@ -94,6 +94,7 @@ class Answers:
                 "pcm": f"{base}/pcm",
                 "interview": f"{base}/ws",
                 "twilio": f"{base}/twilio",
+                "openai_live": f"{base}/v1/live/sessions",
             },
         }
         return web.json_response(info)

@@ -31,9 +31,10 @@ from personaplex_cli.events import Event, Listener, Note, Phase, State, Visitors
 from personaplex_cli.files import check_writable
 from personaplex_cli.lookup import find_character
 from personaplex_cli.options import AccessOptions, CharacterOptions, ModelOptions, ServeOptions
-from personaplex_cli.protocols.adapter import Adapter, Closing, Out
+from personaplex_cli.protocols.adapter import Adapter, Closing, Out, Upgrade
 from personaplex_cli.protocols.interview import Interview
 from personaplex_cli.protocols.moshi import Moshi
+from personaplex_cli.protocols.openai_live import OpenAILive
 from personaplex_cli.protocols.pcm import Pcm
 from personaplex_cli.protocols.twilio import Twilio
 from personaplex_cli.protocols.wire import PATH
@@ -59,7 +60,14 @@ SHUTDOWN_SECONDS = 10.0  # for all sessions
 MODEL_SECONDS = 5.0  # that the model's thread gets to end
 LOADING_SECONDS = 0.5  # the same while it loads and cannot be interrupted
 PAGE = Path(__file__).parent / "page"
-SOCKETS: dict[str, type[Adapter]] = {PATH: Moshi, "/pcm": Pcm, "/ws": Interview, "/twilio": Twilio}
+SOCKETS: dict[str, type[Adapter]] = {
+    PATH: Moshi,
+    "/pcm": Pcm,
+    "/ws": Interview,
+    "/twilio": Twilio,
+    "/v1/live/sessions": OpenAILive,
+    "/live/sessions": OpenAILive,
+}
 
 
 class App:
@@ -265,16 +273,16 @@ class App:
     async def _visit(self, kind: type[Adapter], request: web.Request) -> web.StreamResponse:
         """Refuse, or let in and stay with the client to the end."""
         self._site.check_token(request)
-        socket, adapter = self._socket(request), kind()
+        socket, adapter = self._socket(kind, request), kind()
         place = self._admission.enter(client_address(request))
         if isinstance(place, Refusal):
             raise self._full(place, request)
-        await self._stay(socket, adapter, adapter.open(request.query), place, request)
+        await self._stay(socket, adapter, adapter.open(Upgrade(request.query, request.headers)), place, request)
         return socket
 
     async def _introduce(self, kind: type[Adapter], request: web.Request) -> web.StreamResponse:
         """The same for a client that shows the token later: only then it gets a place."""
-        socket, adapter = self._socket(request), kind()
+        socket, adapter = self._socket(kind, request), kind()
         if refusal := self._admission.refusal(client_address(request)):
             raise self._full(refusal, request)
         await socket.prepare(request)
@@ -291,7 +299,7 @@ class App:
         await socket.close(code=wants.code, message=wants.reason.encode())
         return socket
 
-    def _socket(self, request: web.Request) -> web.WebSocketResponse:
+    def _socket(self, kind: type[Adapter], request: web.Request) -> web.WebSocketResponse:
         """What the request becomes. Raises the refusal for one that cannot, or that a page from elsewhere sends."""
         self._site.check_origin(request)
         socket = web.WebSocketResponse(
@@ -300,6 +308,7 @@ class App:
             autoping=False,  # the session counts them
             max_msg_size=MAX_MESSAGE_BYTES,
             compress=False,
+            protocols=kind.subprotocols,
         )
         if not socket.can_prepare(request):
             hint = "Connect with a WebSocket client."

@@ -1,7 +1,8 @@
 """What all sessions of a server share, and what a client may have of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 
 from personaplex_cli.character import Character, Sampling
 from personaplex_cli.conversation import Audio, Conversation
@@ -26,11 +27,16 @@ class Host:
     note_once: Callable[[str], None] = lambda text: None  # for the owner's eyes
     transcriber: Callable[[Audio, Listener], Transcriber | None] = lambda audio, listen: None
 
-    def character(self, request: Request) -> Character:
+    def character(self, request: Request, any_voice: bool = False) -> Character:
         """What a client asks for. Raises UsageError for names that do not exist and numbers out of range.
 
-        What is wrong with the owner's own files is shown to the owner; the client learns which name cannot be used.
+        With `any_voice` the usual voice stands in for one that cannot be had. What is wrong with the owner's own files
+        is shown to the owner; the client learns which name cannot be used.
         """
+        if any_voice and request.voice:
+            with suppress(UsageError):
+                return self.character(request)
+            return self.character(replace(request, voice=None))
         names = CharacterOptions(request.voice, request.persona or self.options.persona, request.prompt)
         asked = {field.name: getattr(request, field.name, None) for field in fields(Sampling)}
         sampling = Sampling(**{name: value for name, value in asked.items() if value is not None})

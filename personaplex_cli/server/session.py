@@ -50,7 +50,8 @@ from personaplex_cli.server.host import Host
 from personaplex_cli.transcriber import Transcriber
 
 OPENING_TIMEOUT = 0.5  # in which the first message may say who shall talk, where the URL does not
-TICK_SECONDS = 0.5  # between two looks at the clock when nothing happens
+SAYING_SECONDS = 5.0  # in which a client whose protocol always says who shall talk has to
+TICK_SECONDS = 0.1  # between two looks at the clock when nothing happens
 IDLE_TIMEOUT = 60.0  # without sound from the client
 SEND_TIMEOUT = 10.0  # that one message may take to be sent
 CLOSE_TIMEOUT = 2.0
@@ -92,7 +93,7 @@ class Session:
         self._audio = ClientAudio(self._hand_over, adapter.fills_silence)
         self._character: Character | None = None
         self._choosing = asyncio.Lock()
-        self._opened = asyncio.Event()  # the client has said something
+        self._opened = asyncio.Event()  # the client has said something, or who shall talk if its protocol always does
         self._conversation: Conversation | None = None
         self._over: asyncio.Future[Exception | None] = loop.create_future()  # the model is done with it
         self._closed: asyncio.Future[Closing] = loop.create_future()
@@ -160,13 +161,13 @@ class Session:
     async def _converse(self) -> None:
         for out in self._opening:
             await self._handle(out)
-        if self._character is None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(OPENING_TIMEOUT):
-                    await self._opened.wait()
-        await self._choose()
+        if not self._adapter.says_who:
+            await self._hear_who(OPENING_TIMEOUT)
+            await self._choose()
         async for position in self.place.positions():
             self._enqueue(Queued(position))
+        if self._adapter.says_who:  # only now: until it has said so, others would wait behind its place
+            await self._hear_who(SAYING_SECONDS)
         character = await self._choose()  # meanwhile the client may have asked for another one
         audio = self._recorder or self._audio
         self._transcriber = self._host.transcriber(audio, self._hear)
@@ -176,11 +177,18 @@ class Session:
             # The file of a voice is missing, or does not fit.
             raise self._host.private(f"The voice {character.voice}", error) if isinstance(error, ModelError) else error
 
-    async def _choose(self, request: Request | None = None) -> Character:
+    async def _hear_who(self, seconds: float) -> None:
+        """Give the client so long to say who shall talk."""
+        if self._character is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._opened.wait()
+
+    async def _choose(self, request: Request | None = None, any_voice: bool = False) -> Character:
         """Who talks now; without a request the one who did, or the default. Reading a voice may take a while."""
         async with self._choosing:
             if request or not self._character:
-                self._character = await asyncio.to_thread(self._host.character, request or Request())
+                self._character = await asyncio.to_thread(self._host.character, request or Request(), any_voice)
             return self._character
 
     async def _hang_up(self) -> None:
@@ -233,7 +241,8 @@ class Session:
             try:
                 for out in self._adapter.decode(message.data):
                     await self._handle(out)
-                    self._opened.set()
+                    if not self._adapter.says_who:
+                        self._opened.set()
             except WireError as mistake:
                 self._mistakes += 1
                 if self._mistakes > MAX_MISTAKES:
@@ -251,8 +260,9 @@ class Session:
                     self._heard_at = self._loop.time()
                 if self._live:
                     self._audio.hear(out)
-            case Begin(request):
-                await self._begin(request)
+            case Begin(request, any_voice):
+                await self._begin(request, any_voice)
+                self._opened.set()
             case StopSpeaking():
                 if self._conversation:
                     self._conversation.hush()
@@ -269,12 +279,12 @@ class Session:
             case _:
                 assert_never(out)
 
-    async def _begin(self, request: Request | None) -> None:
+    async def _begin(self, request: Request | None, any_voice: bool) -> None:
         self._begun += 1
         if self._begun > BEGINNINGS + self._sound / SAMPLE_RATE / SOUND_PER_BEGINNING:
             return self.close(RESTLESS)
         if request:
-            await self._choose(request)
+            await self._choose(request, any_voice)
         if self._conversation and self._character:
             # A copy: what still comes of the old conversation, even with the same character, is known by its own.
             self._character = replace(self._character)

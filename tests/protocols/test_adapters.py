@@ -24,6 +24,7 @@ from personaplex_cli.protocols.adapter import (
     Queued,
     ServerEvent,
     StopSpeaking,
+    Upgrade,
 )
 from personaplex_cli.protocols.interview import Interview
 from personaplex_cli.protocols.json_adapter import Unsupported
@@ -94,7 +95,7 @@ EVENTS: list[ServerEvent] = [
 
 
 def opened(adapter: Adapter, **query: str) -> list[Out]:
-    return list(adapter.open(query))
+    return list(adapter.open(Upgrade(query)))
 
 
 def sent(outs: list[Out]) -> list[str | bytes]:

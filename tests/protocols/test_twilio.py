@@ -22,6 +22,7 @@ from personaplex_cli.protocols.adapter import (
     Queued,
     ServerEvent,
     StopSpeaking,
+    Upgrade,
 )
 from personaplex_cli.protocols.twilio import CHUNK, MAX_LATE, Twilio
 from personaplex_cli.protocols.wire import MAX_PROMPT, Request, WireError
@@ -70,7 +71,7 @@ def sent(call: Twilio, event: ServerEvent) -> list[dict[str, Any]]:
 
 def test_a_call_as_it_is_documented() -> None:
     call = Twilio()
-    assert call.shows_token_later and list(call.open({"token": "x", "persona": "chef"})) == []
+    assert call.shows_token_later and list(call.open(Upgrade({"token": "x", "persona": "chef"}))) == []
     assert list(call.decode(json.dumps({"event": "connected", "protocol": "Call", "version": "1.0.0"}))) == []
     asked = {"token": "secret", "persona": "chef", "voice": "NATM1", "prompt": "You cook.", "seed": "3", "from": "+1"}
     begin = Begin(Request("NATM1", "chef", "You cook.", seed=3))

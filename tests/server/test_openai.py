@@ -1,0 +1,130 @@
+"""OpenAI's voice protocols at a real server, by plain WebSockets; tests/clients has the official clients."""
+
+import asyncio
+import json
+from base64 import b64decode, b64encode
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientWebSocketResponse
+from runningserver import RunningServer, connected, frames, next_json, pcm, refused, speech
+
+from personaplex_cli.options import AccessOptions
+from personaplex_cli.samples import FRAME
+
+LIVE = "/v1/live/sessions?seed=3"
+Socket = ClientWebSocketResponse
+
+
+async def say(socket: Socket, kind: str, **values: Any) -> None:
+    await socket.send_json({"type": kind, **values})
+
+
+async def speak(socket: Socket, kind: str, count: int) -> None:
+    for sound in frames(speech(count)):
+        await say(socket, kind, audio=b64encode(sound).decode())
+        await asyncio.sleep(0.01)
+
+
+async def live(server: RunningServer, path: str = LIVE, **session: Any) -> bytes:
+    """A whole session of GPT-Live; returns the sound of the answer."""
+    async with connected(server.socket(path)) as socket:
+        await say(socket, "session.start", session=session)
+        await next_json(socket, "session.started")
+        speaking = asyncio.create_task(speak(socket, "session.input_audio.append", 5))
+        said = b""
+        while len(said) < 2 * 5 * FRAME:
+            said += b64decode((await next_json(socket, "session.output_audio.delta"))["delta"])
+        await speaking
+        await say(socket, "session.close")
+        assert (await next_json(socket, "session.closed"))["reason"] == "close_requested"
+        await socket.receive()
+        assert socket.close_code == 1000
+        return said
+
+
+def test_gpt_live_is_answered_as_every_other_client_is(server: RunningServer) -> None:
+    assert asyncio.run(live(server))[: 2 * 5 * FRAME] == asyncio.run(pcm(server))
+    assert asyncio.run(live(server, "/live/sessions"))
+
+
+def test_an_unknown_voice_is_the_usual_one_and_a_known_one_is_taken(server: RunningServer) -> None:
+    async def ask(voice: str) -> tuple[str, str]:
+        async with connected(server.socket(LIVE)) as socket:
+            await say(socket, "session.start", session={"audio": {"output": {"voice": voice}}, "model": "gpt-live-1"})
+            session = (await next_json(socket, "session.started"))["session"]
+            return session["audio"]["output"]["voice"], session["model"]
+
+    assert asyncio.run(ask("NATM3")) == ("NATM3", "gpt-live-1")
+    assert asyncio.run(ask("marin")) == (server.app._default.voice, "gpt-live-1")
+    assert asyncio.run(ask("../secret")) == (server.app._default.voice, "gpt-live-1")
+
+
+def test_nothing_begins_before_the_client_says_who_shall_talk(server: RunningServer) -> None:
+    async def wait() -> None:
+        async with connected(server.socket(LIVE)) as socket:
+            await say(socket, "session.input_audio.append", audio="AAAA")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await socket.receive()
+            await say(socket, "session.start", session={})
+            await next_json(socket, "session.started")
+
+    asyncio.run(wait())
+
+
+def test_the_model_talks_though_no_sound_comes(server: RunningServer) -> None:
+    async def listen() -> None:
+        async with connected(server.socket(LIVE)) as socket:
+            await say(socket, "session.start", session={})
+            for _ in range(5):
+                await next_json(socket, "session.output_audio.delta")
+
+    asyncio.run(listen())
+
+
+def test_the_token_is_the_key_by_header_query_or_sub_protocol(random_folder: Path) -> None:
+    async def knock(server: RunningServer) -> None:
+        for path in ("/v1/live/sessions", "/pcm"):
+            status, body, _ = await refused(server.socket(path))
+            assert (status, body["error"]) == (401, "token")
+        offered = ("realtime", "openai-insecure-api-key.sk-x", "openai-beta.realtime-v1")
+        for more in ({"headers": {"Authorization": "Bearer sk-x"}}, {"protocols": offered}):
+            async with connected(server.socket(LIVE), **more) as socket:
+                await say(socket, "session.start", session={})
+                await next_json(socket, "session.started")
+        status, *_ = await refused(
+            server.socket(LIVE), headers={"Sec-WebSocket-Protocol": "realtime, openai-insecure-api-key.x"}
+        )
+        assert status == 401
+
+    with RunningServer(random_folder, access=AccessOptions(port=0, token="sk-x")) as server:
+        asyncio.run(knock(server))
+
+
+@pytest.mark.parametrize(
+    ("messages", "code"),
+    [
+        (["{"] * 50, 1007),
+        ([b"\x00"] * 50, 1007),
+        (["x" * 10_000_000], 1009),
+        ([json.dumps({"type": "session.update"})] * 20_000, 1008),
+    ],
+)
+def test_a_client_that_makes_no_sense_is_disconnected(
+    server: RunningServer, messages: list[str | bytes], code: int
+) -> None:
+    async def talk() -> None:
+        async with connected(server.socket(LIVE)) as socket:
+            try:
+                for message in messages:
+                    await (socket.send_str(message) if isinstance(message, str) else socket.send_bytes(message))
+            except ConnectionError:
+                return
+            async for _ in socket:
+                pass
+            assert socket.close_code == code
+
+    asyncio.run(talk())
+    asyncio.run(pcm(server))
