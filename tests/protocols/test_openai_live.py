@@ -1,6 +1,5 @@
 """OpenAI's GPT-Live alone: what its events come to, and that no event makes an exception."""
 
-import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import Any
@@ -9,54 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from protocols_openai import append, events, is_answered, say, sent
 
 from personaplex_cli.audio.g711 import A_LAW, MU_LAW
 from personaplex_cli.events import Began, Step, UserWords
-from personaplex_cli.protocols.adapter import Adapter, Begin, Closing, Did, Lost, Out, Queued, Upgrade
+from personaplex_cli.protocols.adapter import Begin, Closing, Did, Lost, Queued, Upgrade
 from personaplex_cli.protocols.openai_live import UNHEARD, OpenAILive
-from personaplex_cli.protocols.wire import MAX_PROMPT, Request, WireError
+from personaplex_cli.protocols.wire import MAX_PROMPT, Request
 from personaplex_cli.samples import FRAME, pcm16
 
 BEGAN = Began("own words", "NATM1", "demo", "cpu", "fp32", 3, 92, 3000)
 SOUND = np.random.default_rng(0).standard_normal(FRAME).astype(np.float32) * np.float32(0.1)
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("\ud800")
-KEYS = st.sampled_from(
-    "session instructions audio format type rate output input voice id model delegation event_id content "
-    "turn_detection silence_duration_ms interrupt_response item item_id role previous_item_id response metadata "
-    "response_id content_index audio_end_ms modalities input_audio_format output_audio_format transcription tools".split()
-)
-VALUES = st.recursive(
-    LEAVES | st.sampled_from(["audio/pcm", "audio/pcmu", "g711_alaw", "root", "AAAA", "message"]),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=4),
-    max_leaves=8,
-)
-
-
-def events(kinds: list[str]) -> st.SearchStrategy[str]:
-    """Events of a protocol, with anything in their fields, and some that are none."""
-    fields = st.dictionaries(KEYS, VALUES, max_size=5)
-    return st.builds(lambda kind, more: json.dumps({**more, "type": kind}), st.sampled_from(kinds) | LEAVES, fields)
-
-
-def is_answered(adapter: Adapter, message: str | bytes) -> None:
-    """A message is understood, or refused with words."""
-    try:
-        outs = list(adapter.decode(message))
-    except WireError as error:
-        assert str(error)
-        return
-    for out in outs:
-        assert isinstance(out, np.ndarray | Begin | Did | Closing | str) or type(out).__name__ == "StopSpeaking"
-        if isinstance(out, str):
-            assert json.loads(out)["event_id"]
-
-
-def sent(outs: Any) -> list[dict[str, Any]]:
-    return [json.loads(out) for out in outs if isinstance(out, str)]
-
-
-def say(adapter: Adapter, kind: str, **values: Any) -> list[Out]:
-    return list(adapter.decode(json.dumps({"type": kind, **values})))
 
 
 def started(**session: Any) -> OpenAILive:
@@ -64,10 +26,6 @@ def started(**session: Any) -> OpenAILive:
     say(live, "session.start", session=session)
     list(live.encode(BEGAN))
     return live
-
-
-def append(sound: bytes) -> dict[str, str]:
-    return {"audio": b64encode(sound).decode()}
 
 
 KINDS = ["session.start", "session.update", "session.close", *UNHEARD]
@@ -132,10 +90,13 @@ def test_sound_flows_in_the_format_that_was_asked_for(
 def test_silence_is_sent_too_and_a_muted_user_is_heard_as_silence() -> None:
     live = started()
     assert len(sent(live.encode(np.zeros(FRAME, dtype=np.float32)))) == 1
-    assert sent(say(live, "session.input_audio.mute", event_id="m"))[0].items() >= {
-        "type": "session.input_audio.muted",
-        "client_event_id": "m",
-    }.items()
+    assert (
+        sent(say(live, "session.input_audio.mute", event_id="m"))[0].items()
+        >= {
+            "type": "session.input_audio.muted",
+            "client_event_id": "m",
+        }.items()
+    )
     (heard,) = say(live, "session.input_audio.append", **append(pcm16(SOUND)))
     assert isinstance(heard, np.ndarray) and len(heard) == FRAME and not heard.any()
     assert sent(say(live, "session.input_audio.unmute"))[0]["type"] == "session.input_audio.unmuted"
