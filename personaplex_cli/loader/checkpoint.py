@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from moshi.models import LMModel, MimiModel
 from moshi.models.loaders import get_mimi
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from sentencepiece import SentencePieceProcessor
 from torch import nn
 
@@ -27,8 +27,8 @@ from personaplex_cli.files import check_is_model_file, damaged_hint
 from personaplex_cli.library.spec import CODEBOOKS, ModelSpec, excerpt
 from personaplex_cli.loader.precision import Precision, quantise
 from personaplex_cli.loader.quantised_cache import Place, QuantisedCache, Tensors
+from personaplex_cli.loader.tensor_file import READERS, TensorFile
 
-READERS = 4  # threads
 KINDS = ("BF16", "F16", "F32", "F64")  # safetensors' names of what weights may be stored as
 
 Shapes = dict[str, tuple[int, ...]]
@@ -144,24 +144,21 @@ def fill(module: M, path: Path, tensors: Tensors) -> M:
 def read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place) -> Tensors:
     """The tensors of a file by the names they have in the modules, in `dtype`, each where `place` says.
 
-    Nothing else is read. Several are read at once, ahead of being taken: a disk is fastest so. For a
-    model on the CPU, what is in `dtype` already stays in the file, mapped.
+    Nothing else is read. Several are read at once, ahead of being taken: a disk is fastest so.
     Raises ModelError for a damaged file, missing or unexpected tensors, wrong shapes, and values that are no numbers.
     """
     check_is_model_file(path)
-    mapped = place("").type == "cpu"
     try:
-        with safe_open(path, framework="pt") as file, ThreadPoolExecutor(READERS) as readers:
-            _compare(path, shapes, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
-            _check_kinds(path, {name: file.get_slice(name).get_dtype() for name in shapes})
+        with TensorFile(path) as file, ThreadPoolExecutor(READERS) as readers:
+            _compare(path, shapes, file.shapes)
+            _check_kinds(path, {name: file.kinds[name] for name in shapes})
 
             def read_one(name: str) -> tuple[str, torch.Tensor]:
-                stacked = STACKED.fullmatch(name)
-                whole: torch.Tensor = file.get_slice(name)[: shapes[name][0]] if stacked else file.get_tensor(name)
+                whole = file.read(name, shapes[name][0] if STACKED.fullmatch(name) else None)
                 if not all(map(torch.isfinite, whole.aminmax())):  # as fast as memory: a second for 17 GB on two cores
                     what = f"In {path}, {name} has values that are infinite or not numbers."
                     raise ModelError(what, damaged_hint(path))
-                return name, whole.to(dtype, copy=not mapped)
+                return name, whole.to(dtype)
 
             upcoming = (readers.submit(read_one, name) for name in shapes)
             reading = deque(islice(upcoming, READERS))
@@ -169,6 +166,7 @@ def read(path: Path, shapes: Shapes, dtype: torch.dtype, place: Place) -> Tensor
                 name, tensor = reading.popleft().result()
                 reading.extend(islice(upcoming, 1))
                 yield from _taken_apart(name, tensor.to(place(name)))
+            file.check_unchanged()
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or incomplete ({excerpt(str(error))}).", damaged_hint(path)) from error
 

@@ -24,8 +24,9 @@ from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import load_saved_voice
 from personaplex_cli.engine.quantised import PACKING
-from personaplex_cli.errors import UsageError
+from personaplex_cli.errors import ModelError, UsageError
 from personaplex_cli.events import Listener, Note, Phase, State, ignore
+from personaplex_cli.files import damaged_hint
 from personaplex_cli.library.spec import PERSONAPLEX, ModelSpec
 from personaplex_cli.library.weights import ModelFiles, voice_file
 from personaplex_cli.loader.checkpoint import load_lm, load_mimi, load_tokenizer, unfilled_lm, unfilled_mimi
@@ -123,6 +124,7 @@ def _load(
         waits = waits_in_main_memory(tensor, sizes["num_layers"], plan.streamed)
         return CPU if waits or tensor.startswith(EMBEDDINGS) else device
 
+    revision = _revision(files, precision) if files else ""
     if files:
         tokenizer = load_tokenizer(files.tokenizer, sizes["text_card"])
         mimi = load_mimi(files.mimi, spec, device)
@@ -152,7 +154,7 @@ def _load(
         },
         prompts=prompts,
         memory=round(options.memory / FRAME_SECONDS) if options.renew else 0,
-        revision=_revision(files, precision) if files else "",
+        revision=revision,
     )
     return LocalEngine(model, CudaRecorder(device) if device.type == "cuda" else None, listen)
 
@@ -171,23 +173,30 @@ def _no_voice(name: str) -> Path:
 
 def _caches(weights: Path, precision: Precision, device: torch.device) -> tuple[QuantisedCache | None, PromptCache]:
     """Where what is made of this file is kept for the next time."""
-    # In the hub's cache the name is a link to a file that is called by its content.
-    path = weights.resolve()
-    about = path.stat()
-    identity = f"{path} {about.st_size} {about.st_mtime_ns} {precision.name} {precision.dtype}"
+    path, size, changed = _identity(weights)
+    identity = f"{path} {size} {changed} {precision.name} {precision.dtype}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:24]
     folder = user_cache_path("personaplex")
     prompts = PromptCache(folder / "prompts", f"{digest} {device.type}")
     if not precision.is_quantised:
         return None, prompts
     cached = folder / "quantised" / f"{precision.name}-{PACKING}-{digest}"
-    return QuantisedCache(cached, expected=int(CACHED_SHARE * about.st_size)), prompts
+    return QuantisedCache(cached, expected=int(CACHED_SHARE * size)), prompts
 
 
 def _revision(files: ModelFiles, precision: Precision) -> str:
     """It changes with what voices are made of: the files of both models, and how exact the numbers are."""
-    about = [(path.resolve(), path.stat()) for path in (files.weights, files.mimi)]
-    return f"{[(str(path), each.st_size, each.st_mtime_ns) for path, each in about]} {precision.dtype}"
+    return f"{[_identity(path) for path in (files.weights, files.mimi)]} {precision.dtype}"
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    """Which file it is, and whether it is still the same: its path, size and time. Raises ModelError."""
+    try:
+        path = path.resolve()  # in the hub's cache the name is a link to a file that is called by its content
+        about = path.stat()
+    except OSError as error:  # it was there a moment ago
+        raise ModelError(f"{path} cannot be read ({error.strerror}).", damaged_hint(path)) from error
+    return str(path), about.st_size, about.st_mtime_ns
 
 
 def use_cores(lm: LMModel, device: torch.device) -> None:

@@ -6,10 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from personaplex_cli.files import atomic_folder, free_bytes, keep_newest
+from personaplex_cli.loader.tensor_file import TensorFile
 
 SHARD = 512 * 2**20  # bytes that are held in memory until they are written
 KEPT = 2  # models
@@ -36,9 +37,10 @@ class QuantisedCache:
     def read(self, place: Place) -> Tensors:
         """What was kept, each tensor where `place` says. Raises SafetensorError or OSError."""
         for path in sorted(self._folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
-                    yield name, file.get_tensor(name).to(place(name), copy=True)
+            with TensorFile(path) as file:
+                for name in file.shapes:
+                    yield name, file.read(name).to(place(name))
+                file.check_unchanged()
 
     def keep(self, tensors: Tensors) -> Tensors:
         """Hand on all tensors, and keep them. A disk that is full or read-only is no reason to stop."""
