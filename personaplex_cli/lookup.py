@@ -23,7 +23,7 @@ def find_character(options: CharacterOptions = CharacterOptions(), sampling: Sam
     Raises UsageError for unknown names, AudioError for a voice sample.
     """
     persona = find_persona(options.persona)
-    text = None if options.prompt is None else _text(options.prompt)
+    text = None if options.prompt is None else read_prompt(options.prompt)
     return _character(persona, text, find_voice(options.voice or persona.voice), sampling)
 
 
@@ -53,7 +53,7 @@ def find_recorded_character(settings: Mapping[str, Any], changes: Mapping[str, A
     else:
         name, prompt = (str(settings.get(each, "")) for each in ("persona", "prompt"))
         persona = Persona(name, prompt, "", "", Path())
-    text = _text(changes["prompt"]) if "prompt" in changes else None
+    text = read_prompt(changes["prompt"]) if "prompt" in changes else None
     try:
         voice = find_voice(changes["voice"]) if "voice" in changes else find_named_voice(str(settings.get("voice", "")))
     except UsageError as error:
@@ -87,7 +87,8 @@ def _sound(voice: Voice) -> Sound:
     return voice.path if voice.path.suffix.lower() == ".pt" else read_voice_sample(voice.path)
 
 
-def _text(text: str) -> str:
+def read_prompt(text: str) -> str:
+    """A prompt as the user gave it; of `@FILE` what is in the file. Raises UsageError if it cannot be read."""
     if not text.startswith("@"):
         return text
     # A pipe is fine here: --prompt @<(command).

@@ -1,7 +1,7 @@
 """From dataclasses to a command line: Typer sees an option for each field, a command gets the built objects."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from inspect import Parameter
@@ -51,11 +51,25 @@ def bound(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def settable(group: Any) -> dict[str, dict[str, list[str]]]:
-    """The options of each command that config.toml may set, with their environment variables: those that have any."""
-    return {
-        name: {each.name: each.envvar for each in command.params if getattr(each, "envvar", None)}
-        for name, command in group.commands.items()
-    }
+    """The options of each command that config.toml may set, with their environment variables: those that have any.
+
+    A command inside another one has both names, as `personas try`.
+    """
+    found = {}
+    for name, command in group.commands.items():
+        found[name] = {each.name: each.envvar for each in command.params if getattr(each, "envvar", None)}
+        if hasattr(command, "commands"):
+            found |= {f"{name} {each}": options for each, options in settable(command).items()}
+    return found
+
+
+def nested(settings: Mapping[str, Mapping[str, object]]) -> dict[str, Any]:
+    """What is set for each command, as Typer's `default_map` wants it: that of `personas try` inside `personas`."""
+    nest: dict[str, Any] = {}
+    for name, values in settings.items():
+        command, _, inner = name.partition(" ")
+        nest.setdefault(command, {}).update({inner: values} if inner else values)
+    return nest
 
 
 def _dataclasses(annotation: Any) -> tuple[Any, ...]:

@@ -55,7 +55,13 @@ EXAMPLES = {
         "personaplex voices play ada",
         "personaplex voices remove ada",
     ),
-    "personas": ("personaplex personas", "personaplex personas teacher"),
+    "personas": (
+        "personaplex personas",
+        "personaplex personas teacher",
+        "personaplex personas new ada --voice NATF1",
+        "personaplex personas check ada",
+        "personaplex personas try ada",
+    ),
 }
 
 

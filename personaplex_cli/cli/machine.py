@@ -14,11 +14,8 @@ from rich.console import Console
 
 from personaplex_cli.character import Sampling
 from personaplex_cli.cli.binding import settable
-from personaplex_cli.cli.completion import completer
-from personaplex_cli.cli.help import Command, ShownByName
-from personaplex_cli.cli.terminal import complain, left_out, say, show_list, show_text, write_json
+from personaplex_cli.cli.terminal import complain, say, write_json
 from personaplex_cli.events import Note
-from personaplex_cli.library import catalog
 from personaplex_cli.options import (
     DEFAULT_MODEL,
     AsrOptions,
@@ -39,11 +36,6 @@ if TYPE_CHECKING:
     from personaplex_cli.engine.engine import LocalEngine
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
-
-
-personas_app = typer.Typer(
-    cls=ShownByName, help="List the personas, or show one: `personas teacher`.", invoke_without_command=True
-)
 
 
 def bench(
@@ -184,23 +176,3 @@ def login() -> None:
         say("HF_TOKEN is set, and is used instead of the token that was just stored.")
     if obstacle:
         complain(str(obstacle), obstacle.hint)
-
-
-@personas_app.callback()
-def personas(context: typer.Context, as_json: Json = False) -> None:
-    if context.invoked_subcommand is None:
-        found = catalog.personas(left_out)
-        listed = [(persona.name, persona.description, persona.voice) for persona in found]
-        show_list(["name", "description", "voice"], listed, as_json)
-
-
-@personas_app.command("show", cls=Command)
-def show_persona(
-    name: Annotated[
-        str, typer.Argument(help="A name from `personaplex personas`.", autocompletion=completer("persona"))
-    ],
-) -> None:
-    """Show one persona: its voice and its whole prompt."""
-    persona = catalog.find_persona(name)
-    head = f"{persona.name}: {persona.description}\nvoice: {persona.voice}\nfile: {persona.path}"
-    show_text(f"{head}\n\n{persona.prompt}")

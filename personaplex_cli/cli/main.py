@@ -11,10 +11,11 @@ import typer
 import typer.core
 
 from personaplex_cli import __version__
-from personaplex_cli.cli.binding import bound, settable
+from personaplex_cli.cli.binding import bound, nested, settable
 from personaplex_cli.cli.help import Command, examples, plain
-from personaplex_cli.cli.machine import bench, devices, doctor, download, login, personas_app
+from personaplex_cli.cli.machine import bench, devices, doctor, download, login
 from personaplex_cli.cli.output import ReaderLeft, drop, watched_streams
+from personaplex_cli.cli.personas import personas_app
 from personaplex_cli.cli.replays import duet, replay
 from personaplex_cli.cli.talk import chat, eval, run, serve
 from personaplex_cli.cli.terminal import end_as_by_ctrl_c, report, say
@@ -88,7 +89,7 @@ def root(
         if dotenv.unclear:
             lines = f"line{'s' * (len(dotenv.unclear) > 1)} {', '.join(map(str, dotenv.unclear[:10]))}"
             say(f"{dotenv.path} sets nothing in {lines}: write NAME=value.")
-        context.default_map = default_map(config_path(), settable(context.command))
+        context.default_map = nested(default_map(config_path(), settable(context.command)))
     except UsageError:
         if context.invoked_subcommand != "doctor":
             raise

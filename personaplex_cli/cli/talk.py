@@ -82,8 +82,8 @@ def run(
     if events and out == jobs.STDOUT:
         raise UsageError("Standard output cannot carry both sound and JSON.", "Give -o FILE, or leave out --json.")
     named = [*(inputs or ()), *(jobs.read_list(listed) if listed else ())]
-    who = _who(character, sampling, remote)
-    start = _starter(context, remote, model, who, paced=True, slots=batch.slots)
+    who = who_speaks(character, sampling, remote)
+    start = starter(context, remote, model, who, paced=True, slots=batch.slots)
     prompt_file = (character.prompt or "")[1:] if (character.prompt or "").startswith("@") else None
     planned = jobs.plan(named, out, output, [each for each in (character.voice, prompt_file, listed) if each])
     if cluster.ray is not None:
@@ -131,8 +131,8 @@ def eval(
         failed = []
         if options.run:
             remote = RemoteOptions()
-            who = _who(character.for_task(evaluation.task.prompt), sampling, remote)
-            start = _starter(context, remote, model, who, paced=True, slots=batch.slots)
+            who = who_speaks(character.for_task(evaluation.task.prompt), sampling, remote)
+            start = starter(context, remote, model, who, paced=True, slots=batch.slots)
             work = evaluation.look_at(screen.show)
             try:
                 if work.todo:
@@ -173,8 +173,8 @@ def chat(
 
     if options.theme not in THEMES:
         raise unknown_name("theme", options.theme, THEMES, f"Use {either(THEMES)}.")
-    who = _who(character, sampling, remote)
-    start = _starter(context, remote, model, who, paced=False)
+    who = who_speaks(character, sampling, remote)
+    start = starter(context, remote, model, who, paced=False)
     with ProgramStack() as stack:
         keys = stack.enter_context(Keys())
         shown = JsonLines(sys.stdout) if options.json else screen_for(Console(), keys, options.theme, options.verbose)
@@ -209,7 +209,7 @@ def serve(*, access: AccessOptions, options: ServeOptions, model: LiveModelOptio
         server.run()
 
 
-def _who(options: CharacterOptions, sampling: Sampling, remote: RemoteOptions) -> Character:
+def who_speaks(options: CharacterOptions, sampling: Sampling, remote: RemoteOptions) -> Character:
     """Who speaks. A model here gives all conversations of a program the same seed; a server draws its own."""
     from personaplex_cli.lookup import find_character
 
@@ -217,7 +217,7 @@ def _who(options: CharacterOptions, sampling: Sampling, remote: RemoteOptions) -
     return character if remote.server else character.seeded()
 
 
-def _starter(
+def starter(
     context: typer.Context,
     remote: RemoteOptions,
     model: ModelOptions,

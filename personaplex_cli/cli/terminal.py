@@ -2,10 +2,13 @@
 
 import json
 import os
+import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -61,6 +64,25 @@ def agreed(question: str, yes: bool) -> bool:
         raise UsageError(f"{question} There is no terminal to ask at.", "If the answer is yes, give --yes.")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def edit_file(path: Path) -> None:
+    """Open a file in the user's editor, and wait until that ends. Raises UsageError if it fails."""
+    usual = "notepad" if sys.platform == "win32" else "vi"
+    named = os.environ.get("VISUAL") or os.environ.get("EDITOR") or usual
+    remedy = "Set EDITOR to one that works here."
+    try:
+        editor = subprocess.Popen([*shlex.split(named), str(path)])
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"The editor {named!r} cannot be started ({why}).", remedy) from error
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # from now on Ctrl-C is the editor's
+    try:
+        code = editor.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if code:
+        raise UsageError(f"The editor {named!r} has failed (exit code {code}).", remedy)
 
 
 def say(text: str) -> None:

@@ -109,7 +109,10 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out == f"personaplex {__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["download"], ["voices"], ["personas"], ["personas", "show"]])
+PERSONAS = ("personas", "personas show", "personas new", "personas check", "personas try")
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["download"], ["voices"], *map(str.split, PERSONAS)])
 def test_help_fits_80_columns(command: list[str]) -> None:
     environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
     code = "import sys; from personaplex_cli.cli.main import program; sys.exit(program(sys.argv[1:]))"
