@@ -267,6 +267,12 @@ class ServeOptions(VoiceOptions, AsrOptions):
     max_minutes: float | None = chosen(None, "How long a client may talk.", "no limit", min=0.01)
     drain: float = chosen(0.0, "Seconds that conversations may go on after SIGTERM; nobody new is let in.", min=0)
     record: Path | None = chosen(None, "Folder in which to keep every conversation.", "nothing is kept")
+    record_max_gb: float | None = chosen(
+        None, "Gigabytes of recordings; the oldest are deleted then.", "none is deleted", min=0.001
+    )
+    record_max_days: float | None = chosen(
+        None, "Days after which a recording is deleted.", "none is deleted", min=0.001
+    )
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from personaplex_cli.audio.opus import OpusReader, OpusWriter
 from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.conversation import Disconnected
 from personaplex_cli.errors import AudioError, NetworkError
-from personaplex_cli.events import Glitch, Listener, Network, Note, Phase, State
+from personaplex_cli.events import Glitch, Listener, Network, Note, Notice, Phase, State
 from personaplex_cli.options import RemoteOptions
 from personaplex_cli.protocols import wire
 from personaplex_cli.protocols.budget import Budget
@@ -312,6 +312,8 @@ class Connection:
         if (place := known(values, "queue", int)) not in (None, self._place) and self._notes.spend():
             self._place = place
             self._listen(State(Phase.WAITING, f"at {self.name}, {place} before you"))
+        if (recorded := known(values, "recorded", bool)) is not None and self._notes.spend():
+            self._listen(Notice(f"{self.name} records what is said.", recorded))
         if lost := known(values, "lost", str):
             self._note(lost)
         for kind in (int, float):

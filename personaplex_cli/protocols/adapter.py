@@ -69,6 +69,13 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """Whether the server keeps what is said, from now on."""
+
+    on: bool
+
+
+@dataclass(frozen=True)
 class Lost:
     """Seconds of sound that were lost since the last report: of the client's, and of the agent's."""
 
@@ -101,7 +108,7 @@ class Closing:
 # Samples [n] at 24 kHz; Closing if the client hangs up by a message.
 ClientEvent = Samples | Begin | StopSpeaking | Did | Credentials | Closing
 Out = ClientEvent | str | bytes  # or a message for the client, text or binary
-ServerEvent = Samples | Event | Queued | Pace | Lost | Closing | PersonaplexError
+ServerEvent = Samples | Event | Queued | Pace | Recorded | Lost | Closing | PersonaplexError
 
 
 class Adapter(Protocol):

@@ -21,6 +21,7 @@ from personaplex_cli.protocols.adapter import (
     Out,
     Pace,
     Queued,
+    Recorded,
     ServerEvent,
     StopSpeaking,
     Upgrade,
@@ -70,7 +71,7 @@ class Moshi(Adapter):
         for message in self._messages(event):
             if self._knows_metadata or not isinstance(message, Metadata):
                 yield wire.pack(message)
-            elif isinstance(event, Began | Queued):  # which stay true
+            elif isinstance(event, Began | Queued | Recorded):  # which stay true
                 self._withheld |= message.values
 
     def tick(self, now: float) -> Iterator[Out]:
@@ -101,6 +102,8 @@ class Moshi(Adapter):
                 yield Metadata({"queue": position})
             case Renewed(_, remembered, filled):
                 yield Metadata({"renewed": {"remembered": remembered, "filled": filled}})
+            case Recorded(on):
+                yield Metadata({"recorded": on})
             case Hushed(on):
                 yield Metadata({"hushed": on})
             case PersonaplexError():

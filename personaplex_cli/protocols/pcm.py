@@ -10,7 +10,18 @@ from typing import Any
 
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Began, Hushed, Renewed, State, Step, UserWords
-from personaplex_cli.protocols.adapter import Begin, Closing, Did, Out, Pace, Queued, ServerEvent, StopSpeaking, Upgrade
+from personaplex_cli.protocols.adapter import (
+    Begin,
+    Closing,
+    Did,
+    Out,
+    Pace,
+    Queued,
+    Recorded,
+    ServerEvent,
+    StopSpeaking,
+    Upgrade,
+)
 from personaplex_cli.protocols.budget import Budget
 from personaplex_cli.protocols.json_adapter import JsonAdapter, Unsupported, json_message
 from personaplex_cli.protocols.wire import MAX_NAME, Request, WireError, json_object
@@ -72,6 +83,8 @@ class Pcm(JsonAdapter):
             case Renewed(index, remembered, filled):
                 time = round(index * FRAME_SECONDS, 2)
                 yield json_message("renewed", time=time, remembered=remembered, filled=filled)
+            case Recorded(on):
+                yield json_message("recorded", on=on)
             case Hushed(on):
                 yield json_message("hushed", on=on)
             case Closing(reason):

@@ -80,6 +80,7 @@ class Answers:
             "model": self._name,
             "note": self._model.note,
             "max_minutes": self._host.options.max_minutes,
+            "recorded": self._host.options.record is not None,
             "asr": self._host.options.asr,  # writes down the clients' words
             "persona": self._default.persona,
             "voice": self._default.voice,

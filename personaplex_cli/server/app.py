@@ -39,6 +39,7 @@ from personaplex_cli.protocols.pcm import Pcm
 from personaplex_cli.protocols.twilio import Twilio
 from personaplex_cli.protocols.wire import PATH
 from personaplex_cli.recogniser import Recogniser, open_recogniser
+from personaplex_cli.retention import delete_old
 from personaplex_cli.server.access import client_address, tls_context, warning
 from personaplex_cli.server.admission import GREEDY, LOADING, SHUTDOWN, Admission, ConversationQueue, Place, Refusal
 from personaplex_cli.server.answers import RETRY, Answers
@@ -55,6 +56,7 @@ from personaplex_cli.worker import ModelWorker
 
 MAX_MESSAGE_BYTES = 1 << 20  # 21 seconds of raw sound
 PING_SECONDS = 20.0  # between two pings; a client that does not answer for half of that is gone
+CLEANING_SECONDS = 60.0  # between two looks at the recordings
 CLOSING_SECONDS = 2.0  # that a client gets to close its side
 SHUTDOWN_SECONDS = 10.0  # for all sessions
 MODEL_SECONDS = 5.0  # that the model's thread gets to end
@@ -146,9 +148,11 @@ class App:
                 ended=lambda: self._call(self._notice_end),
             )
             self.ended = False
+            cleaning = asyncio.create_task(self._clean())
             try:
                 await self._stop.wait()
             finally:
+                cleaning.cancel()
                 listening.close()
                 await self._say_goodbye(worker)
         finally:
@@ -173,6 +177,15 @@ class App:
         if note := warning(self._access):
             self._listen(note)
         return listening
+
+    async def _clean(self) -> None:
+        """Delete recordings that are too many or too old, now and every minute."""
+        keep = self._host.options
+        while keep.record is not None and (keep.record_max_gb or keep.record_max_days):
+            deleted = await asyncio.to_thread(delete_old, keep.record, keep.record_max_gb, keep.record_max_days)
+            if deleted:
+                self._listen(Note(f"Deleted {deleted} old recording{'s' * (deleted != 1)}."))
+            await asyncio.sleep(CLEANING_SECONDS)
 
     def _drain(self) -> None:
         """Let nobody in any more; who talks may go on for a while. The second time that is over."""

@@ -25,7 +25,7 @@ from aiohttp import WSMsgType, web
 from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation
 from personaplex_cli.errors import ModelError, PersonaplexError
-from personaplex_cli.events import Began, Ended, Event, Note, Step
+from personaplex_cli.events import Began, Ended, Event, Note, Recording, Step
 from personaplex_cli.protocols.adapter import (
     Adapter,
     Begin,
@@ -36,6 +36,7 @@ from personaplex_cli.protocols.adapter import (
     Out,
     Pace,
     Queued,
+    Recorded,
     ServerEvent,
     StopSpeaking,
 )
@@ -98,7 +99,7 @@ class Session:
         self._over: asyncio.Future[Exception | None] = loop.create_future()  # the model is done with it
         self._closed: asyncio.Future[Closing] = loop.create_future()
         folder = host.options.record
-        self._recorder = Recorder(self._audio, folder, host.listen) if folder else None
+        self._recorder = Recorder(self._audio, folder, self._hear_recorder) if folder else None
         self._transcriber: Transcriber | None = None  # once the conversation is there
         self._outgoing: deque[ServerEvent | str | bytes] = deque()
         self._arrived = asyncio.Event()
@@ -217,6 +218,12 @@ class Session:
         self._hand_over(event)
         if self._transcriber:
             self._transcriber.hear(event)
+
+    def _hear_recorder(self, event: Event) -> None:
+        """Also in the recorder's thread. The client may know that it is recorded, not where."""
+        if isinstance(event, Recording):
+            self._loop.call_soon_threadsafe(self._enqueue, Recorded(bool(event.folder)))
+        self._host.listen(event)
 
     def _hand_over(self, event: Event | Samples) -> None:
         assert self._conversation, "only a conversation has events"

@@ -116,6 +116,22 @@ class TestTalking:
             here.begin()
         assert here.of(Notice) == [Notice(DEMO_NOTE)]
 
+    def test_that_it_records_is_said_as_long_as_it_does(self, serve: Serve, talk: Call) -> None:
+        async def tells(guest: Guest) -> None:
+            await guest.say(METADATA + b'{"recorded": true}')
+            await guest.say(HANDSHAKE)
+            await guest.say(METADATA + b'{"recorded": false}')
+            await echo_on(guest)
+
+        here = talk(serve(tells).url)
+        here.begin()
+        for _ in range(5):
+            here.step(SILENT_FRAME)
+        assert [(each.text.partition(" ")[2], each.on) for each in here.of(Notice)] == [
+            ("records what is said.", True),
+            ("records what is said.", False),
+        ]
+
     @pytest.mark.parametrize("values", [b"{}", b'{"seed": "x", "context": [], "model": 3, "step_ms": true}'])
     def test_what_it_does_not_tell_is_not_made_up(self, values: bytes, serve: Serve, talk: Call) -> None:
         async def tells(guest: Guest) -> None:

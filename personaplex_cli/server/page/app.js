@@ -8,6 +8,7 @@ import { insecure } from "./sound.js";
 import { Talk } from "./talk.js";
 
 const VIEWS = ["unreachable", "locked", "setup", "talk"];
+const RECORDED = "This server records conversations: both voices and the words.";
 const LOOK_EVERY = 10_000; // milliseconds between two looks at how many talk
 
 function show(view) {
@@ -37,8 +38,8 @@ async function open() {
   try {
     const offer = await information();
     at("about").textContent = `${offer.model.split("/").at(-1)} · ${offer.personaplex}`;
-    at("note").textContent = offer.note;
-    at("note").hidden = !offer.note;
+    at("note").textContent = [offer.note, offer.recorded && RECORDED].filter(Boolean).join(" ");
+    at("note").hidden = !at("note").textContent;
     at("untranscribed").hidden = Boolean(offer.asr);
     setup.offer(offer);
     notice();
