@@ -18,6 +18,7 @@ from personaplex_cli.evaluation.turn_taking import Spoken
 
 WORDS = "output.json"
 HUMAN = "icc_gt_distribution.json"  # of the benchmark: when human listeners made a sound, by sample
+UNLIKE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what JSON of another form raises
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,16 @@ class Sample:
             return None
         path = self.folder / task.annotation
         content = read_json(path)
-        with suppress(LookupError, TypeError, ValueError):
-            start, end = map(float, content["timestamps"] if task.clean else content[0]["timestamp"])
-            if isfinite(start) and isfinite(end):
-                return start, end
+        with suppress(*UNLIKE):
+            start, end = map(_number, content["timestamps"] if task.clean else content[0]["timestamp"])
+            return start, end
         raise UsageError(f"{path} does not say when.", "The benchmark's files have two seconds under `timestamp`.")
 
     def words(self, name: str = WORDS) -> list[Spoken]:
         """The words in a file of this sample. Raises UsageError."""
         path = self.folder / name
         content = read_json(path)
-        with suppress(LookupError, TypeError, ValueError):
+        with suppress(*UNLIKE):
             return [_spoken(chunk["text"], *chunk["timestamp"]) for chunk in content["chunks"]]
         hint = 'The benchmark\'s files have `{"chunks": [{"text": "Yes,", "timestamp": [3.36, 3.9]}]}`.'
         raise UsageError(f"{path} has no words with times.", hint)
@@ -94,9 +94,9 @@ def human_listeners(root: Path) -> dict[str, list[float]]:
     path = next((path for path in (root / HUMAN, root.resolve().parent / HUMAN) if path.exists()), None)
     if path is None:
         return {}
-    with suppress(AttributeError, TypeError, ValueError):
-        found = {name: [float(each) for each in bins] for name, bins in read_json(path).items()}
-        if all(map(len, found.values())):
+    with suppress(*UNLIKE):
+        found = {name: [_number(each) for each in bins] for name, bins in read_json(path).items()}
+        if all(min(bins) >= 0 < max(bins) for bins in found.values()):
             return found
     raise UsageError(f"{path} does not say when listeners made a sound.", "Copy it from the benchmark again.")
 
@@ -116,4 +116,11 @@ def _order(folder: Path) -> tuple[int, str]:
 
 
 def _spoken(text: str, start: float, end: float | None) -> Spoken:
-    return Spoken(str(text).strip(), float(start), None if end is None else float(end))
+    return Spoken(str(text).strip(), _number(start), None if end is None else _number(end))
+
+
+def _number(value: float) -> float:
+    """Raises ValueError for one that is infinite or none."""
+    if not isfinite(number := float(value)):
+        raise ValueError
+    return number

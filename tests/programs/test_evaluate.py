@@ -1,22 +1,28 @@
 """`personaplex eval`, through the command line: of outputs that others have made, and with the demo."""
 
 import json
+import math
 import wave
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from small_benchmark import make
 
 from personaplex_cli.audio.recording import write_wav
 from personaplex_cli.cli import main as cli
+from personaplex_cli.errors import UsageError
 from personaplex_cli.evaluation import benchmark, dataset, picture, speech
 from personaplex_cli.evaluation.benchmark import TASKS, V1, V1_5
 from personaplex_cli.evaluation.dataset import Sample, samples, task_of
 from personaplex_cli.evaluation.scores import Scored, Scorer
+from personaplex_cli.evaluation.turn_taking import divergence
 from personaplex_cli.lookup import find_character
 from personaplex_cli.options import CharacterOptions
 from personaplex_cli.samples import SAMPLE_RATE
@@ -125,6 +131,32 @@ def test_so_are_words_that_cannot_be_read(words: str, capsys: pytest.CaptureFixt
     assert report()["summary"] == {} and "0.000" not in out
 
 
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just(10**400)
+NAMES = st.sampled_from(["chunks", "timestamp", "timestamps", "text", "1"])
+CONTENTS = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=8
+)
+CHUNKS = st.fixed_dictionaries({"chunks": st.lists(st.fixed_dictionaries({"text": CONTENTS, "timestamp": CONTENTS}))})
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(CONTENTS | CHUNKS)
+def test_whatever_a_file_holds_it_is_seconds_or_a_usage_error(here: Path, content: Any) -> None:
+    for name in ("output.json", "pause.json", "metadata.json", dataset.HUMAN):
+        (here / name).write_text(json.dumps(content))
+    sample = Sample(here)
+    with suppress(UsageError):
+        assert all(
+            math.isfinite(each.start) and (each.end is None or math.isfinite(each.end)) for each in sample.words()
+        )
+    for task in (V1[0], V1_5[0]):
+        with suppress(UsageError):
+            assert all(map(math.isfinite, sample.window(task) or ()))
+    with suppress(UsageError):
+        for bins in dataset.human_listeners(here).values():
+            assert 0 <= (divergence([(0.1, 0.3)], 1.0, bins) or 0) < 0.8326
+
+
 def test_json_is_what_the_file_has(capsys: pytest.CaptureFixture[str]) -> None:
     told("1", (1.0, 2.5), pause=at(3.0, 4.0))
     assert evaluate("pause_handling", "--no-run", "--json") == 0
@@ -215,7 +247,7 @@ def test_human_listeners_are_read_from_the_set_or_beside_it() -> None:
     Path("all", dataset.HUMAN).write_text('{"1": [0.5, 0.5]}')
     assert dataset.human_listeners(Path("all/set")) == {"1": [0.5, 0.5]}
     Path("all/set", dataset.HUMAN).write_text('{"1": []}')
-    with pytest.raises(cli.UsageError, match="does not say"):
+    with pytest.raises(UsageError, match="does not say"):
         dataset.human_listeners(Path("all/set"))
 
 
