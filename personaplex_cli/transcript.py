@@ -7,11 +7,11 @@ from a recogniser, some time after they were spoken, if there is one.
 import math
 import re
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from operator import attrgetter, itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unicodedata import category
 
 from personaplex_cli.samples import FRAME_SECONDS
@@ -200,6 +200,11 @@ def one_line(text: str) -> str:
     return "".join(
         " " if each.isspace() else "\N{REPLACEMENT CHARACTER}" if category(each) == "Cc" else each for each in text
     )
+
+
+def chunks(words: Iterable[Word]) -> list[dict[str, Any]]:
+    """Words as speech recognisers and Full-Duplex-Bench write them in JSON."""
+    return [{"text": word.word, "timestamp": [word.start, word.end]} for word in words]
 
 
 def as_bytes(text: str) -> bytes:

@@ -4,9 +4,10 @@ It runs what `run` runs, in the same way. Outputs that others have made are scor
 """
 
 import json
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ from personaplex_cli.errors import PersonaplexError, UsageError, either, unknown
 from personaplex_cli.evaluation import picture, speech
 from personaplex_cli.evaluation.benchmark import MANNER, Task
 from personaplex_cli.evaluation.dataset import HUMAN, Sample, human_listeners, samples, task_of
+from personaplex_cli.evaluation.heard import can_hear, heard
 from personaplex_cli.evaluation.scores import Figures, Scored, Scorer, summary
+from personaplex_cli.evaluation.turn_taking import Spoken
 from personaplex_cli.events import Listener, Note
 from personaplex_cli.files import atomic_file
+from personaplex_cli.library.whisper_files import find_whisper
 from personaplex_cli.options import WORDS, EvalOptions, OutputOptions
 from personaplex_cli.programs import run
 from personaplex_cli.programs.jobs import Job, Work
 from personaplex_cli.programs.results import Ledger, report_beside
+from personaplex_cli.recogniser import open_recogniser
 from personaplex_cli.transcript import as_bytes
 
+RECOGNISER = "base.en"  # Whisper's size, as of `--asr`
 REPORT = "eval.json"  # in the data set's folder
 EXTRA = "Install the extra eval: pip install 'silero-vad>=6.2.3' matplotlib"
 NAMED = 10  # samples that are not scored
@@ -54,7 +60,12 @@ class Evaluation:
     failures: dict[str, PersonaplexError] = field(default_factory=dict)
 
     def look_at(self, listen: Listener) -> Work:
-        """Read every recording that has to be answered, as `run.check` does."""
+        """Read every recording that has to be answered, as `run.check` does.
+
+        The recogniser's model is downloaded first, if it is needed: better to fail now.
+        """
+        if self.options.words == "asr":
+            find_whisper(RECOGNISER, listen)
         jobs = [job for sample in self.samples for job in _jobs(sample, self.task)]
         return run.check(jobs, None, OUTPUT, listen)
 
@@ -70,15 +81,16 @@ class Evaluation:
         human = human_listeners(self.root) if self.task.needs_speech and not self.task.clean else {}
         for sentence in self._remarks(human):
             listen(Note(sentence))
-        scorer = Scorer(self.task, Sample.words, human)
         runs = {Path(source).parent: error for source, error in failed}
-        for sample in self.samples:
-            try:
-                if sample.folder in runs:
-                    raise runs[sample.folder]
-                self.scored.append(scorer(sample))
-            except PersonaplexError as error:
-                self.failures[sample.name] = error
+        with self._words(listen) as words:
+            scorer = Scorer(self.task, words, human)
+            for sample in self.samples:
+                try:
+                    if sample.folder in runs:
+                        raise runs[sample.folder]
+                    self.scored.append(scorer(sample))
+                except PersonaplexError as error:
+                    self.failures[sample.name] = error
         if self.options.plot and self.scored:
             picture.draw(self.options.plot, self.task, self.scored)
 
@@ -88,7 +100,7 @@ class Evaluation:
             "personaplex": __version__,
             "task": self.task.name,
             "version": self.task.version,
-            "words": self.options.words,
+            "words": RECOGNISER if self.options.words == "asr" else self.options.words,
             "detector": speech.version(),
             "scored": len(self.scored),
             "summary": summary(self.scored),
@@ -115,6 +127,15 @@ class Evaluation:
         what = f"{len(self.failures)} of {len(self.samples)} samples are in no mean. " + " | ".join(lines)
         raise type(next(iter(self.failures.values())))(what, "Mend them, then give the same command again.")
 
+    @contextmanager
+    def _words(self, listen: Listener) -> Iterator[Callable[[Sample], list[Spoken]]]:
+        """What finds the words of a sample."""
+        if self.options.words == "asr":
+            with open_recogniser(RECOGNISER, listen) as recogniser:
+                yield partial(heard, recogniser=recogniser)
+        else:
+            yield Sample.words
+
     def _remarks(self, human: dict[str, Any]) -> list[str]:
         """What the user may not expect of the figures."""
         remarks = []
@@ -134,8 +155,9 @@ def prepare(root: Path, task: str, options: EvalOptions) -> Evaluation:
     chosen = task_of(task, found)
     if options.words not in WORDS:
         raise unknown_name("source of words", options.words, WORDS, f"Give {either(WORDS)}.")
-    if options.words == "asr":
-        raise UsageError("The extra asr, which recognises words in the sound, is not there yet.", "Leave out --words.")
+    if options.words == "asr" and not can_hear():
+        what = "To hear the agent's words faster-whisper is needed, which is not installed."
+        raise UsageError(what, "Run `pip install faster-whisper`, or leave out --words asr.")
     if chosen.needs_speech and not speech.can_be_found():
         raise UsageError(f"{chosen.name} needs a detector of speech, which is not installed.", EXTRA)
     if options.plot:
