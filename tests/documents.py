@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")]
+DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
 FENCE = re.compile(
     r"^(?P<mark><!-- command: (?P<name>[\w-]+) -->\n)?```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S
 )

@@ -160,6 +160,12 @@ def test_every_document_is_linked_from_the_readme() -> None:
     assert {path.resolve() for path in DOCUMENTS} - linked == {README}
 
 
+def test_every_example_is_listed() -> None:
+    folder = ROOT / "examples"
+    there_are = {path.name for path in folder.iterdir() if path.suffix in (".py", ".ipynb")}
+    assert there_are == {each for each in links((folder / "README.md").read_text("utf-8")) if "/" not in each}
+
+
 def test_the_readme_is_short_and_says_how_to_install_and_test() -> None:
     text = README.read_text("utf-8")
     assert len(text.splitlines()) < 200
