@@ -3,8 +3,8 @@
     FOLDER/2026-01-31_14-05-09/  conversation.wav  tokens.npy  transcript.json  transcript.srt  transcript.md
 
 The wav (user left, agent right) and the tokens are whole after every second, so that whatever ends the program, at most
-the last second is lost. They are for their owner alone. A thread of its own writes: a slow disk never makes the
-conversation wait.
+the last second is lost; of the words of a long talk perhaps the last ten seconds. They are for their owner alone. A
+thread of its own writes: a slow disk never makes the conversation wait.
 
 A recording is a whole talk: with the settings in `events` of transcript.json, the sound on the left makes the same
 tokens again. For that the model hears what the wav holds, samples of 16 bits.
@@ -16,7 +16,6 @@ import threading
 import wave
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -50,6 +49,7 @@ from personaplex_cli.transcript import AGENT, USER, Transcript, as_bytes, one_li
 MAX_LATE_FRAMES = 12  # an answer that is later than a second is not recorded
 FLUSH_FRAMES = round(1 / FRAME_SECONDS)
 SOUND, TOKENS = "conversation.wav", "tokens.npy"
+PIECES_A_SECOND = 1_000  # of a longer talk the words are written less often: each time they are all written anew
 TRANSCRIPTS = ("transcript.json", "transcript.srt", "transcript.md")
 TOKENS_A_FRAME = 17
 NO_TOKENS = (-1,) * TOKENS_A_FRAME
@@ -89,7 +89,9 @@ class Recorder:
         self._recorded = 0  # frames, on their way to be written
         self._frames = 0  # written; steps count anew after a restart, the recording goes on
         self._before = 0  # frames recorded before the conversation began again
-        self._has_news = False  # beside words of the agent's, not written yet
+        self._has_news = False  # not written yet
+        self._pieces = 0  # of the agent's words
+        self._seconds = 0  # since the words were written
         self._writer = threading.Thread(target=self._write, name="recorder")
 
     @property
@@ -191,12 +193,15 @@ class Recorder:
         for index, text in enumerate(texts, self._frames):
             self._transcript.add(index, text)
         self._frames += len(frames)
-        if any(texts) or self._has_news:
+        self._pieces += sum(map(bool, texts))
+        self._has_news |= any(texts)
+        self._seconds += 1
+        if self._has_news and self._seconds > self._pieces // PIECES_A_SECOND:
             self._write_transcripts()
 
     def _write_transcripts(self) -> None:
         assert self.folder is not None and self._began is not None, "recording begins with a conversation"
-        self._has_news = False
+        self._has_news, self._seconds = False, 0
         who = one_line(" and ".join(filter(None, (self._began.user, self._began.persona))))
         about = {
             "personaplex": __version__,
@@ -204,8 +209,8 @@ class Recorder:
             "events": list(self._events),  # another thread may add to them
             "text": self._transcript.text,
             "restarts": self._transcript.restarts,
-            "marks": [asdict(mark) for mark in self._transcript.marks],
-            "words": [asdict(word) for word in self._transcript.words()],
+            "marks": [vars(mark) for mark in self._transcript.marks],
+            "words": [vars(word) for word in self._transcript.words()],  # much faster than `asdict`
         }
         contents = (
             json.dumps(about, ensure_ascii=False) + "\n",  # without indentation: ten times as fast, every second

@@ -126,6 +126,27 @@ def test_what_is_done_to_a_talk_is_kept_with_the_frame_before_which_it_came(tmp_
     assert events[0]["settings"] == SETTINGS
 
 
+def test_the_words_of_a_long_talk_are_written_less_often_and_all_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time they are all written anew: every second would be too much for hours."""
+    writes, write = [0], Recorder._write_transcripts
+
+    def counted(self: Recorder) -> None:
+        writes[0] += 1
+        write(self)
+
+    monkeypatch.setattr(Recorder, "_write_transcripts", counted)
+    monkeypatch.setattr("personaplex_cli.recorder.PIECES_A_SECOND", 50)
+    with Recorder(Ramp(300), tmp_path, ignore) as kept:
+        kept.hear(BEGAN)
+        for index, _ in enumerate(kept.frames(wake)):
+            kept.hear(Step(index, f" {index}", 0, 0, None))
+    assert kept.folder
+    assert json.loads((kept.folder / "transcript.json").read_text())["text"].split() == [str(n) for n in range(300)]
+    assert writes[0] < 300 // 12 - 5
+
+
 def test_an_engine_without_tokens_leaves_no_file_of_them(tmp_path: Path) -> None:
     with Recorder(Ramp(3), tmp_path, ignore) as kept:
         kept.hear(BEGAN)
