@@ -263,7 +263,7 @@ class TestChat:
 
         with FakeServer(primes) as server:
             held = held_chat(plug(300), server.url)
-            held.then = {state: lambda: held.chat._stop.set()}  # as q does; the rest is done by `end`
+            held.then = {state: lambda: held.chat._stopping.set()}  # as q does; the rest is done by `end`
             held.run()
         assert held.chat.error is None and held.states[-1] is Phase.ENDED and state in held.states
 
