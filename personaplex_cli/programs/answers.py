@@ -19,7 +19,7 @@ from personaplex_cli.options import OutputOptions
 from personaplex_cli.programs.jobs import STDOUT, Job, Ready
 from personaplex_cli.recogniser import Recogniser
 from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE
-from personaplex_cli.transcript import USER, Transcript, as_bytes, chunks, clock, one_line
+from personaplex_cli.transcript import AGENT, USER, Transcript, as_bytes, chunks, clock, one_line
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,11 @@ class Answer:
         """What is known of the answer. Its speed is that of its own time, from the first frame to the last."""
         took = max(self._ended_at - self._began_at, 1e-9)
         words = self._transcript.words()
+        said = [word for word in words if word.speaker == AGENT]
         return {
             "text": self._transcript.text,
             "words": [asdict(word) for word in words],
-            **({"chunks": chunks(words)} if self._output.chunks else {}),
+            **({"chunks": chunks(said)} if self._output.chunks else {}),
             "input": self.job.source,
             "output": STDOUT if self.job.target is None else str(self.job.target),
             "seconds": round(len(self.audio.heard) / SAMPLE_RATE, 3),

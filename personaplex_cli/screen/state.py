@@ -110,6 +110,7 @@ class PanelState:
             case events.Step():
                 self._step(event)
             case events.UserWords(text, start):
+                self.transcribing = True  # also in a talk that was recorded
                 self._remember([], self._said(None, self.user_words.add(start, text)))
             case events.Transcribing(model):
                 self.transcribing = bool(model)

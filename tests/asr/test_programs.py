@@ -12,7 +12,10 @@ from runningserver import RunningServer, connected, frames, next_json, talk_pcm,
 
 from personaplex_cli.cli import main as cli
 from personaplex_cli.events import Note, Recording, Transcribing, UserWords
-from personaplex_cli.options import ServeOptions
+from personaplex_cli.lookup import find_character
+from personaplex_cli.options import CharacterOptions, OutputOptions, ServeOptions
+from personaplex_cli.programs import run as program
+from personaplex_cli.programs.jobs import plan
 from personaplex_cli.samples import FRAME, Samples
 
 
@@ -44,6 +47,18 @@ def test_answers_to_recordings_have_the_words_of_both(library: Path, monkeypatch
         assert report["settings"]["asr"] == str(library)
 
 
+def test_the_benchmark_reads_the_agents_words_alone(library: Path) -> None:
+    class ForTheBenchmark(OutputOptions):
+        chunks = True
+
+    options, out = ForTheBenchmark(asr=str(library)), str(library / "out.wav")
+    work = program.check(plan([str(wav(library / "a.wav", speech(0.1)))], out, options), out, options)
+    program.answer_all(parrot.Parrot(1), find_character(CharacterOptions()), work, options)
+    report = json.loads((library / "out.json").read_text())
+    agents = [word["word"] for word in report["words"] if word["speaker"] == "agent"]
+    assert [chunk["text"] for chunk in report["chunks"]] == agents != [word["word"] for word in report["words"]]
+
+
 @pytest.mark.usefixtures("no_model")
 def test_a_recording_whose_words_cannot_be_had_fails_and_the_others_do_not(
     library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -73,8 +88,7 @@ def test_a_live_talk_is_written_down_with_its_last_words(
     from fakecard import FakeCard, plug_in
     from heldchat import Held
 
-    from personaplex_cli.lookup import find_character
-    from personaplex_cli.options import CharacterOptions, ModelOptions
+    from personaplex_cli.options import ModelOptions
 
     card = plug_in(FakeCard(microphone=np.concatenate([speech(0.1), speech(0.2)[: 15 * FRAME]])), monkeypatch)
     character = find_character(CharacterOptions())

@@ -183,10 +183,10 @@ def test_words_of_the_users_stand_in_place_of_the_levels() -> None:
 
 def test_words_that_come_after_a_restart_are_told_with_the_time_of_the_talk_before() -> None:
     state = talk(*[""] * 50)
-    state.apply(Transcribing("tiny.en"), 0.0)
     state.apply(BEGAN, 0.0)
     state.apply(UserWords(" Too", -20, -12), 0.0)
     state.apply(UserWords(" late.", -12, -4), 0.0)
+    assert state.transcribing
     state.apply(step(0), 0.0)
     state.apply(Transcribing(""), 0.0)
     state.finish()
