@@ -51,7 +51,7 @@ def test_a_phrase_makes_it_act_and_the_recording_says_so(random_folder: Path, tm
     (transcript,) = tmp_path.glob("*/transcript.json")
     marks = json.loads(transcript.read_text("utf-8"))["marks"]
     assert [each["text"] for each in marks] == [f"Did {each}." for each in done]
-    assert all(0.4 <= each["time"] <= 0.8 for each in marks)
+    assert all(0.3 < each["time"] < 0.5 for each in marks)  # five frames, of which the last may not be counted yet
     assert "Did look left." in transcript.with_suffix(".md").read_text("utf-8")
 
 
