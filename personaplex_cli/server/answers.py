@@ -95,6 +95,7 @@ class Answers:
                 "pcm": f"{base}/pcm",
                 "interview": f"{base}/ws",
                 "twilio": f"{base}/twilio",
+                "openai_realtime": f"{base}/v1/realtime",
                 "openai_live": f"{base}/v1/live/sessions",
             },
         }

@@ -35,6 +35,7 @@ from personaplex_cli.protocols.adapter import Adapter, Closing, Out, Upgrade
 from personaplex_cli.protocols.interview import Interview
 from personaplex_cli.protocols.moshi import Moshi
 from personaplex_cli.protocols.openai_live import OpenAILive
+from personaplex_cli.protocols.openai_realtime import OpenAIRealtime
 from personaplex_cli.protocols.pcm import Pcm
 from personaplex_cli.protocols.twilio import Twilio
 from personaplex_cli.protocols.wire import PATH
@@ -69,6 +70,8 @@ SOCKETS: dict[str, type[Adapter]] = {
     "/twilio": Twilio,
     "/v1/live/sessions": OpenAILive,
     "/live/sessions": OpenAILive,
+    "/v1/realtime": OpenAIRealtime,
+    "/realtime": OpenAIRealtime,
 }
 
 

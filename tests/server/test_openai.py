@@ -103,6 +103,61 @@ def test_the_token_is_the_key_by_header_query_or_sub_protocol(random_folder: Pat
         asyncio.run(knock(server))
 
 
+async def realtime(socket: Socket, **session: Any) -> dict[str, Any]:
+    """Begin a talk by Realtime; returns the session in force when the agent begins to speak."""
+    await next_json(socket, "session.created")
+    await say(socket, "session.update", session=session)
+    told = {}
+    while (event := json.loads((await socket.receive()).data))["type"] != "response.output_audio.delta":
+        told = event.get("session", told)
+    return told
+
+
+def test_realtime_makes_turns_and_gives_an_unknown_voice_a_known_one(server: RunningServer) -> None:
+    async def talk(path: str) -> None:
+        async with connected(server.socket(path)) as socket:
+            session = await realtime(socket, instructions="You cook.", voice="marin")
+            assert session["audio"]["output"]["voice"] == server.app._default.voice
+            speaking = asyncio.create_task(speak(socket, "input_audio_buffer.append", 40))
+            done = (await next_json(socket, "response.done"))["response"]
+            assert done["status_details"]["reason"] == "turn_detected"
+            await next_json(socket, "response.output_audio.delta")  # it goes on, which is a response of its own
+            await say(socket, "response.cancel")
+            done = (await next_json(socket, "response.done"))["response"]
+            assert done["status_details"]["reason"] == "client_cancelled"
+            speaking.cancel()
+
+    for path in ("/v1/realtime?model=gpt-realtime", "/realtime"):
+        asyncio.run(talk(path))
+
+
+def test_realtime_begins_again_with_what_an_update_asks_for(server: RunningServer) -> None:
+    async def talk(**session: Any) -> None:
+        before = len(server.notes)
+        async with connected(server.socket("/v1/realtime")) as socket:
+            assert await realtime(socket, **session)
+        server.wait(lambda: any("/v1/realtime: " in note for note in server.notes[before:]))
+        (note,) = (note for note in server.notes[before:] if "/v1/realtime: " in note)
+        assert "own words, NATM2" in note
+
+    asyncio.run(talk(instructions="You cook.", audio={"output": {"voice": "NATM2"}}))
+
+
+def test_a_client_waits_for_realtime_as_others_do(server_with_queue: RunningServer) -> None:
+    async def wait() -> None:
+        async with connected(server_with_queue.socket("/pcm")) as first:
+            await next_json(first, "ready")
+            async with connected(server_with_queue.socket("/v1/realtime")) as socket:
+                await next_json(socket, "session.created")  # at once: clients wait for it
+                await say(socket, "session.update", session={"instructions": "You cook."})
+                await next_json(socket, "session.updated")
+                await first.close()
+                await next_json(socket, "response.output_audio.delta")
+
+    asyncio.run(wait())
+
+
+@pytest.mark.parametrize("path", [LIVE, "/v1/realtime"])
 @pytest.mark.parametrize(
     ("messages", "code"),
     [
@@ -113,10 +168,10 @@ def test_the_token_is_the_key_by_header_query_or_sub_protocol(random_folder: Pat
     ],
 )
 def test_a_client_that_makes_no_sense_is_disconnected(
-    server: RunningServer, messages: list[str | bytes], code: int
+    server: RunningServer, path: str, messages: list[str | bytes], code: int
 ) -> None:
     async def talk() -> None:
-        async with connected(server.socket(LIVE)) as socket:
+        async with connected(server.socket(path)) as socket:
             try:
                 for message in messages:
                     await (socket.send_str(message) if isinstance(message, str) else socket.send_bytes(message))
