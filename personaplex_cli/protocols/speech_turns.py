@@ -16,7 +16,7 @@ from personaplex_cli.samples import FRAME_MS, Samples
 # Frames. Choices, not measurements.
 ONSET = 2  # before the agent's first speech: they are said, too, so that nothing of it is cut
 PAUSE = 10  # 0.8 s without speech and text end what the agent says ...
-SHORT_PAUSE = 3  # ... or so many, when the user begins
+SHORT_PAUSE = 3  # ... or so many, when the other one begins; the same goes for the user's turn
 OVER_AGENT = 8  # of the user's speech while the agent talks: a "mhm" is no turn
 DROPPED = 12  # most that is dropped of what the agent goes on saying after an interruption, if it does not ...
 DROPPED_PAUSE = 2  # ... pause for so many
@@ -87,6 +87,8 @@ class SpeechTurns:
             if self._agent_quiet >= PAUSE:
                 yield self._end(interrupted=False)
         elif speaks:
+            if self._user_talks and self._user_quiet >= SHORT_PAUSE:
+                yield self._end_user(step)
             self.agent_talks = True
             yield AgentBegan()
             while self._before:
@@ -105,8 +107,7 @@ class SpeechTurns:
         if self._user_talks:
             self._user_quiet = 0 if loud else self._user_quiet + 1
             if self._user_quiet >= math.ceil(rules.silence_ms / FRAME_MS):
-                self._user_talks, self._user_loud = False, 0
-                yield UserEnded(step.index + 1)
+                yield self._end_user(step)
             return
         self._user_loud = self._user_loud + 1 if loud else 0
         over_agent = self.agent_talks and self._agent_quiet < SHORT_PAUSE
@@ -118,6 +119,10 @@ class SpeechTurns:
         yield UserBegan(step.index + 1 - self._user_loud)
         if self.agent_talks and rules.interrupts:
             yield self.interrupt()
+
+    def _end_user(self, step: Step) -> UserEnded:
+        self._user_talks, self._user_loud = False, 0
+        return UserEnded(step.index + 1)
 
     def _end(self, interrupted: bool) -> AgentEnded:
         self.agent_talks = False

@@ -34,7 +34,6 @@ from personaplex_cli.protocols.adapter import (
     Did,
     Lost,
     Out,
-    Pace,
     Queued,
     Recorded,
     ServerEvent,
@@ -48,6 +47,7 @@ from personaplex_cli.server.admission import Place
 from personaplex_cli.server.client_audio import ClientAudio
 from personaplex_cli.server.closings import LEFT, STUCK, TOO_BIG, closing_after
 from personaplex_cli.server.host import Host
+from personaplex_cli.server.paces import Paces
 from personaplex_cli.transcriber import Transcriber
 
 OPENING_TIMEOUT = 0.5  # in which the first message may say who shall talk, where the URL does not
@@ -64,7 +64,6 @@ WAITING_SECONDS = 1800.0  # in the queue, which costs a client nothing
 BEGINNINGS = 20  # conversations of one visit, and another one for each so many seconds of sound:
 SOUND_PER_BEGINNING = 10.0
 LOSS_SECONDS = 1.0  # between two reports of lost sound
-PACE_FRAMES = round(1 / FRAME_SECONDS)
 
 IDLE = Closing("idle", 4408, PersonaplexError(f"No sound came for {IDLE_TIMEOUT:.0f} seconds.", "Connect again."))
 WAITED = Closing("waited", 4408, PersonaplexError("You have waited for half an hour.", "Connect again."))
@@ -113,9 +112,7 @@ class Session:
         self._begun = 0  # conversations
         self._budget = Budget(MESSAGES, MESSAGES_PER_SECOND)
         self._mistakes = 0
-        self._frames = 0  # answered
-        self._slowest = 0.0  # milliseconds of a step
-        self._paces: list[float] = []  # milliseconds of the steps since the last `Pace`
+        self._paces = Paces()
         self._reported = Lost(0.0, 0.0)
         self._reported_at = 0.0
 
@@ -152,10 +149,9 @@ class Session:
     def summary(self) -> str:
         """Who talked, as the catalog calls them, and how it went, in figures: nothing that the client wrote."""
         who = f" with {self._character.persona}, {self._character.voice}" if self._character else ""
-        pace = f", slowest step {self._slowest:.1f} ms" if self._frames else ""
         lost = (self._audio.dropped + self._unsent) / SAMPLE_RATE
         loss = f", {lost:.1f} s of sound lost" if lost else ""
-        return f"{self._frames * FRAME_SECONDS:.1f} s{who}{pace}{loss}"
+        return f"{self._paces.frames * FRAME_SECONDS:.1f} s{who}{self._paces}{loss}"
 
     # Converse.
 
@@ -368,19 +364,11 @@ class Session:
                 else:  # to begin again does not make up for silence
                     self._heard_at = min(now, self._heard_at + now - self._silent_at)
             case Step(timings=timings) if timings:
-                self._count(timings.total)
+                if pace := self._paces.add(timings.total):
+                    self._enqueue(pace)
             case np.ndarray():
                 self._make_room()
         self._enqueue(event)
-
-    def _count(self, milliseconds: float) -> None:
-        self._frames += 1
-        self._slowest = max(self._slowest, milliseconds)
-        self._paces.append(milliseconds)
-        if len(self._paces) == PACE_FRAMES:
-            mean = sum(self._paces) / PACE_FRAMES
-            self._enqueue(Pace(round(mean, 2), round(max(self._paces), 2), self._frames))
-            self._paces.clear()
 
     def _make_room(self) -> None:
         """Lose the oldest sound that was not sent yet, if there is too much of it."""

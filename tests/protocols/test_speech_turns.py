@@ -112,6 +112,13 @@ def test_the_agent_goes_on_where_it_shall_not_be_interrupted() -> None:
     assert kinds(changes) == [AgentBegan(), UserBegan(0)] and said(changes) == list(range(20))
 
 
+def test_an_answer_ends_the_users_turn_unless_they_still_speak() -> None:
+    changes = hear(SpeechTurns(Rules()), "####---###", "------####")
+    assert kinds(changes) == [UserBegan(0), UserEnded(7), AgentBegan()]
+    changes = hear(SpeechTurns(Rules()), "####--####", "------####")
+    assert kinds(changes) == [UserBegan(0), AgentBegan()]
+
+
 def test_a_user_who_begins_in_a_pause_ends_the_agents_turn_as_a_whole_one() -> None:
     changes = hear(SpeechTurns(Rules()), "-----###", "###-----")
     assert kinds(changes) == [AgentBegan(), AgentEnded(interrupted=False), UserBegan(5)]

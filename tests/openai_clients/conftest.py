@@ -1,0 +1,55 @@
+"""A server for clients of PyPI that were written for OpenAI's, which a test skips where they are not installed.
+
+pip install -e '.[dev,clients]'
+pytest tests/openai_clients
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+
+import answerer
+import pytest
+from runningserver import RunningServer, speech
+
+from personaplex_cli.samples import SILENT_FRAME, Samples
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "openai_clients" in item.path.parts:
+            item.add_marker(pytest.mark.filterwarnings("ignore"))  # the clients' own
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def answering() -> Iterator[RunningServer]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "personaplex_cli.loader.load", answerer)
+        with RunningServer("demo", slots=4) as running:
+            yield running
+
+
+class Microphone:
+    """Frames of 80 ms in real time: silence, and speech while `speaks` is set."""
+
+    def __init__(self) -> None:
+        self.speaks = False
+
+    async def frames(self) -> AsyncIterator[Samples]:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due += 0.08
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            yield speech(1) if self.speaks else SILENT_FRAME
+
+    async def speak(self, seconds: float) -> None:
+        self.speaks = True
+        await asyncio.sleep(seconds)
+        self.speaks = False
+
+
+@pytest.fixture
+def microphone() -> Microphone:
+    return Microphone()
