@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from personaplex_cli.audio.recording import read_recording, shown
 from personaplex_cli.errors import AudioError, UsageError
-from personaplex_cli.events import Began, Event, Hushed, Muted, Renewed, UserWords
+from personaplex_cli.events import Began, Event, Hushed, Muted, Renewed, Transcribing, UserWords
 from personaplex_cli.recorder import SOUND, TOKENS, TOKENS_A_FRAME, TRANSCRIPTS
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SOUND_SUFFIXES, Samples, frames_for
 from personaplex_cli.transcript import AGENT, USER, Word
 
 MAX_TRANSCRIPT = 10**8  # bytes
 MAX_SECONDS = 10**6
-KINDS: Mapping[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Began, Hushed, Muted, Renewed)}
+KINDS: Mapping[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Began, Hushed, Muted, Renewed, Transcribing)}
 
 
 @dataclass(frozen=True)

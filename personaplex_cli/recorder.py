@@ -39,6 +39,7 @@ from personaplex_cli.events import (
     Recording,
     Renewed,
     Step,
+    Transcribing,
     UserWords,
     as_json,
 )
@@ -115,7 +116,7 @@ class Recorder:
 
     def hear(self, event: Event) -> None:
         """Take what happens in the conversation. Raises AudioError if the folder cannot be written."""
-        if isinstance(event, Began | Hushed | Muted | Renewed):
+        if isinstance(event, Began | Hushed | Muted | Renewed | Transcribing):
             self._events.append({"frame": self._recorded, **as_json(event)})
             self._has_news = True
         match event:

@@ -72,8 +72,9 @@ draw();
 
 def page(before: RecordedTalk, after: RecordedTalk, summary: Sequence[str] = ()) -> str:
     """The page about a talk as it was and as it was held again; `summary` are sentences above the lanes."""
+    heard = next((event.user for _, event in before.events if isinstance(event, Began) and event.user), "You")
     lanes = [
-        ("user", "You", before.heard, before.words, USER),
+        ("user", heard, before.heard, before.words, USER),
         ("old", "The old answer", before.said, before.words, AGENT),
         ("new", "The new answer", after.said, after.words, AGENT),
     ]
@@ -88,8 +89,8 @@ def page(before: RecordedTalk, after: RecordedTalk, summary: Sequence[str] = ())
         f"<h1>{_text(before.name)}, again</h1>",
         *(f'<p class="{kind}">The {kind} answer: {_text(who(talk))}</p>' for kind, talk in whose),
         *(f"<p>{_text(sentence)}</p>" for sentence in summary),
-        '<p><button data-answer="0">You and the old answer</button>',
-        '<button data-answer="1">You and the new answer</button> <button id="stop">Stop</button></p>',
+        f'<p><button data-answer="0">{_text(heard)} and the old answer</button>',
+        f'<button data-answer="1">{_text(heard)} and the new answer</button> <button id="stop">Stop</button></p>',
         '<div class="lanes">',
         *(
             _lane(kind, sound, [word for word in words if word.speaker == who], width)
@@ -164,6 +165,6 @@ def _player(kind: str, name: str, sound: Samples) -> str:
     ogg = b"".join(writer.write(frame) for frame in (*sound.reshape(-1, FRAME), np.zeros(FRAME, dtype=np.float32)))
     data = base64.b64encode(ogg).decode()
     return (
-        f'<figure><figcaption class="{kind}">{name}</figcaption>'
+        f'<figure><figcaption class="{kind}">{_text(name)}</figcaption>'
         f'<audio controls preload="auto" src="data:audio/ogg;base64,{data}"></audio></figure>'
     )

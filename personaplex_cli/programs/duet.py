@@ -73,7 +73,7 @@ class Duet(Live):
                 about = {"persona": user.persona, "prompt": user.prompt, "voice": user.voice}
                 settings = {**event.settings, "user": {**about, "sampling": asdict(user.sampling)}}
                 self._tell(replace(event, user=user.persona, settings=settings))
-                self._listen(Transcribing(event.model))
+                self._tell(Transcribing(event.model))
                 self._listen(State(Phase.LIVE))
             case Ended(error):
                 self._end(error)

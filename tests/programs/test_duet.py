@@ -12,7 +12,7 @@ from parrot import Parrot
 
 from personaplex_cli.character import Sampling
 from personaplex_cli.cli.main import program
-from personaplex_cli.events import Began, Event, Finished, Note, Phase, State, Step, UserWords
+from personaplex_cli.events import Began, Event, Finished, Note, Phase, State, Step, Transcribing, UserWords
 from personaplex_cli.lookup import find_character
 from personaplex_cli.options import CharacterOptions, DuetOptions, SpeakerOptions
 from personaplex_cli.programs.duet import Duet
@@ -49,6 +49,8 @@ def test_both_voices_and_both_words_are_shown_and_kept(tmp_path: Path) -> None:
     assert talk.frames == 30 and not talk.heard[:1920].any() and np.abs(talk.said).max() > 0.1
     # Both say the same here, of the same seed: the one on the left is heard a frame later.
     assert np.array_equal(talk.heard[1920:], talk.said[:-1920])
+    assert [type(event) for _, event in talk.events] == [Began, Transcribing]  # so that a replay shows words
+    assert sum(isinstance(event, UserWords) for _, event in talk.happened()) == 10
     markdown = (folder / "transcript.md").read_text()
     assert markdown.startswith("# chef and teacher, ") and "chef: word" in markdown and "teacher: word" in markdown
 
