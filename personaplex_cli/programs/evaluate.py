@@ -22,7 +22,7 @@ from personaplex_cli.evaluation.heard import can_hear, heard
 from personaplex_cli.evaluation.scores import Figures, Scored, Scorer, summary
 from personaplex_cli.evaluation.turn_taking import Spoken
 from personaplex_cli.events import Listener, Note
-from personaplex_cli.files import atomic_file
+from personaplex_cli.files import atomic_file, check_writable
 from personaplex_cli.library.whisper_files import find_whisper
 from personaplex_cli.options import WORDS, EvalOptions, OutputOptions
 from personaplex_cli.programs import run
@@ -91,8 +91,6 @@ class Evaluation:
                     self.scored.append(scorer(sample))
                 except PersonaplexError as error:
                     self.failures[sample.name] = error
-        if self.options.plot and self.scored:
-            picture.draw(self.options.plot, self.task, self.scored)
 
     def report(self) -> dict[str, Any]:
         """All figures, as `eval.json` has them."""
@@ -110,12 +108,12 @@ class Evaluation:
             "failures": {name: str(error) for name, error in self.failures.items()},
         }
 
-    def write(self) -> Path:
-        """Write `eval.json`. Raises AudioError if that fails."""
-        path = self.root / REPORT
-        with atomic_file(path) as file:
+    def write(self) -> None:
+        """Write `eval.json`, and the picture if it is wanted. Raises AudioError if that fails."""
+        with atomic_file(self.root / REPORT) as file:
             file.write(as_bytes(json.dumps(self.report(), ensure_ascii=False, indent=1) + "\n"))
-        return path
+        if self.options.plot and self.scored:
+            picture.draw(self.options.plot, self.task, self.scored)
 
     def conclude(self) -> None:
         """Raise the end of an evaluation that some samples have no part in: with the exit code of the first one."""
@@ -143,6 +141,8 @@ class Evaluation:
             remarks.append(f"How much each side speaks is not measured. {EXTRA}")
         if not human and self.task.needs_speech and not self.task.clean:
             remarks.append(f"Without the benchmark's {HUMAN} in {self.root} nothing is compared with people.")
+        if self.options.words == "tokens" and self.task.published and any(each.settings for each in self.samples):
+            remarks.append("Published figures come from words recognised in the sound: --words asr is nearer to them.")
         made = {json.dumps(_essence(settings), sort_keys=True) for each in self.samples if (settings := each.settings)}
         if len(made) > 1:
             remarks.append(f"The outputs were made with {len(made)} different settings; each output.json has its own.")
@@ -150,7 +150,9 @@ class Evaluation:
 
 
 def prepare(root: Path, task: str, options: EvalOptions) -> Evaluation:
-    """What is in the data set. Raises UsageError for what cannot be done, before anything slow begins."""
+    """What is in the data set. Raises UsageError for what cannot be done and AudioError for what cannot be written,
+    before anything slow begins.
+    """
     found = samples(root)
     chosen = task_of(task, found)
     if options.words not in WORDS:
@@ -165,6 +167,8 @@ def prepare(root: Path, task: str, options: EvalOptions) -> Evaluation:
             raise UsageError(f"{options.plot} is no name of a picture.", f"Let it end in {either(picture.SUFFIXES)}.")
         if not picture.can_be_drawn():
             raise UsageError("Pictures are drawn by matplotlib, which is not installed.", EXTRA)
+        check_writable(options.plot)
+    check_writable(root / REPORT)
     return Evaluation(root, chosen, found, options)
 
 

@@ -180,6 +180,17 @@ def test_what_cannot_be_is_said_first(
     assert said in capsys.readouterr().err and not Path("set/eval.json").exists()
 
 
+@draws
+@pytest.mark.parametrize(("place", "arguments"), [("set/eval.json", []), ("a.png", ["--plot", "a.png"])])
+def test_what_cannot_be_written_is_noticed_first(
+    place: str, arguments: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    told("1", pause=at(3.0, 4.0))
+    Path(place).mkdir()
+    assert evaluate("pause_handling", *arguments) == 4
+    assert f"{place} cannot be written" in capsys.readouterr().err
+
+
 def test_a_folder_without_samples_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("pause_handling") == 2
     Path("set/1").mkdir(parents=True)
@@ -302,7 +313,8 @@ class TestDemo:
         assert ((root / "1/output.wav").read_bytes(), (root / "1/output.wav").stat().st_mtime_ns) == before
         assert (root / "2/output.wav").exists() and not (root / "3/output.wav").exists()
         assert report(str(root))["samples"]["3"] == {"takes_turn": True, "latency": 1.0}
-        assert "made with 2 different settings" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "made with 2 different settings" in said and "--words asr is nearer to them" in said
 
     def test_it_stops_when_it_is_interrupted_and_answers_undisturbed(self) -> None:
         make(Path("made"), samples=1)
