@@ -72,12 +72,12 @@ def divergence(short: Sequence[Interval], seconds: float, human: Sequence[float]
     """How far the times of backchannels are from those of human listeners: the Jensen-Shannon distance, 0 to 0.83.
 
     It is a distance (a root) with natural logarithms. `human` is a distribution over bins of the same recording; it is
-    stretched to our number of bins. 1 without any backchannel, None if it is not known how people listen.
+    stretched to our number of bins. 1 without any backchannel; None, then too, if it is not known how people listen.
     """
-    if not short:
-        return 1.0
     if human is None:
         return None
+    if not short:
+        return 1.0
     from scipy.spatial.distance import jensenshannon
 
     counts = np.full(int(seconds / BIN) + 1, NOTHING)
