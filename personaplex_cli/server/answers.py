@@ -81,7 +81,7 @@ class Answers:
             "note": self._model.note,
             "max_minutes": self._host.options.max_minutes,
             "recorded": self._host.options.record is not None,
-            "asr": self._host.options.asr,  # writes down the clients' words
+            "transcribed": bool(self._host.options.asr),  # the clients' words are written down
             "persona": self._default.persona,
             "voice": self._default.voice,
             "personas": [

@@ -40,7 +40,7 @@ async function open() {
     at("about").textContent = `${offer.model.split("/").at(-1)} · ${offer.personaplex}`;
     at("note").textContent = [offer.note, offer.recorded && RECORDED].filter(Boolean).join(" ");
     at("note").hidden = !at("note").textContent;
-    at("untranscribed").hidden = Boolean(offer.asr);
+    at("untranscribed").hidden = offer.transcribed;
     setup.offer(offer);
     notice();
     show("setup");
