@@ -52,6 +52,7 @@ class Recogniser:
         self._coming: SimpleQueue[tuple[Sequence[Samples], Future[list[Word]]] | None] = SimpleQueue()
         self._waiting: SimpleQueue[tuple[int, Future[list[Word]]] | None] = SimpleQueue()
         self._backlog = _Backlog()
+        self._closing, self._closed = threading.Lock(), False
         try:
             self._answer()  # it is ready
         except PersonaplexError as error:
@@ -70,7 +71,11 @@ class Recogniser:
         The words have times from the first sample on. The future ends with a PersonaplexError if that cannot be done.
         """
         words: Future[list[Word]] = Future()
-        self._coming.put((sound, words))
+        with self._closing:
+            if self._closed:
+                words.set_exception(PersonaplexError("It is closed."))
+            else:
+                self._coming.put((sound, words))
         return words
 
     def transcribe(self, sound: Samples) -> list[Word]:
@@ -79,7 +84,9 @@ class Recogniser:
 
     def close(self) -> None:
         self._process.kill()
-        self._coming.put(None)
+        with self._closing:
+            self._closed = True
+            self._coming.put(None)
         for thread in self._threads:
             thread.join()
         self._end()

@@ -53,6 +53,8 @@ def test_closed_it_lets_nobody_wait(library: Path) -> None:
     words = [recogniser.submit([tone(0.1)]) for _ in range(20)]
     recogniser.close()
     assert all(each.done() for each in words)
+    with pytest.raises(PersonaplexError, match="closed"):
+        recogniser.submit([tone(0.1)]).result()
 
 
 def test_much_sound_that_waits_is_all_answered(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
