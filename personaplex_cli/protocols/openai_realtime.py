@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from personaplex_cli.errors import PersonaplexError, UsageError
-from personaplex_cli.events import Began, Step
+from personaplex_cli.events import Began, Step, UserWords
 from personaplex_cli.protocols.adapter import Out, ServerEvent, StopSpeaking, Upgrade
 from personaplex_cli.protocols.openai_items import Items, Response, Told, as_beta, message, metadata_of
 from personaplex_cli.protocols.openai_session import Settings
+from personaplex_cli.protocols.openai_transcription import Transcription
 from personaplex_cli.protocols.openai_wire import (
     INVALID,
     OpenAIAdapter,
@@ -55,6 +56,7 @@ class OpenAIRealtime(OpenAIAdapter):
         self._voice: str | None = None  # as asked for until the model has begun, then the one that speaks
         self._items = Items()
         self._turns = SpeechTurns(self._settings.rules)
+        self._transcription = Transcription()
         self._user_item = ""
         self._response: Response | None = None
         self._metadata: Mapping[str, str] | None = None  # for the next response
@@ -78,11 +80,16 @@ class OpenAIRealtime(OpenAIAdapter):
                 self._sound = event
             case Step() if not self._unsettled:
                 sound, self._sound = self._sound, NO_SOUND
+                if self._settings.transcribes:
+                    yield from self._send(self._transcription.completed())
                 for change in list(self._turns.hear(event, sound)):
                     yield from self._send(self._tell(change))
+            case UserWords(start=start) if start >= 0:  # else of the conversation before this one
+                self._transcription.hear(event)
             case Began(voice=voice):
                 yield from self._end("client_cancelled")
                 self._turns, self._sound = SpeechTurns(self._settings.rules), NO_SOUND
+                self._transcription = Transcription()
                 if self._voice != voice:
                     self._voice = voice
                     yield from self._send([("session.updated", {"session": self._session()})])
@@ -174,11 +181,13 @@ class OpenAIRealtime(OpenAIAdapter):
         match change:
             case UserBegan(frame):
                 self._user_item = new_id("item")
+                self._transcription.begin(self._user_item, frame)
                 at = {"item_id": self._user_item, "audio_start_ms": milliseconds(frame)}
                 yield "input_audio_buffer.speech_started", at
             case UserEnded(frame):
                 at = {"item_id": self._user_item, "audio_end_ms": milliseconds(frame)}
                 yield "input_audio_buffer.speech_stopped", at
+                self._transcription.end(self._user_item)
                 yield from self._commit(self._user_item)
             case AgentBegan():
                 self._spoken = True

@@ -29,16 +29,20 @@ class Settings:
     heard_in: Format = PCM
     said_in: Format = PCM
     rules: Rules | None = USUAL  # None: no turns of the user's are told
+    transcribes: bool = False  # the client wants the user's words, which come only where the server has them
 
     def updated(self, session: Mapping[str, Any]) -> "Settings":
         """The same with what a client asks for, in the names of the general release or the beta's. Raises Rejected."""
         heard, said = object_of(session, "audio", "input"), object_of(session, "audio", "output")
         asked = [_rules(values) for values in (session, heard) if "turn_detection" in values]
+        wanted = ((heard, "transcription"), (session, "input_audio_transcription"))
+        words = [values[name] for values, name in wanted if name in values]
         return replace(
             self,
             heard_in=format_of(heard, "format") or format_of(session, "input_audio_format") or self.heard_in,
             said_in=format_of(said, "format") or format_of(session, "output_audio_format") or self.said_in,
             rules=asked[-1] if asked else self.rules,
+            transcribes=bool(words[-1]) if words else self.transcribes,
         )
 
     def as_json(self, model: str, instructions: str, voice: str | None, beta: bool) -> dict[str, Any]:

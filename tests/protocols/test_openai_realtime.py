@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from protocols_openai import VALUES, append, events, is_answered, say, sent
 
 from personaplex_cli.errors import UsageError
-from personaplex_cli.events import Began, Step
+from personaplex_cli.events import Began, Step, UserWords
 from personaplex_cli.protocols.adapter import Begin, Did, StopSpeaking, Upgrade
 from personaplex_cli.protocols.openai_items import MAX_CONTENT, MAX_ITEMS
 from personaplex_cli.protocols.openai_realtime import ANSWER_SECONDS, SETTLED, UNSETTLED, OpenAIRealtime
@@ -214,6 +214,24 @@ def test_items_are_kept_as_notes_and_told_of_once_to_the_owner() -> None:
     for _ in range(2 * MAX_ITEMS):
         talk.say("conversation.item.create", item=item)
     assert len(talk.adapter._items._told) == MAX_ITEMS
+
+
+def test_the_users_words_belong_to_the_item_in_which_they_were_spoken() -> None:
+    def talked(**session: Any) -> list[dict[str, Any]]:
+        talk = Talk(**session)
+        talk.hear("####" + "-" * 8 + "####", "-" * 16)
+        for words in (UserWords(" Hello", 0, 2), UserWords(" there.", 2, 4), UserWords(" And", 12, 14)):
+            assert not list(talk.adapter.encode(words))
+        list(talk.adapter.encode(UserWords(" before", -4, -2)))
+        told = talk.hear("-" * 9, "-" * 9)
+        list(talk.adapter.encode(UserWords(" me?", 14, 16)))
+        return [event for event in told + talk.hear("-", "-") if "transcription" in event["type"]]
+
+    first, second, whole = talked(audio={"input": {"transcription": {"model": "whisper-1"}}})
+    assert first["item_id"] != second["item_id"] == whole["item_id"]
+    assert [each["transcript"] for each in (first, second, whole)] == ["Hello there.", "And", "And me?"]
+    assert first["usage"] == {"type": "duration", "seconds": 0.32}
+    assert not talked()  # who did not ask
 
 
 def test_the_betas_names_for_the_betas_clients() -> None:
