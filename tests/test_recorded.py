@@ -117,11 +117,24 @@ def test_what_is_no_talk_is_refused(tmp_path: Path) -> None:
     assert str(tmp_path / "two") in refused.value.hint
 
 
-@pytest.mark.parametrize("tokens", [b"", b"\x93NUMPY", b"no tokens"])
+HUGE = b"{'descr': '<i4', 'fortran_order': False, 'shape': (1000000000000, 17)}"
+
+
+@pytest.mark.parametrize(
+    "tokens", [b"", b"\x93NUMPY", b"no tokens", b"\x93NUMPY\x01\x00v\x00" + HUGE.ljust(118) + b"1234"]
+)
 def test_spoiled_tokens_are_refused(tokens: bytes, tmp_path: Path) -> None:
     older(tmp_path / "old", {})
     (tmp_path / "old" / "tokens.npy").write_bytes(tokens)
     with pytest.raises(PersonaplexError, match="holds no tokens"):
+        read_talk(tmp_path / "old")
+
+
+def test_a_transcript_that_is_too_deep_is_refused(tmp_path: Path) -> None:
+    older(tmp_path / "old", {})
+    deep = '{"settings": ' + 700 * '{"a": ' + "1" + 700 * "}" + "}"
+    (tmp_path / "old" / "transcript.json").write_text(deep)
+    with pytest.raises(PersonaplexError, match="no transcript"):
         read_talk(tmp_path / "old")
 
 

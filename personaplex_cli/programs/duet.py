@@ -12,7 +12,19 @@ from personaplex_cli.audio.crosswire import Crosswire
 from personaplex_cli.audio.speaker import Speaker, ticks
 from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation, Engine
-from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Phase, State, Step, Transcribing, UserWords
+from personaplex_cli.events import (
+    Began,
+    Ended,
+    Event,
+    Finished,
+    Listener,
+    Note,
+    Phase,
+    State,
+    Step,
+    Transcribing,
+    UserWords,
+)
 from personaplex_cli.options import DuetOptions, SpeakerOptions
 from personaplex_cli.programs.live import Live
 from personaplex_cli.recorder import Recorder
@@ -63,6 +75,8 @@ class Duet(Live):
         match event:
             case Step(index, text) if text:  # the other one hears it in the next frame
                 self._tell(UserWords(text, index + 1, index + 2))
+            case Note():
+                self._listen(event)
             case Ended(error):
                 self._end(error)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from personaplex_cli.audio.crosswire import Crosswire
 from personaplex_cli.character import Character
-from personaplex_cli.conversation import NO_ONE, Conversation, Reply, converse_all
+from personaplex_cli.conversation import NO_ONE, Conversation, Reply, Wakeup, converse_all
 from personaplex_cli.events import Began, Ended, Event
 from personaplex_cli.samples import FRAME, Samples
 
@@ -57,11 +57,15 @@ class Counting:
     def close(self) -> None: ...
 
 
+class Impatient(Wakeup):
+    def wait(self, seconds: float = 0) -> None: ...
+
+
 def held(engine: Counting, wire: Crosswire) -> list[Exception | None]:
     """What ended each of the two."""
     both = [Conversation(NOBODY, wire.left), Conversation(NOBODY, wire.right)]
     ends = []
-    for _, event in converse_all(engine, both):
+    for _, event in converse_all(engine, both, Impatient()):
         if isinstance(event, Ended):
             ends.append(event.error)
             wire.close()

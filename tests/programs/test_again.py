@@ -113,12 +113,12 @@ class Once(Given):
             yield frame
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.dictionaries(st.integers(0, 29), st.lists(Doing, min_size=1, max_size=3), max_size=5), st.data())
+@settings(max_examples=12, deadline=None)
+@given(st.dictionaries(st.integers(0, 17), st.lists(Doing, min_size=1, max_size=3), max_size=5), st.data())
 def test_whatever_was_done_in_a_talk_is_done_again(does: dict[int, list[str]], data: st.DataObject) -> None:
-    loud = data.draw(st.lists(st.booleans(), min_size=30, max_size=30))
+    loud = data.draw(st.lists(st.booleans(), min_size=18, max_size=18))
     with TemporaryDirectory() as place:
-        talk = talked(Parrot(1), Path(place) / "a", 30, does, loud)
+        talk = talked(Parrot(1), Path(place) / "a", 18, does, loud)
         again = read_talk(hold_again(Parrot(1), talk, parrots(talk), Path(place) / "b", ignore, same=True))
     assert np.array_equal(again.said, talk.said) and again.words == talk.words
     assert last_of_each_frame(again) == last_of_each_frame(talk)
