@@ -23,7 +23,7 @@ from personaplex_cli.conversation import NO_ONE, Reply
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.gpu import on_device
 from personaplex_cli.engine.graphs import GraphRecorder
-from personaplex_cli.engine.memory import out_of_memory_explained
+from personaplex_cli.engine.memory import device_errors_explained
 from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.engine.own_voice import VoiceMaker
 from personaplex_cli.engine.pipeline import FramePipeline
@@ -158,8 +158,8 @@ class LocalEngine:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """What is launched inside goes to this engine's device, and memory that runs out is explained."""
-        with on_device(self.device), out_of_memory_explained():
+        """What is launched inside goes to this engine's device, and its failures are explained."""
+        with on_device(self.device), device_errors_explained():
             yield
 
     def _warm_up(self, character: Character) -> None:

@@ -19,7 +19,7 @@ from personaplex_cli.engine.engine import LoadedModel, LocalEngine
 from personaplex_cli.engine.generator import TokenGenerator
 from personaplex_cli.engine.gpu import settle_on
 from personaplex_cli.engine.graphs import CudaRecorder
-from personaplex_cli.engine.memory import out_of_memory_explained
+from personaplex_cli.engine.memory import device_errors_explained
 from personaplex_cli.engine.mimi import MimiCodec
 from personaplex_cli.engine.prompt_cache import PromptCache
 from personaplex_cli.engine.prompting import load_saved_voice
@@ -100,7 +100,7 @@ def _device(options: ModelOptions) -> tuple[torch.device, str]:
     return device, reason
 
 
-@out_of_memory_explained()
+@device_errors_explained()
 def _load(
     files: ModelFiles | None,
     spec: ModelSpec,

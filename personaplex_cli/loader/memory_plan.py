@@ -94,7 +94,13 @@ def choose_plan(
     free = free_memory(device)
     names = [first.name, "int8", "int4"] if options.precision == "auto" and not options.cpu_offload else [first.name]
     wanted = [(each, needs(spec, each)) for each in (precision_for(name, device) for name in names)]
-    plan = plan_memory(free, wanted, context, options.cpu_offload, slots or 1)
+    try:
+        plan = plan_memory(free, wanted, context, options.cpu_offload, slots or 1)
+    except DeviceError as error:
+        if fitting := _fitting(spec, first, free, slots or 1, device):
+            hint = f"Use --precision {fitting}, which fits, or close other programs that use the GPU."
+            raise DeviceError(str(error), hint) from error
+        raise
     listen(Note(_sentence(plan, free, context)))
     if (
         len(wanted) > 1
@@ -112,6 +118,15 @@ def choose_plan(
     if slots is None:
         plan = replace(plan, slots=_slots_in_time(dict(wanted)[plan.precision], plan.context, free, device))
     return plan
+
+
+def _fitting(spec: ModelSpec, but: Precision, free: int, slots: int, device: torch.device) -> str:
+    """The name of another precision in which the model has room, at least with a short context; or nothing."""
+    for name in ("int8", "int4"):
+        need = needs(spec, precision_for(name, device)).total(min(SHORTEST_CONTEXT, spec.lm["context"]), slots=slots)
+        if name != but.name and need <= free:
+            return name
+    return ""
 
 
 def _slots_in_time(need: Needs, context: int, free: int | None, device: torch.device) -> int:

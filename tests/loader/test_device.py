@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from personaplex_cli.engine.memory import out_of_memory_explained
+from personaplex_cli.engine.memory import device_errors_explained
 from personaplex_cli.errors import DeviceError, UsageError
 from personaplex_cli.loader.device import choose_device
 from personaplex_cli.loader.precision import precision_for
@@ -78,11 +78,42 @@ def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: x")]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA driver error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9.07 GB)"),
+    ],
 )
 def test_memory_that_ran_out_is_explained(error: Exception) -> None:
-    with pytest.raises(DeviceError, match="too small"), out_of_memory_explained():
+    with pytest.raises(DeviceError, match="too small"), device_errors_explained():
         raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA driver error: device not ready"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("HIP error: the operation cannot be performed in the present state"),
+    ],
+)
+def test_a_device_that_has_failed_is_named_as_such(error: Exception) -> None:
+    with pytest.raises(DeviceError, match=r"The GPU has failed \(.*\)\.$") as caught, device_errors_explained():
+        raise error
+    assert caught.value.exit_code == 5 and "\n" not in str(caught.value) and caught.value.hint
+
+
+def test_what_is_a_mistake_of_ours_stays_one() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), device_errors_explained():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
 TOLD = "GPU-aaaa, 3012\nGPU-bbbb, 23011\nGPU-cccc, 23010\n"

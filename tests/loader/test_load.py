@@ -117,6 +117,27 @@ def test_a_gpu_that_is_far_too_small_is_told_before_loading(gpu: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "free", "hint"),
+    [
+        ("bf16", 12.0, "--precision int8, which fits"),
+        ("bf16", 7.5, "--precision int4, which fits"),
+        ("int8", 7.5, "--precision int4, which fits"),
+        ("bf16", 4.0, "Close other programs"),
+        ("int4", 4.0, "Close other programs"),
+        ("auto", 4.0, "Close other programs"),
+    ],
+)
+def test_what_does_not_fit_names_the_precision_that_does(gpu: Any, asked: str, free: float, hint: str) -> None:
+    gpu(free)
+    with pytest.raises(DeviceError, match="of the GPU's memory") as refused:
+        choose(ModelOptions(precision=asked))
+    assert hint in refused.value.hint
+    if "which fits" in hint:
+        gpu(free)
+        assert choose(ModelOptions(precision=hint.split()[1].rstrip(",")))[0].context >= memory_plan.SHORTEST_CONTEXT
+
+
+@pytest.mark.parametrize(
     ("card", "free", "speed", "precision"),
     [
         ("H100", 78, 3000, "bf16"),
