@@ -93,7 +93,8 @@ class Recorder:
         self._has_news = False  # not written yet
         self._pieces = 0  # of the agent's words
         self._seconds = 0  # since the words were written
-        self._writer = threading.Thread(target=self._write, name="recorder")
+        # A program that is interrupted while it ends may never close this: it would wait for it.
+        self._writer = threading.Thread(target=self._write, name="recorder", daemon=True)
 
     @property
     def files(self) -> tuple[str, ...]:

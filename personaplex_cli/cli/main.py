@@ -21,7 +21,7 @@ from personaplex_cli.cli.talk import chat, eval, run, serve
 from personaplex_cli.cli.terminal import end_as_by_ctrl_c, report, say
 from personaplex_cli.cli.voices import voices_app
 from personaplex_cli.errors import PersonaplexError, UsageError
-from personaplex_cli.library.settings import config_path, default_map, load_dotenv_file, working_folder
+from personaplex_cli.library.settings import check_home, config_path, default_map, load_dotenv_file, working_folder
 
 ALIASES = {"talk": "chat"}
 
@@ -82,6 +82,7 @@ def root(
     ] = False,
 ) -> None:
     working_folder()
+    check_home()
     try:
         context.obj = dotenv = load_dotenv_file()
         if dotenv.refused and context.invoked_subcommand != "doctor":  # which reports it among the rest

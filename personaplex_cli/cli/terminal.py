@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.text import Text
@@ -167,7 +167,16 @@ class ProgramStack(ExitStack):
             return super().__exit__(*error)
         finally:
             if not self._ended:
-                failure = sys.exc_info()[1]
-                if failure is None:
-                    complain("Stopped.")
-                os._exit(report(failure, "--debug" in sys.argv) if failure else 0)
+                leave(sys.exc_info()[1])
+
+
+def leave(failure: BaseException | None) -> NoReturn:
+    """End the process although a thread goes on. Whatever comes meanwhile, such as a signal, changes nothing."""
+    code = 0 if failure is None else PersonaplexError.exit_code
+    try:
+        if failure is None:
+            complain("Stopped.")
+        else:
+            code = report(failure, "--debug" in sys.argv)
+    finally:
+        os._exit(code)

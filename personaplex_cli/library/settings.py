@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dotenv.parser import Original, parse_stream
-from platformdirs import user_config_path
+from platformdirs import user_cache_path, user_config_path
 
 from personaplex_cli.errors import UsageError, unknown_name
 from personaplex_cli.files import read_small
@@ -66,6 +66,15 @@ def working_folder() -> Path:
         return Path.cwd()
     except OSError as error:
         raise UsageError("The folder that you are in does not exist any more.", "Go to another one: cd") from error
+
+
+def check_home() -> None:
+    """Raises UsageError where settings and caches have no place: no HOME, and a user whom the system does not know."""
+    try:
+        user_config_path()
+        user_cache_path()
+    except RuntimeError as error:
+        raise UsageError("This user has no home folder.", "Set HOME to a folder, such as HOME=/tmp.") from error
 
 
 def load_dotenv_file() -> Dotenv:

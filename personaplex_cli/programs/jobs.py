@@ -234,7 +234,7 @@ def _refuse_overwriting_inputs(
 ) -> None:
     same = _Sameness()
     read = {key for job in jobs if job.source != STDIN for key in same.keys(Path(job.source))}
-    read |= {key for each in used for key in same.keys(Path(each).expanduser())}
+    read |= {key for each in used for key in same.keys(Path(os.path.expanduser(each)))}
     written = [path for job in jobs for path in job.written(output)] + ([folder / RESULTS] if folder else [])
     for path in written:
         if not read.isdisjoint(same.keys(path)):

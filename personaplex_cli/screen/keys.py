@@ -122,12 +122,14 @@ class Keys:
         def _listen(self, *_: object) -> None:
             """Each key at once, not shown; the keys that make signals still make them."""
             if self._file is not None:
-                tty.setcbreak(self._file, termios.TCSANOW)
+                with suppress(termios.error):  # it may be gone: a window that is closed wakes its programs
+                    tty.setcbreak(self._file, termios.TCSANOW)
 
         def _sleep(self, *_: object) -> None:
             """Ctrl-Z: the terminal as it was, until the shell continues us."""
             if self._file is not None:
-                termios.tcsetattr(self._file, termios.TCSANOW, self._before)
+                with suppress(termios.error):
+                    termios.tcsetattr(self._file, termios.TCSANOW, self._before)
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTSTP)
             signal.signal(signal.SIGTSTP, self._sleep)
