@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EINVAL, EISDIR
 from functools import cache
+from io import BytesIO
 from itertools import accumulate
 from math import inf
 from pathlib import Path
@@ -20,6 +21,7 @@ from personaplex_cli.errors import AudioError, ModelError, UsageError
 
 GIGABYTE = 10**9
 MAX_TEXT_BYTES = 1_000_000  # of a file that a person writes: settings, a persona, a prompt
+CHUNK = 1 << 20
 SCRATCH = ".personaplex-"  # how the names of folders begin in which something is being written
 ABANDONED_SECONDS = 24 * 3600.0  # since something was put there: the program that wrote was killed
 
@@ -148,6 +150,14 @@ def read_small(path: Path, pipe: bool = False) -> str:
         raise UsageError(f"{path} is not plain text: {error}.", "Save it as UTF-8.") from error
     except ValueError as error:  # a NUL in its name
         raise UsageError(f"{str(path)!r} is not the name of a file.", "Correct it.") from error
+
+
+def read_up_to(file: IO[bytes], limit: int) -> bytes:
+    """What a file or a pipe holds, `limit` bytes at most; asked for them at once Python would take memory for all."""
+    content = BytesIO()
+    while content.tell() < limit and (more := file.read(min(CHUNK, limit - content.tell()))):
+        content.write(more)
+    return content.getvalue()
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -23,6 +23,7 @@ from personaplex_cli.audio.chunks import PCM
 from personaplex_cli.audio.containers import HARMLESS, look_into
 from personaplex_cli.audio.pieces import Piece
 from personaplex_cli.errors import AudioError
+from personaplex_cli.files import read_up_to
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples
 
 RATES = 4_000, 384_000  # hertz, what sound cards and files have
@@ -287,7 +288,7 @@ def _converted(program: str, path: Path, max_seconds: float | None) -> tuple[byt
         with process:
             assert process.stdout
             try:
-                wav = process.stdout.read(limit)
+                wav = read_up_to(process.stdout, limit)
             finally:
                 process.kill()
         complaints.seek(0)

@@ -21,7 +21,7 @@ from personaplex_cli.audio.queue import NOTHING
 from personaplex_cli.audio.resample import resampled
 from personaplex_cli.audio.voice import about_clipping, at_full_scale, one_voice
 from personaplex_cli.errors import AudioError, UsageError
-from personaplex_cli.files import atomic_file
+from personaplex_cli.files import atomic_file, read_up_to
 from personaplex_cli.hush import SPEECH_FRAMES, speech_above
 from personaplex_cli.samples import (
     FRAME_SECONDS,
@@ -178,7 +178,7 @@ def _content(path: Path | str, name: str) -> bytes:
     if str(path) == STDIN:
         if sys.stdin is None or sys.stdin.isatty():
             raise UsageError("There is no sound on standard input.", "Pipe a wav into it, or name a file.")
-        content = sys.stdin.buffer.read(limit)
+        content = read_up_to(sys.stdin.buffer, limit)
     else:
         if not os.path.lexists(path):
             raise UsageError(f"There is no file {name}.", "Check the path.")
@@ -186,7 +186,7 @@ def _content(path: Path | str, name: str) -> bytes:
             raise UsageError(f"{name} is a folder.", "Name the recordings in it.")
         try:
             with open(path, "rb") as file:
-                content = file.read(limit)
+                content = read_up_to(file, limit)
         except OSError as error:
             raise AudioError(
                 f"{name} cannot be read ({error.strerror}).", "Check the path and its permissions."
