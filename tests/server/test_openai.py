@@ -103,6 +103,17 @@ def test_the_token_is_the_key_by_header_query_or_sub_protocol(random_folder: Pat
         asyncio.run(knock(server))
 
 
+def test_where_no_place_is_left_openais_clients_get_503_as_others_do(server: RunningServer) -> None:
+    async def knock() -> None:
+        async with connected(server.socket("/pcm")) as first:
+            await next_json(first, "ready")
+            for path in ("/v1/live/sessions", "/v1/realtime"):
+                status, body, headers = await refused(server.socket(path))
+                assert (status, body["error"]) == (503, "busy") and headers["Retry-After"]
+
+    asyncio.run(knock())
+
+
 async def realtime(socket: Socket, **session: Any) -> dict[str, Any]:
     """Begin a talk by Realtime; returns the session in force when the agent begins to speak."""
     await next_json(socket, "session.created")
