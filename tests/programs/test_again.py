@@ -85,11 +85,11 @@ def talked(engine: Engine, folder: Path, frames: int, does: dict[int, list[str]]
     with Recorder(Given(sound), folder, ignore) as recorder:
         audio = Once(sound)
         recorder._audio = audio
-        conversation = Conversation(TEACHER, recorder)
+        conversation, ahead = Conversation(TEACHER, recorder), dict(does)
         for _, event in converse_all(engine, [conversation]):
             recorder.hear(event)
             if isinstance(event, Step) or (isinstance(event, Began) and not audio.next):
-                for what in does.get(audio.next, []):
+                for what in ahead.pop(audio.next, []):  # once: to begin again may come back to this frame
                     wish(conversation, what)
     assert recorder.folder
     return read_talk(recorder.folder)
