@@ -25,7 +25,11 @@ class Output:
 
     def write(self, text: str) -> int:
         with self._watched():
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:  # a name in bytes that are no text, or a stream that has few letters
+                encoding = self._stream.encoding
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:

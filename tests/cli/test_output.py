@@ -3,14 +3,14 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
 import pytest
 
 from personaplex_cli.cli.main import program
-from personaplex_cli.cli.output import watched_streams
+from personaplex_cli.cli.output import Output, watched_streams
 
 LISTS = [
     ["voices"],
@@ -95,3 +95,12 @@ def test_streams_are_what_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         print("a")
         assert sys.stdout.isatty() is False and sys.stdout is not shown
     assert sys.stdout is shown and shown.getvalue() == "a\n"
+
+
+@pytest.mark.parametrize(("encoding", "written"), [("utf-8", "ü \\udcff"), ("ascii", "\\xfc \\udcff")])
+def test_what_a_stream_cannot_encode_is_written_all_the_same(encoding: str, written: str) -> None:
+    stream = TextIOWrapper(BytesIO(), encoding)
+    output = Output(stream, lambda error: None)
+    assert output.write("ü \udcff") == 3
+    output.flush()
+    assert stream.buffer.getvalue().decode(encoding) == written  # type: ignore[attr-defined]
