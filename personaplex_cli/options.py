@@ -85,7 +85,7 @@ class ModelOptions(DeviceOptions):
 class LiveModelOptions(ModelOptions):
     force: bool = chosen(False, "Talk even if this machine will be too slow.", variable=None)
     renew: bool = chosen(True, "Renew the model's memory before it forgets who it is.", paired=True)
-    memory: float = chosen(90.0, "Seconds of the talk that it keeps then.", min=10, max=MAX_MEMORY)
+    memory: float = chosen(90.0, "Seconds of the talk to keep at each renewal, at least.", min=10, max=MAX_MEMORY)
 
 
 @dataclass(frozen=True)

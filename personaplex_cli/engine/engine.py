@@ -223,8 +223,8 @@ class LocalEngine:
                 yield slot, Note(f"This prompt takes {taken} of the {whole} s that the model remembers: shorten it.")
             if isinstance(began, Began) and began.memory < self.model.memory:
                 kept, wanted = (f"{frames * FRAME_SECONDS:.0f}" for frames in (began.memory, self.model.memory))
-                fits = f"{kept} s of the talk, not {wanted}" if began.memory else "no memory of the talk: it will fade"
-                yield slot, Note(f"Beside this prompt the model has room for {fits}.")
+                fits = f"{kept} s of the talk, not {wanted}" if began.memory else "too little to renew its memory"
+                yield slot, Note(f"With this prompt the model can keep {fits}.")
             yield slot, began
 
     def _begin(self, slot: int, character: Character) -> Began:

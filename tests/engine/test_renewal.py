@@ -184,7 +184,7 @@ def test_a_long_talk_with_sound_is_renewed_between_its_frames(short_folder: Path
 def test_how_much_there_is_room_for_is_told(short_folder: Path) -> None:
     events = events_of(short_folder, 1, memory=30)
     (note,) = [event.text for event in events if isinstance(event, Note)]
-    assert re.fullmatch("Beside this prompt the model has room for 1[0-9] s of the talk, not 30.", note)
+    assert re.fullmatch("With this prompt the model can keep 1[0-9] s of the talk, not 30.", note)
 
 
 def test_a_plain_ring_is_not_renewed(short_folder: Path) -> None:
