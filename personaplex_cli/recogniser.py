@@ -23,7 +23,6 @@ import numpy as np
 from personaplex_cli.audio.resample import Resampler
 from personaplex_cli.errors import ModelError, PersonaplexError
 from personaplex_cli.events import Listener, ignore
-from personaplex_cli.library.whisper_files import find_whisper
 from personaplex_cli.samples import SAMPLE_RATE, Samples, pcm16
 from personaplex_cli.transcript import USER, Word
 
@@ -159,6 +158,8 @@ class Recogniser:
 
 def open_recogniser(name: str, listen: Listener = ignore) -> Recogniser:
     """A recogniser by the name of its model, which is downloaded if it is not here; raises what `find_whisper` does."""
+    from personaplex_cli.library.whisper_files import find_whisper  # only here: huggingface_hub is slow to import
+
     return Recogniser(find_whisper(name, listen), name)
 
 

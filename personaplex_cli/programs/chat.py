@@ -17,7 +17,6 @@ from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation, Disconnected, Engine
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Muted, Note, Phase, State, Step
-from personaplex_cli.library.whisper_files import find_whisper
 from personaplex_cli.options import LiveSoundCardOptions
 from personaplex_cli.programs.live import REDRAW_SECONDS, Display, Keyboard, Live
 from personaplex_cli.recogniser import open_recogniser
@@ -114,6 +113,8 @@ class Chat(Live):
     def _open(self) -> Engine:
         check_devices(self._card_options)
         if self._asr:  # downloaded before the model loads: better to fail now
+            from personaplex_cli.library.whisper_files import find_whisper  # only here: it is slow to import
+
             find_whisper(self._asr, self._listen)
         return super()._open()
 
