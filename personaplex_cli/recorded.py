@@ -5,7 +5,7 @@ A recording may be a stranger's, or cut off by a crash: what does not make sense
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
@@ -22,6 +22,7 @@ from personaplex_cli.transcript import AGENT, USER, Word
 
 MAX_TRANSCRIPT = 10**8  # bytes
 MAX_SECONDS = 10**6
+MAX_DEPTH = 12
 KINDS: Mapping[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Began, Hushed, Muted, Renewed, Transcribing)}
 
 
@@ -67,8 +68,7 @@ def read_talk(place: Path) -> RecordedTalk:
     sound = _sound_in(folder)
     heard, said = (read_recording(sound, side) for side in ("left", "right"))
     count = FRAME * frames_for(max(len(heard), len(said)))
-    about = _about(folder / TRANSCRIPTS[0])
-    contents = json.dumps(about).encode()
+    about, contents = _about(folder / TRANSCRIPTS[0])
     heard, said = (np.pad(side, (0, count - len(side))) for side in (heard, said))
     return RecordedTalk(folder.name, heard, said, _words(about), _events(about), _tokens(folder / TOKENS), contents)
 
@@ -85,19 +85,32 @@ def _sound_in(folder: Path) -> Path:
     raise UsageError(f"There is no recorded talk in {shown(folder)}.", hint)
 
 
-def _about(path: Path) -> dict[str, Any]:
-    """What transcript.json has; nothing if it is not there."""
+def _about(path: Path) -> tuple[dict[str, Any], bytes]:
+    """What transcript.json has, and its bytes; nothing if it is no file."""
+    if not path.is_file():  # a pipe would keep the reader waiting
+        return {}, b"{}"
     try:
         if path.stat().st_size > MAX_TRANSCRIPT:
             raise ValueError("it is too large")
-        about = json.loads(path.read_bytes())
+        about = json.loads(contents := path.read_bytes())
         if not isinstance(about, dict):
             raise TypeError("it is no object")
-    except FileNotFoundError:
-        return {}
+        if _is_deep([about.get("settings"), about.get("events")]):  # events are copied level by level
+            raise ValueError("it is nested too deeply")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise AudioError(f"{shown(path)} is no transcript of a talk: {error}.", "Copy the recording again.") from error
-    return about
+    return about, contents
+
+
+def _is_deep(values: list[Any]) -> bool:
+    """Whether what is in these is nested deeper than in any recording of ours."""
+    for _ in range(MAX_DEPTH):
+        values = [inner for each in values if isinstance(each, dict | list) for inner in _inside(each)]
+    return bool(values)
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _words(about: Mapping[str, Any]) -> list[Word]:

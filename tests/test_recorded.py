@@ -132,7 +132,7 @@ def test_spoiled_tokens_are_refused(tokens: bytes, tmp_path: Path) -> None:
 
 def test_a_transcript_that_is_too_deep_is_refused(tmp_path: Path) -> None:
     older(tmp_path / "old", {})
-    deep = '{"settings": ' + 700 * '{"a": ' + "1" + 700 * "}" + "}"
+    deep = '{"settings": ' + 20 * '{"a": ' + "1" + 20 * "}" + "}"
     (tmp_path / "old" / "transcript.json").write_text(deep)
     with pytest.raises(PersonaplexError, match="no transcript"):
         read_talk(tmp_path / "old")
