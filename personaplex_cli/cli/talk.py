@@ -74,7 +74,6 @@ def run(
     sampling: Sampling,
 ) -> None:
     """Answer recorded speech: the same conversation as live, frame by frame, with files."""
-    from personaplex_cli.library.whisper_files import find_whisper
     from personaplex_cli.programs import cluster as machines
     from personaplex_cli.programs import jobs
     from personaplex_cli.programs import run as program
@@ -93,6 +92,8 @@ def run(
         listen = json_lines if events else screen.show
         work = program.check(planned, out, output, listen)
         if output.asr and cluster.ray is None:  # downloaded before the model loads: better to fail now
+            from personaplex_cli.library.whisper_files import find_whisper  # only here: it is slow to import
+
             find_whisper(output.asr, listen)
         try:
             if work.todo and cluster.ray is not None:
