@@ -339,6 +339,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as seeds:
         for number, content in enumerate(known(given.target)):
             (Path(seeds) / str(number)).write_bytes(content)
+            _try(given.target, content)  # imports what it needs
+        atheris.instrument_all()
         atheris.Setup([sys.argv[0], seeds, f"-max_total_time={given.seconds:.0f}"], partial(_try, given.target))
         atheris.Fuzz()
 
