@@ -12,6 +12,7 @@ MOUNT = 'mount -t tmpfs -o size=2m none "$SMALL_DISK" && exec "$@"'
 CASES = Path(__file__).with_name("full_disk.py")
 
 
+@pytest.mark.slow
 def test_what_is_written_to_a_full_disk(tmp_path: Path) -> None:
     if not shutil.which("unshare"):
         pytest.skip("needs Linux' name spaces")
