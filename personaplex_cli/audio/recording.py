@@ -101,14 +101,15 @@ def read_recording(
     channel: str | None = None,
     remark: Callable[[str], None] = lambda text: None,
     max_seconds: float | None = None,
+    alone: bool = False,
 ) -> Samples:
     """A sound file of any rate and any number of channels -> the voice in it, [n] float32 at 24 kHz.
 
     `-` is standard input. `channel` is left, right or a number from 1; without it the voice is looked for. `remark`
     gets a sentence for whatever the user may not expect. Raises UsageError if there is no such file, AudioError if it
-    is no sound, empty, cut short or longer than `max_seconds`.
+    is no sound, empty, cut short or longer than `max_seconds`, or if one voice is wanted `alone` and there are several.
     """
-    voices = _voices(path, channel, remark, max_seconds)
+    voices = _voices(path, channel, remark, max_seconds, alone)
     return np.concatenate([resampled(voice, rate, SAMPLE_RATE) for voice, rate in voices])
 
 
@@ -155,7 +156,11 @@ def mark_sides(wav: IO[bytes]) -> None:
 
 
 def _voices(
-    path: Path | str, channel: str | None, remark: Callable[[str], None], max_seconds: float | None
+    path: Path | str,
+    channel: str | None,
+    remark: Callable[[str], None],
+    max_seconds: float | None,
+    alone: bool = False,
 ) -> list[tuple[Samples, int]]:
     """The voice in each sound of a file, [n], with its rate in hertz."""
     name = shown(path)
@@ -165,7 +170,7 @@ def _voices(
     voices = []
     for sound, rate, sides in decoded:
         sound, about_level = at_full_scale(sound, name)
-        voice, about_channels = one_voice(sound, rate, name, channel, sides or _is_ours(path))
+        voice, about_channels = one_voice(sound, rate, name, channel, sides or _is_ours(path), alone)
         voices.append((voice, rate))
         remarks += about_level + about_channels + about_clipping(voice, name)
     for each in dict.fromkeys(remarks):
@@ -183,7 +188,7 @@ def _content(path: Path | str, name: str) -> bytes:
         if not os.path.lexists(path):
             raise UsageError(f"There is no file {name}.", "Check the path.")
         if os.path.isdir(path):
-            raise UsageError(f"{name} is a folder.", "Name the recordings in it.")
+            raise UsageError(f"{name} is a folder.", "Name a recording in it.")
         try:
             with open(path, "rb") as file:
                 content = read_up_to(file, limit)

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from personaplex_cli.errors import AudioError
+from personaplex_cli.errors import AudioError, either
 from personaplex_cli.options import channel_index
 from personaplex_cli.samples import Samples
 
@@ -59,7 +59,7 @@ def about_clipping(sound: Samples, name: str) -> list[str]:
         flat &= sound[high] == sound[high + later]
     low, most = CLIPPED_SHARE
     if low <= flat.sum() / max(1, len(sound)) <= most:
-        return [f"{name} is clipped: its peaks are cut off. Record it less loud, if you can."]
+        return [f"{name} is clipped: its peaks are cut off. Record it at a lower level, if you can."]
     return []
 
 
@@ -93,12 +93,12 @@ class OneChannel:
 
 
 def one_voice(
-    sound: Samples, rate: int, name: str, channel: str | None = None, sides: bool = False
+    sound: Samples, rate: int, name: str, channel: str | None = None, sides: bool = False, alone: bool = False
 ) -> tuple[Samples, list[str]]:
     """Channels [c, n] -> the voice [n] at its own level, and what was taken if there was a choice.
 
     `channel` as the user names it; `sides` for our own recordings, whose left channel is the user.
-    Raises AudioError if there is no such channel.
+    Raises AudioError if there is no such channel, or if the voice is to be `alone` and there are several.
     """
     count = len(sound)
     if channel is not None:
@@ -123,6 +123,9 @@ def one_voice(
         why = f"{rest} silent" if len(heard) == 1 else f"{rest} silent or the same voice"
         return sound[loudest], [f"{name}: using {_called([loudest], count)}; {why}."]
     taken = sorted([loudest, *others])
+    if alone:
+        choices = either(["left", "right"] if count == 2 else [str(each + 1) for each in taken])
+        raise AudioError(f"{name} has different voices in {_called(taken, count)}.", f"Give --channel {choices}.")
     mixed = sound[taken].sum(axis=0, dtype=np.float32)
     mixed /= max(1.0, float(np.abs(mixed).max()))
     remark = f"{name} has different voices in {_called(taken, count)}: all are used. Choose one with --channel."

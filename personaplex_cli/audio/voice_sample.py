@@ -28,7 +28,8 @@ SAME = 0.001  # a gain that differs from 1 by less is the rounding of 16 bits
 MIN_SECONDS = 0.4  # the block of BS.1770: loudness is not defined below
 MAX_SECONDS = 60.0  # the model hears the whole sample before each conversation
 MAX_RECORDING_SECONDS = 600.0  # of which a part is chosen
-GOOD_SECONDS = 10.0  # of speech: less makes a voice that is less like its owner
+GOOD_SECONDS = 10.0  # of speech: less makes a voice that is less like the speaker's
+LEAST_SECONDS = 3.0  # of speech: less makes no voice that is known again
 LONGEST = round(20.0 / FRAME_SECONDS)  # frames
 SHORTEST_CUT = round(GOOD_SECONDS / FRAME_SECONDS)  # frames, of one who speaks without a pause
 MARGIN = 1  # frame, kept on both sides: words begin and end softly
@@ -76,18 +77,22 @@ def read_voice_sample(path: Path) -> Samples:
 def choose_voice_sample(path: Path | str, channel: str | None = None) -> Chosen:
     """The best 10 to 20 seconds of a recording, without the silence around them.
 
-    Raises what `read_voice_sample` raises; AudioError for a recording of more than ten minutes.
+    Raises what `read_voice_sample` raises; AudioError for a recording of more than ten minutes, for one with less than
+    three seconds of speech, and for different voices in its channels, of which none was chosen.
     """
     remarks: list[str] = []
-    recording = read_recording(path, channel, remarks.append, MAX_RECORDING_SECONDS)
+    recording = read_recording(path, channel, remarks.append, MAX_RECORDING_SECONDS, alone=True)
     levels = _levels(recording) + LOUDNESS - _loudness(recording, shown(path))  # the same in every recording
     speech = levels > _speech_above(levels)
     near = _near(_phrases(speech), len(levels))
     levels, speech = levels[near], speech[near]
     first, last = _best(_phrases(speech), levels, speech)
+    spoken = FRAME_SECONDS * float(speech[first:last].sum())
+    if spoken < LEAST_SECONDS:
+        raise AudioError(f"Only {spoken:.1f} s of {shown(path)} is speech.", "Record 10 to 20 s of clear speech.")
     chosen = near[first:last]
     sound = _levelled(_faded(np.concatenate([frame_at(recording, index) for index in chosen])), shown(path))
-    warnings = (*remarks, *_too_short(speech[first:last]), *_too_noisy(sound))
+    warnings = (*remarks, *_too_short(spoken), *_too_noisy(sound))
     whole = len(recording) / SAMPLE_RATE
     return Chosen(sound, FRAME_SECONDS * chosen[0], min(whole, FRAME_SECONDS * (chosen[-1] + 1)), whole, warnings)
 
@@ -167,11 +172,10 @@ def _faded(sound: Samples) -> Samples:
     return sound * ramp * ramp[::-1]
 
 
-def _too_short(speech: Flags) -> list[str]:
-    seconds = FRAME_SECONDS * float(speech.sum())
-    if seconds >= GOOD_SECONDS:
+def _too_short(spoken: float) -> list[str]:
+    if spoken >= GOOD_SECONDS:
         return []
-    return [f"Only {seconds:.1f} s of it are speech: with {GOOD_SECONDS:.0f} to 20 the voice is more like its owner's."]
+    return [f"Only {spoken:.1f} s of it is speech; {GOOD_SECONDS:.0f} to 20 s make a closer likeness."]
 
 
 def _too_noisy(sound: Samples) -> list[str]:

@@ -54,16 +54,21 @@ def left_out(error: UsageError) -> None:
 
 
 def agreed(question: str, yes: bool) -> bool:
-    """The answer to a question: `yes` of a script that knows it, else the user's, who is asked once.
+    """The answer to a question: `yes` of a script that knows it, else the user's, who is asked until it is one.
 
     Raises UsageError where there is nobody to ask.
     """
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise UsageError(f"{question} There is no terminal to ask at.", "If the answer is yes, give --yes.")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+        raise UsageError(f"{question} Cannot ask without a terminal.", "If the answer is yes, give --yes.")
+    while True:
+        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline().strip().lower()
+        if answer in ("y", "yes"):
+            return True
+        if answer in ("", "n", "no"):
+            return False
 
 
 def edit_file(path: Path) -> None:

@@ -1,6 +1,6 @@
 """The commands about voices: what there is, and those of the user's own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
 from unicodedata import normalize
@@ -13,15 +13,13 @@ from personaplex_cli.cli.completion import completer
 from personaplex_cli.cli.help import Command, ShownByName
 from personaplex_cli.cli.terminal import agreed, left_out, say, show_text, write_json
 from personaplex_cli.errors import UsageError
-from personaplex_cli.events import Note
 from personaplex_cli.library import catalog, own_voices
 from personaplex_cli.library.catalog import Voice
 from personaplex_cli.options import SpeakerOptions
-from personaplex_cli.screen.screens import ProgressScreen
 from personaplex_cli.screen.tables import show_table
 
 CONSENT = "Has the person who speaks in this recording agreed that you use the voice?"
-UNCHECKED = "Not checked: whether one person speaks alone, and without music. Listen: `personaplex voices play {}`."
+LISTEN = "Please listen to it: one person should speak, without music. `personaplex voices play {}` plays it."
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Name = Annotated[str, typer.Argument(help="A name from `personaplex voices`.", autocompletion=completer("voice"))]
@@ -35,19 +33,24 @@ voices_app = typer.Typer(
 def voices(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand is not None:
         return
-    found = catalog.voices(left_out)
-    own = [each for each in found if catalog.is_own_voice(each)]
-    _list({"your own": own, "the model's": [each for each in found if each not in own]}, as_json)
+    found = sorted(catalog.voices(left_out), key=lambda each: not catalog.is_own_voice(each))  # one's own first
+    titles = ("name", "description", "persona")
+    speakers = catalog.speakers()
+    about = [_about(each, speakers) for each in found]
+    if as_json:
+        write_json(about)
+    else:
+        show_table(Console(), titles, [[str(each[title]) for title in titles] for each in about])
 
 
 @voices_app.command("show", cls=Command)
 def show_voice(name: Name, as_json: Json = False) -> None:
     """Show one voice: who speaks with it, and of one that you have added where it comes from."""
-    voice = catalog.find_voice(name)
-    _list({"name": [voice]}, as_json)
-    if voice.added and not as_json:
-        known = {key.replace("_", " "): value for key, value in asdict(voice.added).items() if value}
-        show_text("\n".join(f"{key}: {value}" for key, value in known.items()))
+    about = _about(catalog.find_voice(name), catalog.speakers())
+    if as_json:
+        write_json([about])
+    else:
+        show_text("\n".join(f"{key.replace('_', ' ')}: {value}" for key, value in about.items() if value))
 
 
 @voices_app.command("add", cls=Command)
@@ -72,15 +75,15 @@ def add_voice(
     from personaplex_cli.programs import voices as program
 
     name = normalize("NFC", name)
-    program.check_new(name)
+    program.check_new(name, sample)
+    chosen = choose_voice_sample(sample, channel)
+    for each in (f"Taken: {program.part(chosen)}.", *chosen.warnings):
+        say(each)
     if not agreed(CONSENT, yes):
-        raise UsageError("The voice is not added.", "Ask its owner first.")
-    with ProgressScreen(Console(stderr=True)) as screen:
-        chosen = choose_voice_sample(sample, channel)
-        for each in (f"Taken: {program.part(chosen)}.", *chosen.warnings, UNCHECKED.format(name)):
-            screen.show(Note(each))
-    consent = f"the speaker agrees, by {'--yes' if yes else 'the answer to the question'}"
-    print(program.add(name, chosen, sample, consent))
+        raise UsageError("The voice is not added.", "Ask the speaker first.")
+    program.add(name, chosen, sample, f"the speaker agrees, by {'--yes' if yes else 'the answer to the question'}")
+    say(LISTEN.format(name))
+    print(f"Added the voice {name}. Talk with it: personaplex chat --voice {name}.")
 
 
 def play_voice(*, name: Name, speaker: SpeakerOptions) -> None:
@@ -105,23 +108,19 @@ def remove_voice(
         say(f"The persona {persona} speaks with it, and could not be used any more.")
     if agreed(f"Remove the voice {folder.name}?", yes):
         own_voices.remove(folder)
+        print(f"Removed the voice {folder.name}.")
     else:
         say(f"The voice {folder.name} is kept.")
 
 
-def _list(voices: dict[str, Sequence[Voice]], as_json: bool) -> None:
-    """Voices by what they are, which is the first title of each table."""
-    speakers = catalog.speakers()
-
-    def row(voice: Voice) -> tuple[str, ...]:
-        personas = ", ".join(speakers.get(catalog.folded(voice.name), ()))
-        return voice.name, voice.description, personas, str(voice.path or "the model's own")
-
-    rows = {kind: [row(each) for each in listed] for kind, listed in voices.items()}
-    titles = ("name", "description", "persona", "source")
-    if as_json:
-        write_json([dict(zip(titles, row, strict=True)) for listed in rows.values() for row in listed])
-        return
-    for kind, listed in rows.items():
-        if listed:
-            show_table(Console(), (kind, *titles[1:]), listed)
+def _about(voice: Voice, speakers: Mapping[str, list[str]]) -> dict[str, str | None]:
+    """What is known of a voice, what matters most first; and of one that was added where it comes from."""
+    return {
+        "name": voice.name,
+        "description": voice.description,
+        "persona": ", ".join(speakers.get(catalog.folded(voice.name), ())),
+        "source": voice.source,
+        "licence": voice.licence,
+        "path": str(voice.path) if voice.path else None,
+        **(asdict(voice.added) if voice.added else {}),
+    }

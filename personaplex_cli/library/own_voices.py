@@ -29,13 +29,13 @@ RESERVED = {"add", "play", "remove", "show"}  # words of the command `voices`
 class Provenance:
     """Where a voice comes from, in words for whoever asks later; digests are SHA-256 in hexadecimal digits."""
 
-    sample_digest: str
     source: str  # the path of the recording, as far as there is one
-    source_digest: str
-    kept: str  # which part of it
-    warnings: str  # what was said of it
-    consent: str  # of the speaker's
     added: str  # when
+    kept: str  # which part of it
+    consent: str  # of the speaker's
+    warnings: str  # what was said of it
+    source_digest: str
+    sample_digest: str
 
 
 def folder() -> Path:
@@ -51,11 +51,9 @@ def is_own(path: Path) -> bool:
 def check_name(name: str) -> None:
     """Raise UsageError for what cannot be the name of a voice of the user's own."""
     if not NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} cannot be the name of a voice.", "Take letters, digits, - and _: 40 at most, no dot."
-        )
+        raise UsageError(f"{name!r} cannot be the name of a voice.", "Use up to 40 letters, digits, - or _.")
     if name.lower() in RESERVED:
-        raise UsageError(f"{name} is a word of the command itself.", "Choose another name.")
+        raise UsageError(f"{name} is a subcommand, so it cannot be a name.", "Choose another name.")
 
 
 def keep(name: str, sample: bytes, about: Provenance) -> Path:

@@ -61,9 +61,9 @@ def new_path(name: str) -> Path:
     name = normalize("NFC", name)
     if not NAME.fullmatch(name):
         what = f"{name!r} cannot be the name of a persona."
-        raise UsageError(what, "Take letters, digits, - and _: 40 at most, no dot.")
+        raise UsageError(what, "Use up to 40 letters, digits, - or _.")
     if name.lower() in RESERVED:
-        raise UsageError(f"{name} is a word of the command itself.", "Choose another name.")
+        raise UsageError(f"{name} is a subcommand, so it cannot be a name.", "Choose another name.")
     taken = PERSONAS.files().get(folded(name))
     if taken and taken.parent == folder():
         hint = f"Change it: `personaplex personas edit {taken.stem}`."

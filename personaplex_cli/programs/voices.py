@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from personaplex_cli.library import own_voices
 from personaplex_cli.library.catalog import VOICES, find_voice, folded
 from personaplex_cli.library.own_voices import Provenance
 from personaplex_cli.options import SpeakerOptions
+from personaplex_cli.samples import SOUND_SUFFIXES
 
 
-def check_new(name: str) -> None:
-    """Raise UsageError for what cannot be the name of a new voice."""
+def check_new(name: str, sample: str) -> None:
+    """Raise UsageError for what cannot be the name of a new voice, such as that of the recording `sample`."""
+    if Path(name).suffix.lower() in SOUND_SUFFIXES and not Path(sample).exists():
+        raise UsageError("The name comes first.", f"`personaplex voices add {shlex.join([sample, name])}`")
     own_voices.check_name(name)
     taken = VOICES.files().get(folded(name))
     if taken is None:
@@ -24,7 +28,9 @@ def check_new(name: str) -> None:
     if own_voices.is_own(taken):
         hint = f"Choose another name, or remove it: `personaplex voices remove {taken.name}`."
         raise UsageError(f"There is a voice named {taken.name} already.", hint)
-    raise UsageError(f"{taken.stem} is a voice already, by {taken}.", "Choose another name.")
+    if taken.parent == own_voices.folder():
+        raise UsageError(f"There is a voice named {taken.stem} already ({taken}).", "Choose another name.")
+    raise UsageError(f"{taken.stem} is one of the model's own voices.", "Choose another name.")
 
 
 def add(name: str, chosen: Chosen, source: str, consent: str) -> Path:
@@ -35,13 +41,13 @@ def add(name: str, chosen: Chosen, source: str, consent: str) -> Path:
     wav = io.BytesIO()
     write_wav(wav, chosen.sound)
     about = Provenance(
-        sample_digest=hashlib.sha256(wav.getvalue()).hexdigest(),
         source=shown(source) if source == STDIN else str(Path(source).resolve()),
-        source_digest=_digest(source),
-        kept=part(chosen),
-        warnings=" ".join(chosen.warnings),
-        consent=consent,
         added=datetime.now(UTC).isoformat(timespec="seconds"),
+        kept=part(chosen),
+        consent=consent,
+        warnings=" ".join(chosen.warnings),
+        source_digest=_digest(source),
+        sample_digest=hashlib.sha256(wav.getvalue()).hexdigest(),
     )
     return own_voices.keep(name, wav.getvalue(), about)
 
@@ -59,7 +65,7 @@ def added_folder(name: str) -> Path:
     path = VOICES.path(name)
     if own_voices.is_own(path):
         return path
-    raise UsageError(f"{path.stem} was not added by `personaplex voices add`.", f"What makes it is {path}.")
+    raise UsageError(f"{path.stem} was not added by `personaplex voices add`.", f"It comes from {path}.")
 
 
 def play(name: str, options: SpeakerOptions) -> None:

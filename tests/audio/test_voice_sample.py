@@ -48,6 +48,11 @@ def loudness(sound: Samples) -> float:
     return float(pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(sound))
 
 
+def enough(most: int, count: int) -> st.SearchStrategy[list[int]]:
+    """Frames for `talk`, with more than three seconds of speech first."""
+    return st.lists(st.integers(5, most), min_size=1, max_size=count).map(lambda frames: [40 + frames[0], *frames[1:]])
+
+
 @pytest.mark.parametrize("amplitude", [0.01, 0.3, 1.0])
 def test_it_is_set_to_the_loudness_of_the_models_voices(amplitude: float, tmp_path: Path) -> None:
     assert loudness(read_voice_sample(wav(tmp_path, tone(1.0, amplitude)))) == pytest.approx(-24, abs=0.1)
@@ -68,7 +73,7 @@ def test_too_short_or_silent_is_an_error(read: object, tmp_path: Path) -> None:
 
 
 @few
-@given(st.lists(st.integers(5, 120), min_size=1, max_size=7), st.floats(0.005, 0.3))
+@given(enough(120, 7), st.floats(0.005, 0.3))
 def test_a_part_of_at_most_20_seconds_that_is_as_loud_as_voices_are(
     tmp_path_factory: pytest.TempPathFactory, frames: list[int], amplitude: float
 ) -> None:
@@ -80,7 +85,7 @@ def test_a_part_of_at_most_20_seconds_that_is_as_loud_as_voices_are(
 
 
 @few
-@given(st.lists(st.integers(5, 40), min_size=1, max_size=5).filter(lambda frames: len(frames) % 2))
+@given(enough(40, 5).filter(lambda frames: len(frames) % 2))
 def test_of_what_is_short_enough_all_speech_is_kept_and_the_silence_around_it_is_not(
     tmp_path_factory: pytest.TempPathFactory, frames: list[int]
 ) -> None:
@@ -134,11 +139,22 @@ def test_who_makes_no_pause_is_cut_where_it_is_quietest(tmp_path: Path) -> None:
 def test_what_makes_a_voice_worse_is_said(tmp_path: Path) -> None:
     assert chosen(tmp_path, talk(100, 10, 60)).warnings == ()
     (short,) = chosen(tmp_path, talk(50)).warnings
-    assert "Only 4.0 s of it are speech" in short
+    assert "Only 4.0 s of it is speech" in short
     (noisy,) = chosen(tmp_path, talk(100, 20, 60, room=0.01)).warnings
     assert "only 16 dB above the noise" in noisy
     (clipped,) = chosen(tmp_path, np.clip(40 * talk(100, 20, 60), -1, 1)).warnings
     assert "is clipped" in clipped
+
+
+@few
+@given(st.integers(4, 60))
+def test_less_than_three_seconds_of_speech_make_no_voice(tmp_path_factory: pytest.TempPathFactory, frames: int) -> None:
+    folder, sound = tmp_path_factory.mktemp("x"), np.concatenate([noise(60, ROOM), talk(frames), noise(60, ROOM)])
+    if frames * FRAME_SECONDS >= 3:
+        assert chosen(folder, sound).seconds >= 3
+        return
+    with pytest.raises(AudioError, match=rf"Only {frames * FRAME_SECONDS:.1f} s of .* is speech"):
+        chosen(folder, sound)
 
 
 def test_a_recording_of_hours_is_refused(tmp_path: Path) -> None:

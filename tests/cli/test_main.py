@@ -21,7 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_voices_are_lines_on_a_pipe_and_objects_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert program(["voices"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 18 and all(line.count("\t") == 3 for line in lines)
+    assert len(lines) == 18 and all(line.count("\t") == 2 for line in lines)
     assert program(["voices", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [voice["name"] for voice in listed] == [line.split("\t")[0] for line in lines]
@@ -46,7 +46,7 @@ def test_one_persona_or_voice_is_shown_by_its_name(capsys: pytest.CaptureFixture
     assert program(["personas", "techer"]) == 2
     assert "Did you mean teacher?" in capsys.readouterr().err
     assert program(["voices", "natm1"]) == 0
-    assert capsys.readouterr().out.startswith("NATM1\t")
+    assert capsys.readouterr().out.startswith("name: NATM1\n")
     assert program(["voices", "NATM1", "--json"]) == 0
     assert [each["name"] for each in json.loads(capsys.readouterr().out)] == ["NATM1"]
     assert program(["voices", "NATN1"]) == 2

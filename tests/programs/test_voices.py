@@ -5,6 +5,7 @@ import json
 import sys
 import wave
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -62,22 +63,28 @@ def persona(name: str, voice: str) -> None:
 def test_a_voice_is_added_and_known_with_where_it_came_from(said: Said) -> None:
     place = add()
     out, err = said()
-    assert out == f"{place}\n"
-    assert "Taken: 0.0 to 12.0 of 12.0 s." in err and "Not checked" in err and "personaplex voices play ada" in err
+    assert out == "Added the voice ada. Talk with it: personaplex chat --voice ada.\n"
+    assert "Taken: 0.0 to 12.0 of 12.0 s." in err and "Please listen to it" in err
     persona("pirate", "Ada")
     persona("parrot", "ada")
     assert program(["voices"]) == 0
     first = said()[0].splitlines()[0].split("\t")
-    assert first[0] == "ada" and first[2:] == ["parrot, pirate", str(place / own_voices.SAMPLE)]
+    assert first[0] == "ada" and first[2:] == ["parrot, pirate"]
     assert program(["voices", "ADA"]) == program(["voices", "show", "ada"]) == 0
     shown = said()[0]
-    for known in (str(Path("talk.wav").resolve()), "kept: 0.0 to 12.0 of 12.0 s", "the speaker agrees, by --yes"):
-        assert shown.count(known) == 2
+    known = str(Path("talk.wav").resolve()), "kept: 0.0 to 12.0 of 12.0 s", "the speaker agrees, by --yes", "digest: "
+    for before, after in pairwise(map(shown.index, known)):
+        assert before < after
     assert program(["voices", "--json"]) == 0
-    assert [each["name"] for each in json.loads(said()[0])][:2] == ["ada", "NATF0"]
+    ada, other, *_ = json.loads(said()[0])
+    assert (ada["name"], other["name"]) == ("ada", "NATF0")
+    about = json.loads((place / own_voices.ABOUT).read_text())
+    assert ada.items() >= about.items() and ada["path"] == str(place / own_voices.SAMPLE)
 
 
-@pytest.mark.parametrize(("typed", "added"), [("y\n", True), ("YES\n", True), ("no\n", False), ("", False)])
+@pytest.mark.parametrize(
+    ("typed", "added"), [("y\n", True), ("YES\n", True), ("no\n", False), ("\n", False), ("", False)]
+)
 def test_the_user_is_asked_whether_the_speaker_agrees(
     typed: str, added: bool, monkeypatch: pytest.MonkeyPatch, said: Said
 ) -> None:
@@ -87,10 +94,20 @@ def test_the_user_is_asked_whether_the_speaker_agrees(
     assert (own_voices.folder() / "ada").exists() == added
 
 
+def test_what_is_no_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
+    answer("maybe\nwell\ny\n", monkeypatch)
+    assert program(["voices", "add", "ada", recorded()]) == 0
+    assert said()[1].count("[y/N]") == 3
+
+
 def test_where_nobody_can_be_asked_a_script_must_say_it(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(recorded()).read_bytes())))
+    def pipe() -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(recorded()).read_bytes())))
+
+    pipe()
     assert program(["voices", "add", "ada", "-"]) == 2
-    assert "There is no terminal to ask at" in (err := said()[1]) and "--yes" in err
+    assert "Cannot ask without a terminal" in (err := said()[1]) and "--yes" in err
+    pipe()
     assert program(["voices", "add", "ada", "-", "--yes"]) == 0
     assert program(["voices", "remove", "ada"]) == 2
     assert "--yes" in said()[1]
@@ -113,21 +130,27 @@ def test_a_name_is_given_once(said: Said) -> None:
 
 def test_what_is_no_recording_adds_nothing(said: Said) -> None:
     Path("text.wav").write_text("Hello")
-    for sample, code in (("text.wav", 4), ("nowhere.wav", 2)):
-        assert program(["voices", "add", "ada", sample, "--yes"]) == code
+    for sample, code in (("text.wav", 4), ("nowhere.wav", 2), (".", 2), (recorded("short.wav", 2.0), 4)):
+        assert program(["voices", "add", "ada", sample]) == code
+        assert "agreed" not in (err := said()[1]) and err
     assert not own_voices.folder().exists()
 
 
+def test_a_name_in_the_recordings_place_is_told(said: Said) -> None:
+    assert program(["voices", "add", recorded("base.wav"), "ada"]) == 2
+    assert "The name comes first.\n`personaplex voices add ada base.wav`" in said()[1]
+
+
 def test_one_side_of_a_call(said: Said) -> None:
-    sides = np.random.default_rng(1).standard_normal((6 * SAMPLE_RATE, 2)) * 3000
-    sides[: 3 * SAMPLE_RATE, 0] = sides[3 * SAMPLE_RATE :, 1] = 0
+    sides = np.random.default_rng(1).standard_normal((8 * SAMPLE_RATE, 2)) * 3000
+    sides[: 4 * SAMPLE_RATE, 0] = sides[4 * SAMPLE_RATE :, 1] = 0
     with wave.open("call.wav", "wb") as file:
         file.setparams((2, 2, SAMPLE_RATE, 0, "NONE", ""))
         file.writeframes(sides.astype("<i2").tobytes())
-    assert program(["voices", "add", "both", "call.wav", "--yes"]) == 0
-    assert "different voices" in (err := said()[1]) and "--channel" in err
+    assert program(["voices", "add", "both", "call.wav", "--yes"]) == 4
+    assert "different voices" in (err := said()[1]) and "Give --channel left or right." in err
     assert program(["voices", "add", "one", "call.wav", "--yes", "--channel", "right"]) == 0
-    assert "different voices" not in (err := said()[1]) and "Taken: 0.0 to 3.1 of 6.0 s." in err
+    assert "different voices" not in (err := said()[1]) and "Taken: 0.0 to 4.1 of 8.0 s." in err
 
 
 def test_a_voice_is_removed_when_the_user_says_so(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
@@ -138,6 +161,7 @@ def test_a_voice_is_removed_when_the_user_says_so(monkeypatch: pytest.MonkeyPatc
     assert "The persona pirate speaks with it" in (err := said()[1]) and "kept" in err
     answer("y\n", monkeypatch)
     assert program(["voices", "remove", "Ada"]) == 0 and not place.exists()
+    assert said()[0] == "Removed the voice ada.\n"
 
 
 def test_only_what_was_added_is_removed(said: Said) -> None:
