@@ -26,7 +26,7 @@ def find_favourites(
     """Who each key switches to: `named` has personas, or PERSONA:VOICE, with commas; None: all personas, as listed.
 
     `check` raises UsageError for a character that the engine will refuse. Of those who cannot speak, and of names too
-    many for the keys, `listen` gets a note; the keys of the others stay as they were counted.
+    many for the keys, `listen` gets a note each; the keys of the others stay as they were counted.
     """
     if named is None:
         wanted = [each.name for each in personas(lambda error: None)][: len(KEYS)]
@@ -34,16 +34,17 @@ def find_favourites(
         wanted = [each.strip() for each in named.split(",")]
     if len(wanted) > len(KEYS):
         listen(Note(f"There are keys for {len(KEYS)} favourites: {', '.join(wanted[len(KEYS) :])} have none."))
-    found: dict[str, Character] = {}
+    found, refused = dict[str, Character](), dict[str, PersonaplexError]()
     for key, name in zip(KEYS, wanted, strict=False):
         persona, _, voice = (part.strip() for part in name.partition(":"))
         try:
             character = find_character(CharacterOptions(voice or None, persona), sampling)
             check(character)
         except PersonaplexError as error:
-            listen(_refused(key, name, error))
+            refused[key] = error
         else:
             found[key] = character
+    _report(refused, listen)
     listen(_event(found))
     return found
 
@@ -56,15 +57,15 @@ def read_ahead(
     A conversation with nobody is its prompt. No new one begins after so many seconds.
     """
     until = time.monotonic() + seconds
-    refused = []
+    refused: dict[str, PersonaplexError] = {}
     for key, character in favourites.items():
         if time.monotonic() > until:
             break
         try:
             list(converse(engine, Recording(NOTHING), character))
         except PersonaplexError as error:
-            listen(_refused(key, character.persona, error))
-            refused.append(key)
+            refused[key] = error
+    _report(refused, listen)
     for key in refused:
         del favourites[key]
     if refused:
@@ -75,5 +76,9 @@ def _event(favourites: Mapping[str, Character]) -> Favourites:
     return Favourites({key: f"{each.persona}, {each.voice}" for key, each in favourites.items()})
 
 
-def _refused(key: str, name: str, error: PersonaplexError) -> Note:
-    return Note(f"Key {key} does nothing, as {name} cannot speak: {error} {error.hint}".rstrip())
+def _report(refused: Mapping[str, PersonaplexError], listen: Listener) -> None:
+    """One note for all keys that switch to nobody, with each remedy once."""
+    if refused:
+        found = [f"Key {key}: {error}" for key, error in refused.items()]
+        remedies = dict.fromkeys(error.hint for error in refused.values() if error.hint)
+        listen(Note(" ".join([*found, *remedies])))

@@ -140,11 +140,17 @@ class Pen:
         usable = manual.usable(state.favourites, self.view.unused)
         names = {key: name for key, name, _ in usable if state.who or key in "?q"} if self.view.keys else {}
         now = {"m": "unmute"} if state.muted else {}
-        now |= {"s": "let talk"} if state.hushed else {"s": "stop"} if self.width < NARROW else {}
+        now |= {"s": "let talk"} if state.hushed else {}
         names = {key: now.get(key, name) for key, name in names.items()}
         names = names or {"Ctrl-C": "quit"}
-        for key in (manual.FAVOURITES, "d", "r", "s", "m"):
-            if sum(len(key) + len(name) + 3 for key, name in names.items()) + 1 > space:
+
+        def is_too_wide() -> bool:
+            return sum(len(key) + len(name) + 3 for key, name in names.items()) + 1 > space
+
+        if is_too_wide() and names.get("s") == "stop talking":
+            names["s"] = "stop"
+        for key in ("d", manual.FAVOURITES, "r", "s", "m"):
+            if is_too_wide():
                 names.pop(key, None)
         shown = [Text.assemble((key, theme.strong), (f" {name}", theme.quiet)) for key, name in names.items()]
         return Text.assemble(" ", Text("  ").join(shown), " ")

@@ -42,6 +42,11 @@ def shortened(text: str, cells: int, glyphs: Glyphs) -> str:
     return set_cell_size(text, max(0, cells - len(glyphs.more))).rstrip() + glyphs.more[: max(0, cells)]
 
 
+def cut(text: str, cells: int, glyphs: Glyphs) -> str:
+    """The text, or the words of its beginning and a mark that something is left out."""
+    return text if cell_len(text) <= cells else wrap(text, cells - len(glyphs.more))[0] + glyphs.more
+
+
 def speaker(name: str, cells: int, theme: Theme) -> str:
     """The name of who speaks, on the right of so many cells."""
     short = shortened(theme.readable(name), cells, theme.glyphs)

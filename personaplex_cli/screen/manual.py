@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from rich.text import Text
 
-from personaplex_cli.screen.lines import wrap
+from personaplex_cli.screen.lines import cut, wrap
 from personaplex_cli.screen.theme import Theme
 
 FAVOURITES = "1-9"  # the keys, for those that there are
@@ -12,11 +12,12 @@ KEYS = (
     ("m", "mute", "the agent hears silence instead of you"),
     ("s", "stop talking", "the agent is silent until you speak again"),
     ("r", "restart", "the conversation begins again"),
-    (FAVOURITES, "who", "somebody else talks with you"),
+    (FAVOURITES, "switch", "another persona talks with you"),
     ("d", "details", "every stage of the delay, steps, losses"),
     ("?", "help", "this list, shown or hidden"),
     ("q", "quit", "the conversation ends; Ctrl-C does it too"),
 )
+NAMES = 18  # cells
 LEGEND = (
     ("answers in", "from microphone to speaker, all included"),
     ("remembers", "how much of the talk; or how long it knows who it is"),
@@ -36,6 +37,9 @@ def help_lines(favourites: Mapping[str, str], unused: Collection[str], width: in
     """The keys, the words of the panel, and who is on which key."""
     rows = [(f" {key}  {name}", theme.strong, meaning) for key, name, meaning in usable(favourites, unused)]
     rows += [(f" {name}", theme.quiet, meaning) for name, meaning in LEGEND]
-    drawn = [Text.assemble((name.ljust(18), style), meaning) for name, style, meaning in rows]
+    room = width - NAMES
+    drawn = [
+        Text.assemble((name.ljust(NAMES), style), cut(meaning, room, theme.glyphs)) for name, style, meaning in rows
+    ]
     who = f" {theme.glyphs.dot} ".join(f"{key} {theme.readable(name)}" for key, name in favourites.items())
     return [*drawn, *(Text(f" {line}", theme.quiet) for line in wrap(who, width - 2) if line)]

@@ -25,6 +25,7 @@ SLOWEST = 1_000  # milliseconds; slower steps count as this slow
 FRESH = round(0.6 / FRAME_SECONDS)  # frames in which a word is new
 CLIPPED_FRAMES = round(2 / FRAME_SECONDS)  # for which it is seen that the microphone was too loud
 TROUBLE_FRAMES = round(10 / FRAME_SECONDS)  # for which it is seen that a step was late, or that sound was lost
+SHORT = 10.0  # seconds of a talk whose figures are told only if it is the last
 NOTE_SECONDS = 20.0  # for which a note is news
 SETTLED = (None, Phase.LIVE, Phase.ENDED, Phase.RECONNECTING, Phase.DISCONNECTED)  # not on the way to live
 
@@ -100,7 +101,7 @@ class PanelState:
             case events.Downloading():
                 self.arrivals.append((now, event))
             case events.Began():
-                self.finish()
+                self.finish(SHORT)
                 self._begin(event)
                 for lane in (self.heard, self.said) if self.heard else ():
                     lane.append(BREAK)
@@ -144,10 +145,10 @@ class PanelState:
             case events.Finished():
                 self.files = event.files
 
-    def finish(self) -> None:
-        """End the conversation that is going on: its last turn and its figures join the history."""
+    def finish(self, least: float = 0.0) -> None:
+        """End the conversation: its last turn joins the history, and if it lasted `least` seconds its figures do."""
         self._remember(self.turns.end(), self._said(self.user.end(), self.user_words.end()))
-        if self.frames:
+        if self.frames and self.seconds >= least:
             steps, figures = self.steps, list[str]()
             if steps.count:
                 figures.append(f"Steps took {steps.percentile(50)} ms (p50), {steps.percentile(95)} ms (p95)")
@@ -155,7 +156,7 @@ class PanelState:
             figures.append(counted(self.glitches.get("underrun", 0), "underrun"))
             about = f"Talked for {clock(self.seconds)}, {counted(self.words, 'word')}. {'; '.join(figures)}."
             self.history.append(Remark(about))
-            self._frames_before = self.frames
+        self._frames_before = self.frames or self._frames_before
         self._begin(None)
 
     def notes(self, now: float) -> list[str]:

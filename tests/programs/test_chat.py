@@ -194,6 +194,8 @@ def test_keys_of_no_favourite_do_nothing(plug: Callable[..., FakeCard], random_f
     held.at = {index: partial(held.chat.press, key) for index, key in enumerate("0134567890 \x1bx", start=1)}
     held.run()
     assert len(held.of(Step)) == 20 and len(held.of(Began)) == 1
+    nobody = [note.text for note in held.of(Note) if note.text.startswith("Nobody")]
+    assert nobody == [f"Nobody is on key {key}." for key in "13456789"]
 
 
 def test_q_ends_it(plug: Callable[..., FakeCard], random_folder: Path) -> None:

@@ -41,6 +41,7 @@ from personaplex_cli.events import (
 )
 from personaplex_cli.screen.drawing import WIDEST, View, draw
 from personaplex_cli.screen.lines import history_lines, rows_of_lane
+from personaplex_cli.screen.manual import help_lines
 from personaplex_cli.screen.state import BREAK, PanelState
 from personaplex_cli.screen.theme import ASCII, COLOURS, Theme, theme_for
 
@@ -253,7 +254,22 @@ def test_only_keys_that_do_something_are_offered() -> None:
     state, now = state_of(talking())
     assert not lines_with(state, "1-9", View(help=True))
     state.apply(Favourites({"1": "teacher, NATF2"}), now)
-    assert lines_with(state, "1-9 who") and lines_with(state, "1 teacher, NATF2", View(help=True))
+    assert lines_with(state, "1-9 switch") and lines_with(state, "1 teacher, NATF2", View(help=True))
+
+
+def test_beside_a_recording_there_is_room_for_the_favourites() -> None:
+    state, now = state_of(talking())
+    for event in (Favourites({"1": "teacher, NATF2"}), Recording("talks/2026-01-31_14-05-09")):
+        state.apply(event, now)
+    foot = drawn(state, 80, 24, now, View(), Theme())[-1]
+    assert "s stop  " in foot and "1-9 switch" in foot and "d details" in foot and "rec" in foot
+
+
+@given(st.integers(30, 80))
+def test_the_help_is_cut_between_words(width: int) -> None:
+    whole, cut = (help_lines({}, "", cells, Theme()) for cells in (80, width - 4))
+    for line, full in zip((each.plain for each in cut), (each.plain for each in whole), strict=True):
+        assert line == full or (line.endswith("…") and full.startswith(line[:-1] + " ") and len(line) <= width - 4)
 
 
 def test_without_a_keyboard_no_keys_are_offered() -> None:

@@ -57,16 +57,22 @@ def test_turns_follow_the_one_rule(case: dict[str, Any]) -> None:
 
 
 def test_a_new_conversation_says_how_the_last_one_went_and_starts_from_nothing() -> None:
-    state = talk(" Good", " bye")
+    state = talk(" Good", " bye", *[""] * 123)
     state.apply(Glitch("underrun", 1), 0.0)
     state.apply(BEGAN, 0.0)
     turn, summary, who = state.history
     assert turn == Turn(0.0, "Good bye")
     assert summary == Remark(
-        "Talked for 00:00, 2 words. Steps took 40 ms (p50), 40 ms (p95); 0 of 2 missed 80 ms; 1 underrun."
+        "Talked for 00:10, 2 words. Steps took 40 ms (p50), 40 ms (p95); 0 of 125 missed 80 ms; 1 underrun."
     )
     assert who == Remark("teacher, voice NATF2, seed 7")
     assert (state.steps.count, state.turns.text, state.used) == (0, "", 100)
+
+
+def test_a_short_conversation_leaves_no_figures_when_another_begins() -> None:
+    state = talk(" Good", " bye", *[""] * 122)
+    state.apply(BEGAN, 0.0)
+    assert list(state.history) == [Turn(0.0, "Good bye"), Remark("teacher, voice NATF2, seed 7")]
 
 
 def test_states_are_timed_until_live() -> None:
