@@ -18,7 +18,6 @@ from personaplex_cli.conversation import Conversation, Disconnected, Engine
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Muted, Note, Phase, State, Step
 from personaplex_cli.options import LiveSoundCardOptions
-from personaplex_cli.programs.favourites import KEYS
 from personaplex_cli.programs.live import REDRAW_SECONDS, Display, Keyboard, Live
 from personaplex_cli.recogniser import open_recogniser
 from personaplex_cli.recorder import Recorder
@@ -93,7 +92,7 @@ class Chat(Live):
                 self._conversation.restart()
             case _ if character := self._favourites.get(key):
                 self._conversation.restart(character)
-            case _ if key in KEYS:
+            case _ if "1" <= key <= "9":
                 self._listen(Note(f"Nobody is on key {key}."))
             case _:
                 super().press(key)
