@@ -110,6 +110,13 @@ def check_writable(path: Path) -> None:
             pass
 
 
+def check_folder(path: Path) -> None:
+    """Check that a folder is or can be there. Raises UsageError where a file is in the way."""
+    for place in (path, *path.parents):
+        if os.path.lexists(place) and not os.path.isdir(place):
+            raise UsageError(f"{place} is a file, not a folder.", "Choose another folder.")
+
+
 def free_bytes(folder: Path) -> int:
     """What is free on the disk where the folder is, or would be. Raises OSError."""
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free

@@ -11,10 +11,18 @@ from personaplex_cli.audio.voice_sample import read_voice_sample
 from personaplex_cli.character import Character, OwnVoice, Sampling, Sound
 from personaplex_cli.errors import UsageError
 from personaplex_cli.files import read_small
-from personaplex_cli.library.catalog import Persona, SpoiledEntry, Voice, find_named_voice, find_persona, find_voice
+from personaplex_cli.library.catalog import (
+    Persona,
+    SpoiledEntry,
+    Voice,
+    find_named_voice,
+    find_persona,
+    find_voice,
+    personas,
+)
 from personaplex_cli.options import CharacterOptions
 
-OWN_WORDS = "own words"  # the name of a persona that the user has written
+CUSTOM = "a custom persona"  # the name of one whose prompt the user has written
 
 
 def find_character(options: CharacterOptions = CharacterOptions(), sampling: Sampling = Sampling()) -> Character:
@@ -46,16 +54,17 @@ def find_named_character(options: CharacterOptions, usual_voice: str | None, sam
 
 def find_recorded_character(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Character:
     """Who spoke in a recording, by its settings, but for `changes`, by the names of options. A recording may be a
-    stranger's: it can name a voice, but no path. Raises UsageError, and AudioError for a voice sample.
+    stranger's: it can name a voice, but no path. Another persona speaks with its own voice, as ever. Raises UsageError,
+    and AudioError for a voice sample.
     """
     if "persona" in changes:
         persona = find_persona(changes["persona"])
     else:
         name, prompt = (str(settings.get(each, "")) for each in ("persona", "prompt"))
-        persona = Persona(name, prompt, "", "", Path())
+        persona = Persona(name, prompt, str(settings.get("voice", "")), "", Path())
     text = read_prompt(changes["prompt"]) if "prompt" in changes else None
     try:
-        voice = find_voice(changes["voice"]) if "voice" in changes else find_named_voice(str(settings.get("voice", "")))
+        voice = find_voice(changes["voice"]) if "voice" in changes else find_named_voice(persona.voice)
     except UsageError as error:
         raise UsageError(str(error), error.hint if "voice" in changes else "Name the voice: --voice.") from error
     return _character(persona, text, voice, _recorded_sampling(settings.get("sampling"), changes))
@@ -75,7 +84,8 @@ def _recorded_sampling(recorded: object, changes: Mapping[str, Any]) -> Sampling
 
 def _character(persona: Persona, text: str | None, voice: Voice, sampling: Sampling) -> Character:
     if text is not None and text.strip() != persona.prompt.strip():
-        persona = replace(persona, name=OWN_WORDS, prompt=text)  # not the one that the catalog calls by that name
+        same = (each.name for each in personas(lambda error: None) if each.prompt.strip() == text.strip())
+        persona = replace(persona, name=next(same, CUSTOM), prompt=text)  # clients may send a known one's prompt
     return Character(persona.name, persona.prompt, voice.name, _sound(voice), sampling)
 
 

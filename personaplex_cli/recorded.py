@@ -23,6 +23,7 @@ from personaplex_cli.transcript import AGENT, USER, Word
 MAX_TRANSCRIPT = 10**8  # bytes
 MAX_SECONDS = 10**6
 MAX_DEPTH = 12
+STEMS = {Path(name).stem for name in (SOUND, TOKENS, *TRANSCRIPTS)}  # of the files of a talk
 KINDS: Mapping[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Began, Hushed, Muted, Renewed, Transcribing)}
 
 
@@ -62,10 +63,10 @@ class RecordedTalk:
 
 
 def read_talk(place: Path) -> RecordedTalk:
-    """The recording in this folder, or of this wav in it. Raises UsageError if there is none, AudioError for a broken
-    one."""
-    folder = place.parent if place.is_file() else place
-    sound = _sound_in(folder)
+    """The recording in this folder, or with this file, or the only one in the folders in it. Raises UsageError if there
+    is none, AudioError for a broken one."""
+    sound = _sound_of(place)
+    folder = sound.parent
     heard, said = (read_recording(sound, side) for side in ("left", "right"))
     count = FRAME * frames_for(max(len(heard), len(said)))
     about, contents = _about(folder / TRANSCRIPTS[0])
@@ -73,16 +74,26 @@ def read_talk(place: Path) -> RecordedTalk:
     return RecordedTalk(folder.name, heard, said, _words(about), _events(about), _tokens(folder / TOKENS), contents)
 
 
-def _sound_in(folder: Path) -> Path:
-    names = [folder / SOUND, *(folder / SOUND).parent.glob(f"{Path(SOUND).stem}.*")]
-    for path in names:
-        if path.suffix.lower() in SOUND_SUFFIXES and path.is_file():
-            return path
-    talks = sorted(path.parent for path in folder.glob(f"*/{SOUND}")) if folder.is_dir() else []
-    if talks:
-        raise UsageError(f"{shown(folder)} has several talks.", f"Name one of them, such as {shown(talks[-1])}.")
+def _sound_of(place: Path) -> Path:
     hint = "Name a folder that --record has made, or `example`."
-    raise UsageError(f"There is no recorded talk in {shown(folder)}.", hint)
+    is_file = place.is_file()
+    folder = place.parent if is_file else place
+    sounds = [path for path in (folder / SOUND, *folder.glob(f"{Path(SOUND).stem}.*")) if _is_sound(path)]
+    if is_file and not (sounds and place.stem in STEMS):
+        raise UsageError(f"{shown(place)} is not a recorded talk.", hint)
+    if sounds:
+        return sounds[0]
+    talks = sorted(filter(_is_sound, folder.glob(f"*/{SOUND}")))
+    if not talks:
+        raise UsageError(f"There is no recorded talk in {shown(folder)}.", hint)
+    if len(talks) > 1:
+        example = shown(talks[-1].parent)
+        raise UsageError(f"{shown(folder)} has several talks.", f"Name one of them, such as {example}.")
+    return talks[0]
+
+
+def _is_sound(path: Path) -> bool:
+    return path.suffix.lower() in SOUND_SUFFIXES and path.is_file()
 
 
 def _about(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -98,7 +109,7 @@ def _about(path: Path) -> tuple[dict[str, Any], bytes]:
         if _is_deep([about.get("settings"), about.get("events")]):  # events are copied level by level
             raise ValueError("it is nested too deeply")
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise AudioError(f"{shown(path)} is no transcript of a talk: {error}.", "Copy the recording again.") from error
+        raise AudioError(f"{shown(path)} is not a valid transcript: {error}.", "Copy the recording again.") from error
     return about, contents
 
 

@@ -43,7 +43,7 @@ from personaplex_cli.events import (
     UserWords,
     as_json,
 )
-from personaplex_cli.files import GIGABYTE, atomic_file, for_owner, free_bytes
+from personaplex_cli.files import GIGABYTE, atomic_file, check_folder, for_owner, free_bytes
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, from_pcm16, pcm16
 from personaplex_cli.transcript import AGENT, USER, Transcript, as_bytes, one_line
 
@@ -76,11 +76,13 @@ class Recorder:
     """
 
     def __init__(self, audio: Audio, parent: Path, listen: Listener) -> None:
+        """Raises UsageError if `parent` is a file."""
+        check_folder(parent)
         self.folder: Path | None = None
         self._audio = audio
         self._parent = parent
         self._listen = listen
-        self._began: Began | None = None
+        self._begun: list[Began] = []
         self._heard: Samples = np.empty(0, dtype=np.float32)
         self._said = SampleQueue(MAX_LATE_FRAMES * FRAME)
         self._waiting: SimpleQueue[Frame | None] = SimpleQueue()
@@ -122,9 +124,10 @@ class Recorder:
             self._has_news = True
         match event:
             case Began():
-                if self._recorded and self._began:
-                    self._transcript.restart(self._recorded, _from_here_on(event, self._began))
-                self._began, self._before = event, self._recorded
+                if self._recorded:
+                    self._begin_again(event)
+                self._begun.append(event)
+                self._before = self._recorded
                 if event.user:
                     self._transcript.names = {AGENT: one_line(event.persona), USER: one_line(event.user)}
                 if self.folder is None:
@@ -143,6 +146,15 @@ class Recorder:
                 self._recorded += 1
                 said = self._said.take(FRAME)
                 self._waiting.put(Frame(self._heard, np.pad(said, (0, FRAME - len(said))), text, tokens or NO_TOKENS))
+
+    def _begin_again(self, began: Began) -> None:
+        speakers = [(each.persona, each.voice) for each in (*self._begun, began)]
+        what = "The conversation begins again."
+        if speakers[-1] != speakers[-2]:
+            what = _speaks("From here on", began)
+            if len(set(speakers[:-1])) == 1:  # until now there was no need to say who began
+                self._transcript.mark(0, _speaks("First", self._begun[0]))
+        self._transcript.restart(self._recorded, what)
 
     def mark(self, what: str) -> None:
         """Something happened beside the words, now: a sentence for the transcript. From any thread."""
@@ -202,12 +214,13 @@ class Recorder:
             self._write_transcripts()
 
     def _write_transcripts(self) -> None:
-        assert self.folder is not None and self._began is not None, "recording begins with a conversation"
+        assert self.folder is not None, "recording begins with a conversation"
         self._has_news, self._seconds = False, 0
-        who = one_line(" and ".join(filter(None, (self._began.user, self._began.persona))))
+        personas = ", ".join(dict.fromkeys(each.persona for each in self._begun))
+        who = one_line(" and ".join(filter(None, (self._begun[-1].user, personas))))
         about = {
             "personaplex": __version__,
-            "settings": self._began.settings,
+            "settings": self._begun[-1].settings,
             "events": list(self._events),  # another thread may add to them
             "text": self._transcript.text,
             "restarts": self._transcript.restarts,
@@ -240,10 +253,8 @@ def _append_tokens(path: Path, before: int, rows: Sequence[Sequence[int]]) -> No
         file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(about)) + about.encode())
 
 
-def _from_here_on(began: Began, before: Began) -> str:
-    if (began.persona, began.voice) == (before.persona, before.voice):
-        return "The conversation begins again."
-    return f"From here on {began.persona} speaks, with the voice {began.voice}."
+def _speaks(when: str, began: Began) -> str:
+    return f"{when} {began.persona} speaks, with the voice {began.voice}."
 
 
 def _new_folder(parent: Path) -> Path:

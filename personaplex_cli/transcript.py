@@ -146,7 +146,7 @@ class Transcript:
 
     def mark(self, frame: int, what: str) -> None:
         """Before this frame something happened that readers should know of: a sentence."""
-        self._marks.append((frame, one_line(what)))
+        insort(self._marks, (frame, one_line(what)), key=itemgetter(0))
 
     @property
     def marks(self) -> list[Mark]:

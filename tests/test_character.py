@@ -18,16 +18,16 @@ def test_a_prompt_is_text_that_can_be_written(prompt: str) -> None:
         encoded = prompt.encode()
     except UnicodeEncodeError:
         with pytest.raises(UsageError, match="UTF-8") as caught:
-            Character("own words", prompt, "NATF2", "NATF2.pt")
+            Character("a custom persona", prompt, "NATF2", "NATF2.pt")
         assert caught.value.hint and str(caught.value).encode()  # the sentence itself can be shown
     else:
-        assert Character("own words", prompt, "NATF2", "NATF2.pt").prompt.encode() == encoded
+        assert Character("a custom persona", prompt, "NATF2", "NATF2.pt").prompt.encode() == encoded
 
 
 def test_a_prompt_of_a_megabyte_is_refused_before_it_is_read() -> None:
-    assert Character("own words", "a" * MAX_PROMPT, "NATF2", "NATF2.pt")
+    assert Character("a custom persona", "a" * MAX_PROMPT, "NATF2", "NATF2.pt")
     with pytest.raises(UsageError, match="1,000,000 characters"):
-        Character("own words", "a" * 1_000_000, "NATF2", "NATF2.pt")
+        Character("a custom persona", "a" * 1_000_000, "NATF2", "NATF2.pt")
 
 
 @pytest.mark.parametrize("prompt", ["\ud800", "caf\udce9"])

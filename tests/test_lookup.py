@@ -26,6 +26,12 @@ def test_a_prompt_is_read_from_a_file_or_a_pipe(tmp_path: Path) -> None:
     writer.join()
 
 
+def test_a_known_personas_prompt_has_its_name() -> None:
+    chef = find_character(CharacterOptions(persona="chef"))
+    assert find_character(CharacterOptions(prompt=f" {chef.prompt}\n")).persona == "chef"
+    assert find_character(CharacterOptions(prompt="You sing.")).persona == "a custom persona"
+
+
 @pytest.mark.parametrize("name", ["/dev/zero", "/", "", "loop", "large", "~nobody/x", "nowhere", "a\0b", "a" * 5000])
 def test_what_is_no_file_of_a_prompt(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -110,7 +110,11 @@ def test_what_is_no_talk_is_refused(tmp_path: Path) -> None:
         read_talk(tmp_path)
     with pytest.raises(UsageError, match="no recorded talk"):
         read_talk(tmp_path / "nowhere")
+    (tmp_path / "base.wav").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"base\.wav is not a recorded talk"):
+        read_talk(tmp_path / "base.wav")
     older(tmp_path / "one", {})
+    assert read_talk(tmp_path).name == "one"  # there is no other
     older(tmp_path / "two", {})
     with pytest.raises(UsageError, match="several talks") as refused:
         read_talk(tmp_path)
@@ -134,7 +138,7 @@ def test_a_transcript_that_is_too_deep_is_refused(tmp_path: Path) -> None:
     older(tmp_path / "old", {})
     deep = '{"settings": ' + 20 * '{"a": ' + "1" + 20 * "}" + "}"
     (tmp_path / "old" / "transcript.json").write_text(deep)
-    with pytest.raises(PersonaplexError, match="no transcript"):
+    with pytest.raises(PersonaplexError, match="not a valid transcript"):
         read_talk(tmp_path / "old")
 
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex_cli.audio.recording import read_recording
-from personaplex_cli.errors import AudioError
+from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.events import Began, Event, Hushed, Muted, Note, Recording, Step, Timings, UserWords, ignore
 from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, from_pcm16, pcm16
@@ -197,8 +197,9 @@ def test_each_conversation_has_a_folder_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with Recorder(Ramp(1), tmp_path / "file", ignore) as kept, pytest.raises(AudioError, match="cannot be written"):
+    recorder = Recorder(Ramp(1), tmp_path / "file", ignore)
+    (tmp_path / "file").touch()  # it came later
+    with recorder as kept, pytest.raises(AudioError, match="cannot be written"):
         kept.hear(BEGAN)
     assert kept.files == ()
 
@@ -251,6 +252,13 @@ def test_whatever_ends_the_keeping_is_said(tmp_path: Path, monkeypatch: pytest.M
     assert [event for event in said if isinstance(event, Note) and "has stopped" in event.text]
 
 
+def test_a_file_in_place_of_the_folder_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "talk.wav").write_bytes(b"")
+    for place in (tmp_path / "talk.wav", tmp_path / "talk.wav" / "talks"):
+        with pytest.raises(UsageError, match=r"talk\.wav is a file, not a folder"):
+            Recorder(Ramp(1), place, ignore)
+
+
 def test_a_restart_is_marked_and_ends_the_turn(tmp_path: Path) -> None:
     with Recorder(Ramp(26), tmp_path, ignore) as kept:
         kept.hear(BEGAN)
@@ -263,6 +271,26 @@ def test_a_restart_is_marked_and_ends_the_turn(tmp_path: Path) -> None:
     assert json.loads((kept.folder / "transcript.json").read_text())["restarts"] == [1.04]
     lines = (kept.folder / "transcript.md").read_text().splitlines()
     assert lines[2::2] == ["**0:00** word", "*0:01 The conversation begins again.*", "**0:01** word"]
+
+
+def test_all_who_spoke_are_named_from_the_first_on(tmp_path: Path) -> None:
+    chef, astronaut = (replace(BEGAN, persona=name, voice="NATM1") for name in ("chef", "astronaut"))
+    with Recorder(Ramp(26), tmp_path, ignore) as kept:
+        kept.hear(BEGAN)
+        for index, _ in enumerate(kept.frames(wake)):
+            for event in {13: [chef], 20: [astronaut], 22: [chef]}.get(index, []):
+                kept.hear(event)
+            kept.play(np.zeros(FRAME, dtype=np.float32))
+            kept.hear(Step(index, "", 0, 0, None))
+    assert kept.folder
+    title, *marks = (kept.folder / "transcript.md").read_text().splitlines()[::2]
+    assert title.startswith("# teacher, chef, astronaut, ")
+    assert marks == [
+        "*0:00 First teacher speaks, with the voice NATF2.*",
+        "*0:01 From here on chef speaks, with the voice NATM1.*",
+        "*0:01 From here on astronaut speaks, with the voice NATM1.*",
+        "*0:01 From here on chef speaks, with the voice NATM1.*",
+    ]
 
 
 def test_words_of_the_users_are_kept_where_they_were_spoken_however_late_they_come(tmp_path: Path) -> None:

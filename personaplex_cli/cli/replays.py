@@ -17,6 +17,7 @@ from personaplex_cli.cli.terminal import JsonEvents, ProgramStack
 from personaplex_cli.conversation import Engine
 from personaplex_cli.errors import either, unknown_name
 from personaplex_cli.events import Phase, State
+from personaplex_cli.files import check_folder
 from personaplex_cli.options import (
     CharacterOptions,
     DuetOptions,
@@ -58,6 +59,7 @@ def replay(
     """Show a recorded talk at its own speed: both voices and the words, without a model.
 
     With other settings, or with --out, a model hears the same user again, and both answers are laid side by side.
+    --persona speaks in place of all who spoke, with its own voice unless --voice is given.
     """
     if changes or out:
         _hold_again(talk, out or Path("replays"), options, changes)
@@ -75,6 +77,7 @@ def _hold_again(talk: Path, out: Path, options: ScreenOptions, changes: Mapping[
     from personaplex_cli.programs.again import characters, hold_again, model_options
 
     recorded = _recorded(talk)
+    check_folder(out)
     who, model = characters(recorded, changes), model_options(recorded, changes)
     with ProgressScreen(Console(stderr=True)) as screen:
         json_lines = JsonEvents()
@@ -83,7 +86,7 @@ def _hold_again(talk: Path, out: Path, options: ScreenOptions, changes: Mapping[
         from personaplex_cli.loader.load import load
 
         with closing(load(model, listen, who[0])) as engine:
-            hold_again(engine, recorded, who, out, listen, same=not changes)
+            hold_again(engine, recorded, who, out, listen)
     json_lines.conclude()
 
 
@@ -116,7 +119,8 @@ def duet(
 ) -> None:
     """Have two personas talk with each other, and listen.
 
-    Each has its own voice. The one on the right takes the seed after that of the left one: else twins say the same.
+    Each has its own voice. The one on the right takes the seed after that of the left one: so that two
+    identical personas do not say the same.
     """
     from personaplex_cli.lookup import find_character
     from personaplex_cli.programs.duet import SLOTS, Duet

@@ -9,9 +9,10 @@ recording like the first one, with the old answer beside it and a page about bot
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from personaplex_cli.samples import FRAME_SECONDS, Samples, frame_at
 from personaplex_cli.transcript import as_bytes, clock
 
 KNOWN_MODELS = (DEMO, DEFAULT_MODEL)
+SETTINGS = ("persona", "prompt", "voice", "model", "sampling")  # which make the same tokens
 COMMIT = "[0-9a-f]{40}"
 
 
@@ -94,33 +96,32 @@ def model_options(talk: RecordedTalk, changes: Mapping[str, Any]) -> LiveModelOp
     return LiveModelOptions(**(values | {name: value for name, value in changes.items() if name in own}))
 
 
-def hold_again(
-    engine: Engine, talk: RecordedTalk, who: Mapping[int, Character], out: Path, listen: Listener, same: bool
-) -> Path:
+def hold_again(engine: Engine, talk: RecordedTalk, who: Mapping[int, Character], out: Path, listen: Listener) -> Path:
     """Hold the talk again and write what came of it; returns the folder, made in `out`.
 
-    `same` says that nothing was changed: whether the tokens are equal is told then. Raises what ends the conversation.
+    With the same settings a Note says whether the tokens are equal. Raises what ends the conversation; nothing of it
+    is kept then.
     """
     again = Again(talk, who)
     begun = 0.0
-    with Recorder(again, out, listen) as recorder:
-        conversation = Conversation(who[0], recorder)
-        with closing(converse_all(engine, [conversation])) as events:
-            for _, event in events:
-                if isinstance(event, Ended) and event.error:
-                    raise event.error
-                recorder.hear(event)
-                again.hear(event, conversation)
-                listen(replace(event, source=talk.name) if isinstance(event, Step) else event)
-                if isinstance(event, Began) and not begun:
-                    begun = time.perf_counter()
-                    listen(Started(talk.name, talk.frames))
+    recorder = Recorder(again, out, listen)
+    conversation = Conversation(who[0], recorder)
+    with _whole(recorder, listen), recorder, closing(converse_all(engine, [conversation])) as events:
+        for _, event in events:
+            if isinstance(event, Ended) and event.error:
+                raise event.error
+            recorder.hear(event)
+            again.hear(event, conversation)
+            listen(replace(event, source=talk.name) if isinstance(event, Step) else event)
+            if isinstance(event, Began) and not begun:
+                begun = time.perf_counter()
+                listen(Started(talk.name, talk.frames))
     took = time.perf_counter() - begun
     folder = recorder.folder
     if folder is None:
         raise AudioError(f"The talk {talk.name} has no sound.", "Record it again.")
     held = read_talk(folder)
-    summary = [_verdict(talk, held)] if same else []
+    summary = [_verdict(talk, held)] if _same_settings(talk, held) else []
     for sentence in summary:
         listen(Note(sentence))
     comparison = _write_beside(folder, talk, page(talk, held, summary))
@@ -128,6 +129,25 @@ def hold_again(
     seconds = talk.frames * FRAME_SECONDS
     listen(Finished(talk.name, files, round(seconds, 2), round(seconds / max(took, 1e-9), 2), held.text))
     return folder
+
+
+@contextmanager
+def _whole(recorder: Recorder, listen: Listener) -> Iterator[None]:
+    """Remove a recording that ends before its time: a later replay would take it for a talk."""
+    try:
+        yield
+    except BaseException:
+        if recorder.folder:
+            rmtree(recorder.folder, ignore_errors=True)
+            listen(Note("The new answer was not finished, so nothing of it is kept."))
+        raise
+
+
+def _same_settings(before: RecordedTalk, after: RecordedTalk) -> bool:
+    """Whether the same personas spoke in the same way; what an older recording does not say was the same."""
+    old, new = ([each.settings for _, each in talk.events if isinstance(each, Began)] for talk in (before, after))
+    pairs = zip(old, new, strict=False)
+    return all(was.get(name, now.get(name)) == now.get(name) for was, now in pairs for name in SETTINGS)
 
 
 def _verdict(before: RecordedTalk, after: RecordedTalk) -> str:

@@ -28,7 +28,7 @@ from aiohttp import web
 from personaplex_cli.conversation import Audio, Engine
 from personaplex_cli.errors import NetworkError, PersonaplexError
 from personaplex_cli.events import Event, Listener, Note, Phase, State, Visitors
-from personaplex_cli.files import check_writable
+from personaplex_cli.files import check_folder, check_writable
 from personaplex_cli.lookup import find_character
 from personaplex_cli.options import AccessOptions, CharacterOptions, ModelOptions, ServeOptions
 from personaplex_cli.protocols.adapter import Adapter, Closing, Out, Upgrade
@@ -88,6 +88,7 @@ class App:
     ) -> None:
         """`slots` conversations are held at once; None: as many as fit."""
         if serve.record is not None:
+            check_folder(serve.record)
             check_writable(serve.record / "conversation.wav")
         self._model = model
         self._slots = slots

@@ -20,6 +20,7 @@ from test_recorded import BEGAN, Given, noise, older
 
 from personaplex_cli.character import Character, Sampling
 from personaplex_cli.cli.main import program
+from personaplex_cli.cli.replays import EXAMPLE
 from personaplex_cli.conversation import Conversation, Engine, converse_all
 from personaplex_cli.engine.engine import LocalEngine
 from personaplex_cli.errors import UsageError
@@ -65,7 +66,7 @@ def test_the_same_settings_make_the_same_tokens(
     talk = read_talk(folder)
     assert talk.frames == 70 and talk.tokens is not None and len(np.unique(talk.tokens)) > 50
     said: list[Event] = []
-    again = read_talk(hold_again(model, talk, characters(talk, {}), tmp_path / "b", said.append, same=True))
+    again = read_talk(hold_again(model, talk, characters(talk, {}), tmp_path / "b", said.append))
     assert np.array_equal(
         (folder / "tokens.npy").read_bytes(), (tmp_path / "b" / again.name / "tokens.npy").read_bytes()
     )
@@ -119,7 +120,7 @@ def test_whatever_was_done_in_a_talk_is_done_again(does: dict[int, list[str]], d
     loud = data.draw(st.lists(st.booleans(), min_size=18, max_size=18))
     with TemporaryDirectory() as place:
         talk = talked(Parrot(1), Path(place) / "a", 18, does, loud)
-        again = read_talk(hold_again(Parrot(1), talk, parrots(talk), Path(place) / "b", ignore, same=True))
+        again = read_talk(hold_again(Parrot(1), talk, parrots(talk), Path(place) / "b", ignore))
     assert np.array_equal(again.said, talk.said) and again.words == talk.words
     assert last_of_each_frame(again) == last_of_each_frame(talk)
 
@@ -135,12 +136,40 @@ def last_of_each_frame(talk: RecordedTalk) -> dict[tuple[int, type], Event]:
     return {(frame, type(event)): event for frame, event in talk.events}
 
 
+class Interrupted(Parrot):
+    def step(self, *args: Any) -> Any:
+        if self._heard[0] == 9:
+            raise KeyboardInterrupt
+        return super().step(*args)
+
+
+def test_an_answer_that_is_interrupted_leaves_no_half_talk(tmp_path: Path) -> None:
+    talk = talked(Parrot(1), tmp_path / "a", 18, {}, [True] * 18)
+    events: list[Event] = []
+    with pytest.raises(KeyboardInterrupt):
+        hold_again(Interrupted(1), talk, parrots(talk), tmp_path / "b", events.append)
+    assert not list((tmp_path / "b").iterdir())
+    assert Note("The new answer was not finished, so nothing of it is kept.") in events
+
+
+def test_tokens_are_compared_with_the_examples_where_an_option_repeats_what_was(
+    demo: LocalEngine, tmp_path: Path
+) -> None:
+    talk = read_talk(EXAMPLE)
+    assert talk.tokens is not None and len(talk.tokens) == talk.frames
+    start = replace(talk, heard=talk.heard[: 12 * FRAME], said=talk.said[: 12 * FRAME], words=[])
+    events: list[Event] = []
+    hold_again(demo, start, characters(talk, {"persona": "Astronaut", "seed": 1}), tmp_path, events.append)
+    assert Note("All tokens are the same, in 12 frames.") in events
+
+
 def test_other_settings_answer_the_same_user(demo: LocalEngine, tmp_path: Path) -> None:
     talk = talked(demo, tmp_path / "a", 40, {}, [True] * 40)
     changes = {"persona": "chef", "voice": "NATM1", "seed": 5}
     events: list[Event] = []
-    folder = hold_again(demo, talk, characters(talk, changes), tmp_path / "b", events.append, same=False)
+    folder = hold_again(demo, talk, characters(talk, changes), tmp_path / "b", events.append)
     again = read_talk(folder)
+    assert not any(isinstance(event, Note) and "tokens" in event.text for event in events)
     began = next(event for _, event in again.events if isinstance(event, Began))
     assert (began.persona, began.voice, began.seed) == ("chef", "NATM1", 5)
     assert np.array_equal(again.heard, talk.heard) and not np.array_equal(again.said, talk.said)
@@ -167,7 +196,8 @@ def test_what_is_not_changed_is_as_it_was(tmp_path: Path) -> None:
     assert (who.persona, who.prompt, who.voice) == ("chef", "You cook.", "NATF1")
     assert who.sampling == Sampling(7, False, 0.5, 9, 1)
     changed = characters(talk, {"seed": 8, "persona": "teacher"})[0]
-    assert (changed.persona, changed.prompt, changed.voice) == ("teacher", TEACHER.prompt, "NATF1")
+    assert (changed.persona, changed.prompt, changed.voice) == ("teacher", TEACHER.prompt, TEACHER.voice)
+    assert characters(talk, {"persona": "teacher", "voice": "NATM3"})[0].voice == "NATM3"
     assert changed.sampling == replace(who.sampling, seed=8)
     options = model_options(talk, {"device": "cpu"})
     assert (options.model, options.precision, options.device) == ("demo", "int8", "cpu")

@@ -169,7 +169,11 @@ def test_a_key_switches_to_a_favourite_who_says_what_it_always_says(
     assert said[:20] != alone and said[20:40] == said[40:] == alone
     assert [(each.persona, each.voice) for each in held.of(Began)] == [("teacher", "NATF2"), *[("chef", "NATM3")] * 2]
     marks = [mark["text"] for mark in json.loads(next(tmp_path.glob("*/transcript.json")).read_text())["marks"]]
-    assert marks == ["From here on chef speaks, with the voice NATM3.", "The conversation begins again."]
+    assert marks == [
+        "First teacher speaks, with the voice NATF2.",
+        "From here on chef speaks, with the voice NATM3.",
+        "The conversation begins again.",
+    ]
 
 
 def test_a_favourite_who_cannot_speak_does_not_end_the_talk(

@@ -55,7 +55,7 @@ def length(path: Path) -> tuple[int, int]:
         return file.getnframes(), file.getnchannels()
 
 
-@pytest.mark.parametrize(("given", "name"), [([], "teacher"), (["--prompt", "You sing."], "own words")])
+@pytest.mark.parametrize(("given", "name"), [([], "teacher"), (["--prompt", "You sing."], "a custom persona")])
 def test_who_says_other_words_is_not_called_by_the_personas_name(
     given: list[str], name: str, question: Path, random_folder: Path
 ) -> None:

@@ -17,7 +17,7 @@ from personaplex_cli.protocols.openai_live import UNHEARD, OpenAILive
 from personaplex_cli.protocols.wire import MAX_PROMPT, Request
 from personaplex_cli.samples import FRAME, pcm16
 
-BEGAN = Began("own words", "NATM1", "demo", "cpu", "fp32", 3, 92, 3000)
+BEGAN = Began("a custom persona", "NATM1", "demo", "cpu", "fp32", 3, 92, 3000)
 SOUND = np.random.default_rng(0).standard_normal(FRAME).astype(np.float32) * np.float32(0.1)
 
 

@@ -18,7 +18,7 @@ from personaplex_cli.protocols.wire import MAX_PROMPT, Request
 from personaplex_cli.samples import FRAME, SILENT_FRAME
 
 SOUND = np.full(FRAME, 0.1, dtype=np.float32)
-BEGAN = Began("own words", "NATM1", "demo", "cpu", "fp32", 3, 92, 3000)
+BEGAN = Began("a custom persona", "NATM1", "demo", "cpu", "fp32", 3, 92, 3000)
 KINDS = ["session.update", "response.create", "response.cancel"]
 KINDS += [f"input_audio_buffer.{deed}" for deed in ("append", "commit", "clear")]
 KINDS += [f"conversation.item.{deed}" for deed in ("create", "truncate", "delete", "retrieve")]

@@ -149,7 +149,7 @@ def test_realtime_begins_again_with_what_an_update_asks_for(server: RunningServe
             assert await realtime(socket, **session)
         server.wait(lambda: any("/v1/realtime: " in note for note in server.notes[before:]))
         (note,) = (note for note in server.notes[before:] if "/v1/realtime: " in note)
-        assert "own words, NATM2" in note
+        assert "a custom persona, NATM2" in note
 
     asyncio.run(talk(instructions="You cook.", audio={"output": {"voice": "NATM2"}}))
 
