@@ -231,7 +231,7 @@ class SoundCard:
             self._listen(State(Phase.LIVE))
         elif self._health.troubled and self._portaudio_latency == "low":
             self._portaudio_latency = "high"
-            self._note("The sound card cannot keep up and gets larger buffers.")
+            self._note("The sound card cannot keep up: its buffers were enlarged.")
             self._reopen()
 
     def _revive(self) -> None:

@@ -19,6 +19,7 @@ from personaplex_cli.cli.output import Output
 from personaplex_cli.cli.terminal import JsonEvents, ProgramStack, write_json
 from personaplex_cli.conversation import Engine
 from personaplex_cli.errors import UsageError, either, unknown_name
+from personaplex_cli.evaluation.benchmark import HIGHER, LOWER, TASKS
 from personaplex_cli.events import Listener, Note, Phase, State
 from personaplex_cli.options import (
     AccessOptions,
@@ -37,7 +38,7 @@ from personaplex_cli.options import (
 )
 from personaplex_cli.screen.screens import JsonLines, PlainLines, ProgressScreen, Screen, Screens
 from personaplex_cli.screen.tables import show_table
-from personaplex_cli.screen.theme import THEMES
+from personaplex_cli.screen.theme import THEMES, theme_for
 
 ONE_BY_ONE = "A server answers recordings one after the other: --batch-size is for a model on this machine."
 
@@ -115,8 +116,8 @@ def eval(
     ],
     task: Annotated[
         str,
-        typer.Option("--task", help="Such as pause_handling or smooth_turn_taking.", show_default=False),
-    ],
+        typer.Option("--task", help=f"{either(TASKS)}.", show_default=False),
+    ] = "",
     options: EvalOptions,
     as_json: Annotated[bool, typer.Option("--json", help="What eval.json has, on standard output.")] = False,
     character: TaskCharacterOptions,
@@ -143,13 +144,16 @@ def eval(
                 raise KeyboardInterrupt(*work.kept) from stop
             failed = work.failures
         evaluation.score(screen.show, failed)
-        evaluation.write()
+        evaluation.write(screen.show)
     report = evaluation.report()
     if as_json:
         write_json(report)
     else:
-        titles = ["figure", "here", "published", "difference", "by"]
-        show_table(Console(), titles, program.rows(evaluation.task, report["summary"]))
+        console = Console()
+        glyphs = theme_for(console).glyphs
+        marks = {LOWER: glyphs.lower, HIGHER: glyphs.higher}
+        titles = ["figure", "here", "published", "diff.", "by"]
+        show_table(console, titles, program.rows(evaluation.task, report["summary"], marks))
     evaluation.conclude()
 
 

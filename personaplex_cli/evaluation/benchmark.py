@@ -54,14 +54,14 @@ class Task:
 TAKES_LESS = Figure("takes_turn", "takes the turn", LOWER)
 TAKES_MORE = Figure("takes_turn", "takes the turn", HIGHER)
 LATENCY = Figure("latency", "latency, s", LOWER)
-SOUND_LATENCY = Figure("sound_latency", "latency of the sound, s", LOWER)
+SOUND_LATENCY = Figure("sound_latency", "sound latency, s", LOWER)
 LISTENING = (
     TAKES_LESS,
-    Figure("backchannels", "backchannels a second", HIGHER),
-    Figure("divergence", "divergence from people", LOWER),
+    Figure("backchannels", "backchannels/s", HIGHER),
+    Figure("divergence", "divergence", LOWER),
     Figure("any_takes_turn", "takes the turn, any speech", LOWER),
-    Figure("true_backchannels", "backchannels a second, true rate", HIGHER),
-    Figure("true_divergence", "divergence from people, true rate", LOWER),
+    Figure("true_backchannels", "backchannels/s, true rate", HIGHER),
+    Figure("true_divergence", "divergence, true rate", LOWER),
 )
 OVERLAP = (
     Figure("stop_latency", "stops after, s", LOWER),
@@ -69,11 +69,11 @@ OVERLAP = (
     Figure("clean_response_latency", "responds after, undisturbed, s", LOWER),
 )
 MANNER = (
-    Figure("speaking_share", "share of speaking"),
-    Figure("overlap_share", "share of speaking at once"),
-    Figure("longest_wait", "longest wait for an answer, s"),
-    Figure("false_starts_a_minute", "false starts a minute of silence", LOWER),
-    Figure("words_a_minute", "words a minute of speech"),
+    Figure("speaking_share", "speaks, share"),
+    Figure("overlap_share", "both speak, share"),
+    Figure("longest_wait", "longest wait, s"),
+    Figure("false_starts_a_minute", "false starts/minute", LOWER),
+    Figure("words_a_minute", "words/minute"),
 )
 
 V1 = [

@@ -11,8 +11,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from personaplex_cli.errors import UsageError
-from personaplex_cli.evaluation.benchmark import Task, tasks_named
+from personaplex_cli.errors import UsageError, either
+from personaplex_cli.evaluation.benchmark import TASKS, Task, tasks_named
 from personaplex_cli.evaluation.intervals import Interval
 from personaplex_cli.evaluation.turn_taking import Spoken
 
@@ -67,23 +67,38 @@ class Sample:
 
 def samples(root: Path) -> list[Sample]:
     """All samples in a folder, numbers in their order. Raises UsageError if there are none."""
-    files = ("input.wav", "output.wav", WORDS)
     try:
-        folders = [each for each in root.iterdir() if any((each / name).exists() for name in files)]
+        folders = list(root.iterdir())
     except OSError as error:
         raise UsageError(f"{root} cannot be read ({error.strerror}).", "Give the folder of a data set.") from error
-    if not folders:
-        raise UsageError(f"There are no samples in {root}.", "It needs folders such as 1/ with an input.wav.")
-    return [Sample(each) for each in sorted(folders, key=_order)]
+    if found := sorted(filter(_is_sample, folders), key=_order):
+        return [Sample(each) for each in found]
+    deeper = (each for each in sorted(folders) if each.is_dir() and any(map(_is_sample, each.iterdir())))
+    if data_set := next(deeper, None):
+        raise UsageError(f"There are no samples in {root}.", f"Its folders have some: {data_set}")
+    raise UsageError(f"There are no samples in {root}.", "It needs folders such as 1/ with an input.wav.")
+
+
+def _is_sample(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("input.wav", "output.wav", WORDS))
 
 
 def task_of(name: str, found: Sequence[Sample]) -> Task:
-    """The task of that name, in the version of the benchmark that these samples are of. Raises UsageError."""
-    first, *others = tasks_named(name)
-    has_annotation = (task for task in others if any((each.folder / str(task.annotation)).exists() for each in found))
-    if first.annotation and any((each.folder / first.annotation).exists() for each in found):
-        return first
-    return next(has_annotation, first)
+    """The task of that name, in the version of the benchmark that these samples are of.
+
+    Raises UsageError if there is none, or if they are of another task.
+    """
+    tasks = tasks_named(name)
+    if fitting := next((task for task in tasks if _fits(task, found)), None):
+        return fitting
+    files = either(str(task.annotation) for task in tasks)
+    others = [other for other in TASKS if any(task.annotation and _fits(task, found) for task in tasks_named(other))]
+    hint = f"Give --task {either(others)}." if others else "Give another --task or another folder."
+    raise UsageError(f"No sample has a file {files}: is this data for {name}?", hint)
+
+
+def _fits(task: Task, found: Sequence[Sample]) -> bool:
+    return task.annotation is None or any((each.folder / task.annotation).exists() for each in found)
 
 
 def human_listeners(root: Path) -> dict[str, list[float]]:

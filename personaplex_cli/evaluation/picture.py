@@ -59,9 +59,10 @@ def latencies_of(task: Task, scored: Sequence[Scored]) -> list[float]:
 
 
 def _histogram(axes: Any, latencies: Sequence[float]) -> None:
-    axes.hist(latencies, bins=LATENCY_BINS, color=AGENT)
+    longest = max(1.0, *latencies)  # one second at least: the same scale for all that are quick
+    axes.hist(latencies, bins=LATENCY_BINS, range=(0, longest), color=AGENT)
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="seconds until the agent answers", ylabel="samples")
+    axes.set(xlabel="seconds until the agent answers", ylabel="samples", xlim=(0, longest))
 
 
 def _lanes(axes: Any, scored: Scored) -> None:

@@ -4,7 +4,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from personaplex_cli.errors import ModelError, UsageError
+from personaplex_cli.errors import ModelError, UsageError, unknown_name
 from personaplex_cli.events import Listener, Phase, State
 from personaplex_cli.library import hub
 from personaplex_cli.library.weights import is_folder
@@ -12,6 +12,8 @@ from personaplex_cli.library.weights import is_folder
 NEEDED = ("config.json", "tokenizer.json", "model.bin")
 OPTIONAL = ("preprocessor_config.json", "vocabulary.json", "vocabulary.txt")
 SYSTRAN = "Systran/faster-whisper-"  # whose repositories have the plain names
+SIZES = ("tiny.en", "base.en", "small.en", "medium.en", "tiny", "base", "small", "medium")
+SIZES += ("large-v1", "large-v2", "large-v3")
 
 
 def check_installed() -> None:
@@ -29,6 +31,8 @@ def find_whisper(name: str, listen: Listener) -> Path:
     check_installed()
     if is_folder(name):
         return _folder(Path(os.path.expanduser(name)))
+    if "/" not in name and name not in SIZES:
+        raise unknown_name("Whisper model", name, SIZES, "Try tiny.en, base.en, small.en or a folder.")
     repo = name if "/" in name else SYSTRAN + name
     found = hub.find(repo, None, NEEDED)
     if len(found) == len(NEEDED):
@@ -40,6 +44,8 @@ def find_whisper(name: str, listen: Listener) -> Path:
 def _folder(folder: Path) -> Path:
     absent = [name for name in NEEDED if not (folder / name).is_file()]
     if absent:
-        what = f"{folder} is not a Whisper model in CTranslate2's format: it has no {' and no '.join(absent)}."
+        *others, last = absent
+        names = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+        what = f"{folder} is not a Whisper model in CTranslate2's format: {names} missing."
         raise ModelError(what, "Give --asr another folder, or a name such as base.en.")
     return folder

@@ -4,7 +4,7 @@ It runs what `run` runs, in the same way. Outputs that others have made are scor
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +16,7 @@ from personaplex_cli.character import Character
 from personaplex_cli.conversation import Engine
 from personaplex_cli.errors import PersonaplexError, UsageError, either, unknown_name
 from personaplex_cli.evaluation import picture, speech
-from personaplex_cli.evaluation.benchmark import MANNER, Task
+from personaplex_cli.evaluation.benchmark import MANNER, TASKS, Task
 from personaplex_cli.evaluation.dataset import HUMAN, Sample, human_listeners, samples, task_of
 from personaplex_cli.evaluation.heard import can_hear, heard
 from personaplex_cli.evaluation.scores import Figures, Scored, Scorer, summary
@@ -35,7 +35,7 @@ RECOGNISER = "base.en"  # Whisper's size, as of `--asr`
 REPORT = "eval.json"  # in the data set's folder
 EXTRA = "Install the extra eval: pip install 'silero-vad>=6.2.3' matplotlib"
 NAMED = 10  # samples that are not scored
-SPREAD = {"median": "median", "p95": "95 % are below"}
+SPREAD = {"median": "median", "p95": "95 % below"}
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,15 @@ class Evaluation:
             "failures": {name: str(error) for name, error in self.failures.items()},
         }
 
-    def write(self) -> None:
-        """Write `eval.json`, and the picture if it is wanted. Raises AudioError if that fails."""
+    def write(self, listen: Listener) -> None:
+        """Write `eval.json`, and the picture if it is wanted, and tell where. Raises AudioError if that fails."""
         with atomic_file(self.root / REPORT) as file:
             file.write(as_bytes(json.dumps(self.report(), ensure_ascii=False, indent=1) + "\n"))
         if self.options.plot and self.scored:
             picture.draw(self.options.plot, self.task, self.scored)
+            listen(Note(f"Written: {self.root / REPORT}, {self.options.plot}"))
+        else:
+            listen(Note(f"Written: {self.root / REPORT}"))
 
     def conclude(self) -> None:
         """Raise the end of an evaluation that some samples have no part in: with the exit code of the first one."""
@@ -122,8 +125,8 @@ class Evaluation:
         lines = [f"{name}: {error}" for name, error in list(self.failures.items())[:NAMED]]
         more = len(self.failures) - len(lines)
         lines += [f"and {more} more, all in {self.root / REPORT}"] if more else []
-        what = f"{len(self.failures)} of {len(self.samples)} samples are in no mean. " + " | ".join(lines)
-        raise type(next(iter(self.failures.values())))(what, "Mend them, then give the same command again.")
+        what = f"{len(self.failures)} of {len(self.samples)} samples were left out. " + " | ".join(lines)
+        raise type(next(iter(self.failures.values())))(what, "Correct them, then run the same command again.")
 
     @contextmanager
     def _words(self, listen: Listener) -> Iterator[Callable[[Sample], list[Spoken]]]:
@@ -140,9 +143,11 @@ class Evaluation:
         if not speech.can_be_found():
             remarks.append(f"How much each side speaks is not measured. {EXTRA}")
         if not human and self.task.needs_speech and not self.task.clean:
-            remarks.append(f"Without the benchmark's {HUMAN} in {self.root} nothing is compared with people.")
+            remarks.append(f"Without the benchmark's {HUMAN} in {self.root} there is no comparison with people.")
         if self.options.words == "tokens" and self.task.published and any(each.settings for each in self.samples):
             remarks.append("Published figures come from words recognised in the sound: --words asr is nearer to them.")
+        if any(settings.get("model") == "demo" for each in self.samples if (settings := each.settings)):
+            remarks.append("The demo is another, small model: its figures cannot be compared with published ones.")
         made = {json.dumps(_essence(settings), sort_keys=True) for each in self.samples if (settings := each.settings)}
         if len(made) > 1:
             remarks.append(f"The outputs were made with {len(made)} different settings; each output.json has its own.")
@@ -153,6 +158,8 @@ def prepare(root: Path, task: str, options: EvalOptions) -> Evaluation:
     """What is in the data set. Raises UsageError for what cannot be done and AudioError for what cannot be written,
     before anything slow begins.
     """
+    if not task:
+        raise UsageError("Which task is it?", f"Give --task {either(TASKS)}.")
     found = samples(root)
     chosen = task_of(task, found)
     if options.words not in WORDS:
@@ -164,7 +171,7 @@ def prepare(root: Path, task: str, options: EvalOptions) -> Evaluation:
         raise UsageError(f"{chosen.name} needs a detector of speech, which is not installed.", EXTRA)
     if options.plot:
         if options.plot.suffix.lower() not in picture.SUFFIXES:
-            raise UsageError(f"{options.plot} is no name of a picture.", f"Let it end in {either(picture.SUFFIXES)}.")
+            raise UsageError(f"{options.plot} is not a picture.", f"Its name must end in {either(picture.SUFFIXES)}.")
         if not picture.can_be_drawn():
             raise UsageError("Pictures are drawn by matplotlib, which is not installed.", EXTRA)
         check_writable(options.plot)
@@ -172,15 +179,19 @@ def prepare(root: Path, task: str, options: EvalOptions) -> Evaluation:
     return Evaluation(root, chosen, found, options)
 
 
-def rows(task: Task, means: Figures) -> list[list[str]]:
-    """The figures for reading: title, ours, published, difference, whose; a row for each published one."""
+def rows(task: Task, means: Figures, marks: Mapping[str, str]) -> list[list[str]]:
+    """The figures for reading: title, ours, published, difference, whose; a row for each published one.
+
+    `marks` are those of LOWER and HIGHER.
+    """
     table = []
     for figure in task.figures:
-        title, ours = f"{figure.title} ({figure.better})", means.get(figure.name)
+        title, ours = f"{figure.title} {marks[figure.better]}", means.get(figure.name)
         whose = [each for each in task.published if each.figure == figure.name]
-        for each in whose:
+        for number, each in enumerate(whose):
             difference = "-" if ours is None else f"{ours - each.value:+.3f}"
-            table.append([title, _shown(ours), f"{each.value:.3f}", difference, each.whose])
+            first = ["", ""] if number else [title, _shown(ours)]
+            table.append([*first, f"{each.value:.3f}", difference, each.whose])
         table += [] if whose else _own(title, ours)
         for name, share in SPREAD.items():
             table += _own(f"{figure.title}: {share}", means.get(f"{figure.name}_{name}"))

@@ -296,6 +296,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def downloaded(arrived: events.Downloading) -> str:
+    """In the unit that shows how it grows."""
+    if arrived.total < 1e9:
+        return f"{arrived.done / 1e6:.0f} of {arrived.total / 1e6:.0f} MB"
     return f"{arrived.done / 1e9:.1f} of {arrived.total / 1e9:.1f} GB"
 
 

@@ -35,6 +35,8 @@ class Glyphs:
     tick: str = "╵"
     cursor: str = "▍"
     more: str = "…"
+    higher: str = "↑"  # is better
+    lower: str = "↓"
 
 
 ASCII = Glyphs(
@@ -58,6 +60,8 @@ ASCII = Glyphs(
     tick="'",
     cursor="_",
     more="...",
+    higher="(more is better)",
+    lower="(less is better)",
 )
 
 

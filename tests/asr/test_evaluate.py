@@ -59,7 +59,7 @@ def test_words_come_from_the_sound_and_are_kept(sample: Path, library: Path) -> 
 def test_a_sound_that_cannot_be_recognised_is_named(sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
     say(sample, 0.8, 1.0)
     assert cli.program(["eval", "set", "--task", "smooth_turn_taking", "--no-run", "--words", "asr"]) == 1
-    assert "1 of 1 samples are in no mean. 1: ValueError: too loud" in capsys.readouterr().err
+    assert "1 of 1 samples were left out. 1: ValueError: too loud" in capsys.readouterr().err
 
 
 def test_without_the_extra_one_is_told(

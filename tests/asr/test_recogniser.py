@@ -97,12 +97,22 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_a_folder_must_have_the_files(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no tokenizer\.json and no model\.bin"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json and model\.bin are missing"):
         (tmp_path / "config.json").touch()
         find_whisper(str(tmp_path), ignore)
     for name in NEEDED:
         (tmp_path / name).touch()
     assert find_whisper(str(tmp_path), ignore) == tmp_path
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_name_that_is_no_size_is_refused_without_the_network() -> None:
+    with pytest.raises(UsageError, match="no Whisper model named 'nosuch'") as caught:
+        find_whisper("nosuch", pytest.fail)
+    assert caught.value.hint == "Try tiny.en, base.en, small.en or a folder."
+    with pytest.raises(UsageError) as caught:
+        find_whisper("smal.en", pytest.fail)
+    assert "Did you mean small.en" in caught.value.hint
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")

@@ -191,7 +191,7 @@ def test_flags_are_counted_and_a_card_in_trouble_gets_larger_buffers(plug: Calla
     _, events = talk(fake)
     assert [stream.settings["latency"] for stream in fake.opened] == ["low", "high"]
     assert glitches(events, "underrun") == 5  # not the first ones; 4 before the card is reopened, and a last one
-    assert "larger buffers" in notes(events)
+    assert "buffers were enlarged" in notes(events)
     assert not states(events)
 
 

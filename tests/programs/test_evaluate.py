@@ -78,12 +78,12 @@ def test_what_others_have_said_is_scored(capsys: pytest.CaptureFixture[str]) -> 
     assert told_of["summary"] == {"takes_turn": 0.5, "latency": 0.25, "latency_median": 0.25, "latency_p95": 0.475}
     assert (told_of["version"], told_of["words"], told_of["scored"], told_of["failures"]) == ("1.0", "tokens", 4, {})
     assert table(capsys.readouterr().out) == [
-        ["takes the turn (higher is better)", "0.500", "0.992", "-0.492", "Full-Duplex-Bench"],
-        ["takes the turn (higher is better)", "0.500", "0.908", "-0.408", "NVIDIA's model card"],
-        ["latency, s (lower is better)", "0.250", "0.070", "+0.180", "Full-Duplex-Bench"],
-        ["latency, s (lower is better)", "0.250", "0.170", "+0.080", "NVIDIA's model card"],
+        ["takes the turn ↑", "0.500", "0.992", "-0.492", "Full-Duplex-Bench"],
+        ["", "", "0.908", "-0.408", "NVIDIA's model card"],
+        ["latency, s ↓", "0.250", "0.070", "+0.180", "Full-Duplex-Bench"],
+        ["", "", "0.170", "+0.080", "NVIDIA's model card"],
         ["latency, s: median", "0.250", "", "", ""],
-        ["latency, s: 95 % are below", "0.475", "", "", ""],
+        ["latency, s: 95 % below", "0.475", "", "", ""],
     ]
 
 
@@ -115,7 +115,7 @@ def test_a_broken_sample_is_named_and_in_no_mean(
     assert evaluate("pause_handling", "--no-run") == 2
     out, err = capsys.readouterr()
     assert table(out)[0][1] == "1.000"
-    assert "1 of 2 samples are in no mean. 2: set/2/pause.json" in err
+    assert "1 of 2 samples were left out. 2: set/2/pause.json" in err
     assert report()["scored"] == 1 and list(report()["failures"]) == ["2"]
 
 
@@ -168,7 +168,7 @@ def test_json_is_what_the_file_has(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("pause_handeling", [], "Did you mean pause_handling?"),
         ("pause_handling", ["--words", "guessed"], "Give tokens or asr."),
-        ("pause_handling", ["--plot", "a.bmp"], "Let it end in .png, .svg or .pdf."),
+        ("pause_handling", ["--plot", "a.bmp"], "Its name must end in .png, .svg or .pdf."),
         ("pause_handling", ["--persona", "nobody"], "no persona named"),
     ],
 )
@@ -196,6 +196,29 @@ def test_a_folder_without_samples_is_none(capsys: pytest.CaptureFixture[str]) ->
     Path("set/1").mkdir(parents=True)
     assert evaluate("pause_handling") == 2
     assert "There are no samples in set" in capsys.readouterr().err
+    told("1", root="set/deeper", pause=at(3.0, 4.0))
+    assert evaluate("pause_handling") == 2
+    assert "Its folders have some: set/deeper" in " ".join(capsys.readouterr().err.split())
+
+
+def test_data_of_another_task_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    told("1", turn_taking=at(3.0, 4.0))
+    assert evaluate("pause_handling") == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "No sample has a file pause.json: is this data for pause_handling?" in err
+    assert "Give --task smooth_turn_taking." in err and not Path("set/eval.json").exists()
+
+
+def test_without_a_task_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.program(["eval", "set"]) == 2
+    err = capsys.readouterr().err
+    assert all(task in err for task in TASKS)
+
+
+def test_it_is_told_where_the_figures_are(capsys: pytest.CaptureFixture[str]) -> None:
+    told("1", (1.0, 2.5), pause=at(3.0, 4.0))
+    assert evaluate("pause_handling", "--no-run") == 0
+    assert "Written: set/eval.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -209,7 +232,7 @@ def test_without_the_extra_one_is_told_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    told("1", pause=at(3.0, 4.0))
+    told("1", pause=at(3.0, 4.0), metadata={"timestamps": [3.0, 4.0]})
     monkeypatch.setattr(missing, "find_spec", lambda name: None)
     assert evaluate(task, "--no-run", *arguments) == 2
     assert "pip install 'silero-vad" in capsys.readouterr().err
@@ -329,5 +352,5 @@ class TestDemo:
         make(Path("made"), samples=2)
         Path("made/pause_handling/1/input.wav").write_bytes(b"no sound")
         assert self.run("pause_handling") == 4
-        assert "1 of 2 samples are in no mean. 1: " in capsys.readouterr().err
+        assert "1 of 2 samples were left out. 1: " in capsys.readouterr().err
         assert report("made/pause_handling")["samples"]["2"]["takes_turn"] is False
