@@ -12,8 +12,8 @@ from personaplex_cli.library.weights import is_folder
 NEEDED = ("config.json", "tokenizer.json", "model.bin")
 OPTIONAL = ("preprocessor_config.json", "vocabulary.json", "vocabulary.txt")
 SYSTRAN = "Systran/faster-whisper-"  # whose repositories have the plain names
-SIZES = ("tiny.en", "base.en", "small.en", "medium.en", "tiny", "base", "small", "medium")
-SIZES += ("large-v1", "large-v2", "large-v3")
+ENGLISH = ("tiny.en", "base.en", "small.en", "medium.en")
+SIZES = (*ENGLISH, "tiny", "base", "small", "medium", "large-v1", "large-v2", "large-v3")
 
 
 def check_installed() -> None:
