@@ -37,6 +37,7 @@ class Phase(StrEnum):
     WARMING_UP = "warming up"
     PRIMING = "priming"
     LIVE = "live"
+    REPLAY = "replay"  # of a recorded talk
     RECONNECTING = "reconnecting"  # the sound card has stopped
     DISCONNECTED = "disconnected"  # the server is gone; it is tried again
     LISTENING = "listening"  # a server, at the URL in the detail
@@ -142,6 +143,29 @@ class Began:
     settings: Mapping[str, Any] = field(default_factory=dict)
     memory: int = 0
     user: str = ""
+
+    @property
+    def left(self) -> Mapping[str, Any]:
+        """What is known of the other persona, who is heard on the left; nothing if that is a person."""
+        user = self.settings.get("user")
+        return user if self.user and isinstance(user, Mapping) else {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The persona and its voice, or both personas."""
+        if not self.user:
+            return (self.persona, self.voice)
+        left, right = f"{self.user} {self.left.get('voice', '')}", f"{self.persona} {self.voice}"
+        return (f"{left.rstrip()} (left) and {right.rstrip()} (right)",)
+
+    @property
+    def who(self) -> str:
+        """Who speaks, with which voice and seed: of two personas that of the left one, of which the other's follows."""
+        sampling = self.left.get("sampling")
+        seed = sampling.get("seed") if isinstance(sampling, Mapping) else self.seed
+        voice = f"voice {self.voice}" if self.voice and not self.user else ""
+        who = self.names[0] if self.user else self.persona or "An unknown persona"
+        return ", ".join(filter(None, (who, voice, "" if seed is None else f"seed {seed}")))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rich.console import Console
 from personaplex_cli.character import Sampling
 from personaplex_cli.cli.completion import completer
 from personaplex_cli.cli.help import with_default
-from personaplex_cli.cli.terminal import JsonEvents, ProgramStack
+from personaplex_cli.cli.terminal import JsonEvents, ProgramStack, say
 from personaplex_cli.conversation import Engine
 from personaplex_cli.errors import either, unknown_name
 from personaplex_cli.events import Phase, State
@@ -26,6 +26,7 @@ from personaplex_cli.options import (
     ScreenOptions,
     SpeakerOptions,
 )
+from personaplex_cli.samples import FRAME_SECONDS
 from personaplex_cli.screen.keys import Keys
 from personaplex_cli.screen.panel import screen_for
 from personaplex_cli.screen.screens import JsonLines, ProgressScreen, Screen
@@ -96,6 +97,9 @@ def _show(talk: Path, speaker: SpeakerOptions, options: ScreenOptions) -> None:
     recorded = _recorded(talk)
     with ProgramStack() as stack:
         keys, screen = shown(stack, options, unused="ms")
+        if options.json and not sys.stdout.isatty():
+            seconds = recorded.frames * FRAME_SECONDS
+            say(f"Playing {seconds:.0f} s at its own speed.")
         shows = Replay(recorded, speaker, screen.show)
         stack.ends(shows.end)
         shows.run(screen, keys)

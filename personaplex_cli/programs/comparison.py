@@ -6,6 +6,7 @@ Words are anyone's: all text is escaped, and the page's policy lets no other scr
 
 import base64
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
@@ -19,9 +20,10 @@ from personaplex_cli.transcript import AGENT, USER, Word, clock
 
 SECOND = 160  # pixels of a lane
 LETTER = 8  # pixels, about
-ROWS, ROW = 3, 17  # of words in a lane, and their height
+ROWS, ROW = 3, 17  # of words in a lane, and their height, which is also that of names and times
 WAVE = 40  # pixels of height
 FLOOR = -60.0  # dBFS: silence
+YOU = "You"
 
 STYLE = f"""
 :root {{ color-scheme: light dark; --user: #2a78d6; --old: #8a8a8a; --new: #1f9d55; }}
@@ -29,9 +31,13 @@ body {{ font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; }}
 h1 {{ font-size: 1.3rem; }}
 button {{ font: inherit; margin-right: .5rem; }}
 .lanes {{ position: relative; overflow-x: auto; border: 1px solid #8886; padding: .5rem 0; }}
-.lane {{ position: relative; height: {WAVE + ROWS * ROW + 8}px; }}
-.lane svg {{ position: absolute; left: 0; bottom: 4px; }}
-.lane span {{ position: absolute; white-space: pre; font-size: 13px; cursor: pointer; }}
+.lane, .axis {{ position: relative; padding-bottom: 8px; }}
+.lane b {{ position: sticky; left: .5rem; }}
+.axis {{ height: {ROW}px; font-size: 11px; opacity: .7; }}
+.axis span {{ position: absolute; border-left: 1px solid; padding-left: 3px; }}
+.lane svg {{ display: block; }}
+.words {{ position: relative; }}
+.words span {{ position: absolute; white-space: pre; font-size: 13px; cursor: pointer; }}
 .mark {{ position: absolute; top: 0; bottom: 0; border-left: 1px dashed #c00; padding-left: 3px; font-size: 11px; }}
 #now {{ position: absolute; top: 0; bottom: 0; width: 2px; background: #e33; }}
 figure {{ display: inline-block; margin: 1rem 1.5rem 0 0; }}
@@ -72,29 +78,37 @@ draw();
 
 def page(before: RecordedTalk, after: RecordedTalk, summary: Sequence[str] = ()) -> str:
     """The page about a talk as it was and as it was held again; `summary` are sentences above the lanes."""
-    heard = next((event.user for _, event in before.events if isinstance(event, Began) and event.user), "You")
+    heard = next((event.user for _, event in before.events if isinstance(event, Began) and event.user), YOU)
+    user = "you" if heard == YOU else heard
+    title = f"{_text(before.name)}: two answers to the same recording"
     lanes = [
         ("user", heard, before.heard, before.words, USER),
         ("old", "The old answer", before.said, before.words, AGENT),
         ("new", "The new answer", after.said, after.words, AGENT),
     ]
-    width = round(max(before.frames, after.frames) * FRAME_SECONDS * SECOND)
+    seconds = max(before.frames, after.frames) * FRAME_SECONDS
+    width = round(seconds * SECOND)
     whose = (("old", before), ("new", after))
     script = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; media-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script}'"
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        f"<title>{_text(before.name)}, again</title>\n<style>\n{STYLE}\n</style>\n</head>\n<body>",
-        f"<h1>{_text(before.name)}, again</h1>",
-        *(f'<p class="{kind}">The {kind} answer: {_text(who(talk))}</p>' for kind, talk in whose),
-        *(f"<p>{_text(sentence)}</p>" for sentence in summary),
-        f'<p><button data-answer="0">{_text(heard)} and the old answer</button>',
-        f'<button data-answer="1">{_text(heard)} and the new answer</button> <button id="stop">Stop</button></p>',
-        '<div class="lanes">',
+        f"<title>{title}</title>\n<style>\n{STYLE}\n</style>\n</head>\n<body>",
+        f"<h1>{title}</h1>",
         *(
-            _lane(kind, sound, [word for word in words if word.speaker == who], width)
-            for kind, _, sound, words, who in lanes
+            f'<p class="{kind}">The {kind} answer: {"<br>then ".join(map(_text, who(talk)))}</p>'
+            for kind, talk in whose
+        ),
+        *(f"<p>{_text(sentence)}</p>" for sentence in summary),
+        f'<p><button data-answer="0">Play {_text(user)} and the old answer</button>',
+        f'<button data-answer="1">Play {_text(user)} and the new answer</button> <button id="stop">Stop</button></p>',
+        f"<p>{seconds:.0f} seconds: scroll sideways to see all. A click on a word plays from there.</p>",
+        '<div class="lanes">',
+        _axis(seconds),
+        *(
+            _lane(kind, name, sound, [word for word in words if word.speaker == speaker], width)
+            for kind, name, sound, words, speaker in lanes
         ),
         *_marks(before),
         '<div id="now"></div>\n</div>',
@@ -104,16 +118,10 @@ def page(before: RecordedTalk, after: RecordedTalk, summary: Sequence[str] = ())
     return "\n".join(parts)
 
 
-def who(talk: RecordedTalk) -> str:
+def who(talk: RecordedTalk) -> list[str]:
     """Who spoke, one after the other, and how."""
     begun = [event for _, event in talk.events if isinstance(event, Began)]
-    names = dict.fromkeys(
-        ", ".join(
-            filter(None, (each.persona, each.voice, "" if each.seed is None else f"seed {each.seed}", each.model))
-        )
-        for each in begun
-    )
-    return "; then ".join(names)
+    return list(dict.fromkeys(", ".join(filter(None, (each.who, each.model))) for each in begun))
 
 
 def _text(text: str) -> str:
@@ -121,16 +129,24 @@ def _text(text: str) -> str:
     return escape(text.encode("utf-8", "replace").decode())
 
 
-def _lane(kind: str, sound: Samples, words: Sequence[Word], width: int) -> str:
+def _axis(seconds: float) -> str:
+    times = "".join(f'<span style="left:{at * SECOND}px">{clock(at)}</span>' for at in range(math.ceil(seconds)))
+    return f'<div class="axis" style="width:{round(seconds * SECOND)}px">{times}</div>'
+
+
+def _lane(kind: str, name: str, sound: Samples, words: Sequence[Word], width: int) -> str:
+    places = list(_places(words))
+    height = ROW * (1 + max((row for _, row, _ in places), default=-1))
     spans = "".join(
         f'<span style="left:{x}px;top:{row * ROW}px" data-at="{word.start:.2f}" title="{clock(word.start)}">'
         f"{_text(word.word)}</span>"
-        for x, row, word in _places(words)
+        for x, row, word in places
     )
+    said = f'<div class="words" style="height:{height}px">{spans}</div>' if spans else ""
     svg = (
         f'<svg width="{width}" height="{WAVE}"><path d="{_path(sound)}" stroke="currentColor" stroke-width="9"/></svg>'
     )
-    return f'<div class="lane {kind}" style="width:{width}px">{spans}{svg}</div>'
+    return f'<div class="lane {kind}" style="width:{width}px"><b>{_text(name)}</b>{said}{svg}</div>'
 
 
 def _places(words: Iterable[Word]) -> Iterator[tuple[int, int, Word]]:

@@ -99,4 +99,4 @@ class Replay(Live):
             return
         self._listen(event)
         if isinstance(event, Began):
-            self._listen(State(Phase.LIVE))
+            self._listen(State(Phase.REPLAY))

@@ -98,9 +98,9 @@ class Pen:
     def head(self) -> Text:
         """The state on the left, who speaks on the right."""
         state, theme, glyphs = self.state, self.theme, self.theme.glyphs
-        marks: dict[Phase | None, str] = {Phase.LIVE: glyphs.live, Phase.ENDED: glyphs.ended}
+        marks: dict[Phase | None, str] = {Phase.LIVE: glyphs.live, Phase.REPLAY: glyphs.live, Phase.ENDED: glyphs.ended}
         marks |= {Phase.RECONNECTING: glyphs.lost, Phase.DISCONNECTED: glyphs.lost}
-        live = state.phase == Phase.LIVE
+        live = state.is_live
         seconds = state.seconds if live else self.now - state.since if state.phase else 0.0
         style = theme.good if live else theme.strong
         left = Text.assemble(
@@ -113,7 +113,7 @@ class Pen:
     def who(self, space: int) -> Text:
         """Who speaks and on what; as much of it as there is room for."""
         who = self.state.who
-        facts = (who.persona, who.voice, who.device, who.precision) if who else ()
+        facts = (*who.names, who.device, who.precision) if who else ()
         names = [self.theme.readable(fact) for fact in facts if fact]
         while cell_len(self.dot.join(names)) + 2 > space and names:
             names.pop()
@@ -218,7 +218,7 @@ class Pen:
         """The newest lines of what the agent is saying; always `height` of them, so that nothing below moves."""
         state, theme = self.state, self.theme
         if not state.turns.text:
-            words = "silent until you speak" if state.hushed else "listening" if state.phase == Phase.LIVE else ""
+            words = "silent until you speak" if state.hushed else "listening" if state.is_live else ""
             quiet = [self.named(state.agent, Text(words, theme.quiet), theme.agent)]
             return quiet + [Text()] * (height - 1)
         wrapped = self.lit(min(lines.TEXT_WIDTH, self.room) - 1)[-height:]
@@ -267,7 +267,7 @@ class Pen:
         """How loud it is now, and whether that is too loud."""
         state, theme = self.state, self.theme
         # The loudest of a quarter second: a meter that jumps 12 times a second cannot be read.
-        newest = max(list(levels)[-3:], default=lines.FLOOR) if state.phase == Phase.LIVE else lines.FLOOR
+        newest = max(list(levels)[-3:], default=lines.FLOOR) if state.is_live else lines.FLOOR
         figure = (f"{newest:.0f} dB" if newest > lines.FLOOR else "").rjust(7)
         figure = "clips".rjust(7) if clips else figure
         level = lines.meter(lines.loudness(newest), cells - 7, style, theme) if cells > 7 else Text()

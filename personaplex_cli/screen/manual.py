@@ -36,7 +36,8 @@ def usable(favourites: Mapping[str, str], unused: Collection[str]) -> list[Key]:
 def help_lines(favourites: Mapping[str, str], unused: Collection[str], width: int, theme: Theme) -> list[Text]:
     """The keys, the words of the panel, and who is on which key."""
     rows = [(f" {key}  {name}", theme.strong, meaning) for key, name, meaning in usable(favourites, unused)]
-    rows += [(f" {name}", theme.quiet, meaning) for name, meaning in LEGEND]
+    legend = LEGEND[1:] if "m" in unused else LEGEND  # without a microphone nothing is on its way from there
+    rows += [(f" {name}", theme.quiet, meaning) for name, meaning in legend]
     room = width - NAMES
     drawn = [
         Text.assemble((name.ljust(NAMES), style), cut(meaning, room, theme.glyphs)) for name, style, meaning in rows

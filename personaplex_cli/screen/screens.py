@@ -42,7 +42,7 @@ from personaplex_cli.samples import FRAME_SECONDS
 from personaplex_cli.screen.state import PanelState, Remark, clock, downloaded
 from personaplex_cli.screen.theme import theme_for
 from personaplex_cli.screen.user_turns import UserTurn
-from personaplex_cli.transcript import Turn
+from personaplex_cli.transcript import Turn, Turns
 
 WAITING = 10_000  # events, a quarter of an hour of talk; without a refresh for so long the oldest are dropped
 TENTHS = 10  # lines that a download takes
@@ -142,6 +142,8 @@ class PlainLines(Sentences):
         super().__exit__()
         self._state.finish()
         self._write_history()
+        if self._state.files:
+            self._say(f"Written: {', '.join(self._state.files)}")
 
     def _take(self, event: Event, now: float) -> None:
         self._state.apply(event, now)
@@ -160,8 +162,6 @@ class PlainLines(Sentences):
                 self._say(text)
             case Devices(microphone, speaker):
                 self._say(f"Microphone: {microphone}. Speaker: {speaker}.")
-            case Finished(files=files) if files:
-                self._say(f"Written: {', '.join(files)}")
 
     def _write_history(self) -> None:
         while self._state.history:
@@ -248,7 +248,7 @@ class ProgressScreen(Sentences):
                     self._open(ANSWER, "", self._answers.frames)
                 self._draw(self._answers)
             case Step() | Steps() if self._answers:
-                self._answers.answered(event.frames if isinstance(event, Steps) else 1)
+                self._answers.answered(event)
                 self._draw(self._answers)
             case Finished(source, files, seconds, speed, text):
                 is_single = self._answers is None or self._answers.count == 1
@@ -260,7 +260,7 @@ class ProgressScreen(Sentences):
                 where = f" -> {', '.join(files)}" if files else ""
                 self._say(f"{source}{where}  ({seconds:.1f} s, {speed:.1f}x real time)")
                 if self._answers and is_single and len(text) <= SHORT_ANSWER:
-                    self._say(f"It said: {text}" if text else "It said nothing.")
+                    self._say(f"It said: {self._answers.said or text}" if text else "It said nothing.")
 
             case Failed(source, error):
                 if self._answers:
@@ -305,6 +305,7 @@ class _Answers:
         self._under_way: dict[str, Started] = {}
         self._since = time.monotonic()
         self._left = self.frames
+        self._turns, self._ended = Turns(), list[Turn]()  # of a single answer
 
     def begin(self, started: Started) -> None:
         self._under_way[started.source] = self._newest = started
@@ -313,8 +314,16 @@ class _Answers:
     def end(self, source: str) -> None:
         self._under_way.pop(source, None)
 
-    def answered(self, frames: int) -> None:
-        self._left = max(0, self._left - frames)
+    def answered(self, event: Step | Steps) -> None:
+        if isinstance(event, Step) and self.count == 1:
+            self._ended += self._turns.add(self.done, event.text)
+        self._left = max(0, self._left - (event.frames if isinstance(event, Steps) else 1))
+
+    @property
+    def said(self) -> str:
+        """A single answer, with dashes between turns: one may have been broken off."""
+        self._ended += self._turns.end()
+        return " — ".join(turn.text for turn in self._ended)
 
     @property
     def done(self) -> int:

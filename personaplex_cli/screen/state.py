@@ -27,7 +27,14 @@ CLIPPED_FRAMES = round(2 / FRAME_SECONDS)  # for which it is seen that the micro
 TROUBLE_FRAMES = round(10 / FRAME_SECONDS)  # for which it is seen that a step was late, or that sound was lost
 SHORT = 10.0  # seconds of a talk whose figures are told only if it is the last
 NOTE_SECONDS = 20.0  # for which a note is news
-SETTLED = (None, Phase.LIVE, Phase.ENDED, Phase.RECONNECTING, Phase.DISCONNECTED)  # not on the way to live
+SETTLED = (
+    None,
+    Phase.LIVE,
+    Phase.REPLAY,
+    Phase.ENDED,
+    Phase.RECONNECTING,
+    Phase.DISCONNECTED,
+)  # not on the way to live
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class PanelState:
         self.since = 0.0  # when this phase began
         self.passed: dict[Phase, float] = {}  # phases on the way to live, and the seconds each took
         self.arrivals: deque[tuple[float, events.Downloading]] = deque(maxlen=64)
+        self._replays = False
         self.muted = self.hushed = False
         self.transcribing = False  # the user's words are written down
         self._frames_before = 0  # of the conversation before this one
@@ -106,8 +114,7 @@ class PanelState:
                 for lane in (self.heard, self.said) if self.heard else ():
                     lane.append(BREAK)
                 self.agent, self.you = event.persona or AGENT, event.user or YOU
-                seed = "" if event.seed is None else f", seed {event.seed}"
-                self.history.append(Remark(f"{event.persona}, voice {event.voice}{seed}"))
+                self.history.append(Remark(event.who))
             case events.Step():
                 self._step(event)
             case events.UserWords(text, start):
@@ -154,16 +161,22 @@ class PanelState:
                 figures.append(f"Steps took {steps.percentile(50)} ms (p50), {steps.percentile(95)} ms (p95)")
                 figures.append(f"{steps.misses} of {steps.count} missed {FRAME_MS:.0f} ms")
             figures.append(counted(self.glitches.get("underrun", 0), "underrun"))
-            about = f"Talked for {clock(self.seconds)}, {counted(self.words, 'word')}. {'; '.join(figures)}."
+            what = "Played" if self._replays else "Talked for"
+            about = f"{what} {clock(self.seconds)}, {counted(self.words, 'word')}. {'; '.join(figures)}."
             self.history.append(Remark(about))
         self._frames_before = self.frames or self._frames_before
         self._begin(None)
 
     def notes(self, now: float) -> list[str]:
         """What is news, the newest last, and then what holds now."""
-        since = self.since if self.phase == Phase.LIVE else 0.0  # news of the way to live are news when it is reached
+        since = self.since if self.is_live else 0.0  # news of the way to live are news when it is reached
         news = (text for came, text in self.log if came is not None and now - max(came, since) < NOTE_SECONDS)
         return [*news, *self.notices]
+
+    @property
+    def is_live(self) -> bool:
+        """It goes on now, or again."""
+        return self.phase in (Phase.LIVE, Phase.REPLAY)
 
     @property
     def fresh(self) -> str:
@@ -229,6 +242,7 @@ class PanelState:
         if phase != self.phase:
             self.passed = {} if self.phase in SETTLED else {**self.passed, self.phase: now - self.since}
             self.phase, self.since = phase, now
+        self._replays = self._replays or phase == Phase.REPLAY
         self.detail = detail
 
     def _step(self, step: events.Step) -> None:

@@ -271,13 +271,29 @@ def test_a_page_holds_hostile_words_as_text_and_asks_no_network(words: list[str]
     html = page(talk, talk, [name])
     tags = Tags(html)
     known = {"html", "head", "meta", "title", "style", "body", "h1", "p", "button", "div", "span", "svg", "path"}
-    assert {tag for tag, _ in tags.tags} <= known | {"figure", "figcaption", "audio", "script"}
+    assert {tag for tag, _ in tags.tags} <= known | {"b", "br", "figure", "figcaption", "audio", "script"}
     assert len([tag for tag, _ in tags.tags if tag == "script"]) == 1
     for tag, attributes in tags.tags:
         assert not any(each.startswith("on") for each in attributes)
         assert tag == "audio" or not {"src", "href"} & attributes.keys()
         assert (attributes.get("src") or "data:audio/ogg;base64,").startswith("data:audio/ogg;base64,")
     assert "http:" not in "".join(map(str, tags.tags)) and html.encode()
+
+
+def test_a_page_has_times_and_names_its_lanes_and_who_spoke() -> None:
+    silence = np.zeros(30 * FRAME, dtype=np.float32)
+    switched = [(0, BEGAN), (9, replace(BEGAN, persona="chef"))]
+    texts = Tags(page(*[RecordedTalk("talk", silence, silence, [], switched, None)] * 2)).texts
+    assert {
+        "talk: two answers to the same recording",
+        "0:00",
+        "0:01",
+        "0:02",
+        "You",
+        "Play you and the old answer",
+    } <= set(texts)
+    assert texts.count("The old answer") == 2 and "0:03" not in texts  # its lane, its player
+    assert "then chef, voice NATF2, seed 3, demo" in texts
 
 
 def test_words_that_are_near_each_other_do_not_cover_each_other() -> None:

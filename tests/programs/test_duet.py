@@ -35,6 +35,7 @@ def test_both_voices_and_both_words_are_shown_and_kept(tmp_path: Path) -> None:
     assert duet.error is None
     (began,) = (event for event in events if isinstance(event, Began))
     assert (began.persona, began.user) == ("teacher", "chef")
+    assert began.who == f"chef {LEFT.voice} (left) and teacher {RIGHT.voice} (right), seed 3"
     user = began.settings["user"]
     assert (user["persona"], user["voice"], user["sampling"]["seed"]) == ("chef", LEFT.voice, 3)
     steps = [event for event in events if isinstance(event, Step)]

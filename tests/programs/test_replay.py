@@ -118,9 +118,23 @@ def test_the_command_shows_a_talk_as_lines_of_json(
     plug_in(FakeCard(listed=[]), monkeypatch)
     folder = record(tmp_path, 5, {0: [BEGAN]}, lambda index: " word")
     assert program(["replay", str(folder), "--json"]) == 0
-    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    written = capsys.readouterr()
+    assert written.err == "Playing 0 s at its own speed.\n"
+    events = [json.loads(line) for line in written.out.splitlines()]
+    assert [event["name"] for event in events if event["event"] == "state"] == ["replay", "ended"]
     assert [event["text"] for event in events if event["event"] == "step"] == [" word"] * 5
     assert [event["event"] for event in events if event["event"] != "step"] == ["note", "began", "state", "state"]
+
+
+def test_lines_say_that_it_is_a_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plug_in(FakeCard(listed=[]), monkeypatch)
+    folder = record(tmp_path, 5, {0: [BEGAN]}, lambda index: " word")
+    (folder / "transcript.json").unlink()  # who spoke is not known
+    assert program(["replay", str(folder)]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["An unknown persona", "Replay"] and lines[-1].startswith("Played 00:00, ")
 
 
 def test_the_example_is_a_talk_in_which_the_agent_is_interrupted() -> None:

@@ -59,9 +59,9 @@ def test_people_read_states_turns_glitches_and_notes() -> None:
         "teacher, voice NATF2, seed 7",
         "00:00  teacher: Hello there.",
         "Underrun 1: late",
-        "Written: talk.wav, talk.json",
         "00:04  teacher: Good bye.",
         "Talked for 00:05, 4 words. Steps took 40 ms (p50), 40 ms (p95); 0 of 70 missed 80 ms; 1 underrun.",
+        "Written: talk.wav, talk.json",
     ]
 
 

@@ -34,7 +34,7 @@ EVENTS: list[Event] = [
     State(Phase.LOADING, "org/[model]"),
     Note("Running on [cpu]."),
     Started("folder/a[1].wav", 2),
-    Step(0, " a", -20, -30, Timings(1, 2, 3)),
+    Step(0, " [a] b.", -20, -30, Timings(1, 2, 3)),
     Step(1, "", -20, -30, Timings(1, 2, 3)),
     Finished("folder/a[1].wav", ("b[1].wav", "b[1].json"), 0.16, 3.5, "[a] b."),
 ]
@@ -89,6 +89,13 @@ def test_elsewhere_there_are_only_sentences() -> None:
 def test_the_words_of_a_single_short_answer_are_told(text: str, count: int, said: list[str]) -> None:
     events: list[Event] = [Started("a.wav", 2, 1, count), Finished("a.wav", (), 0.16, 3.5, text)]
     assert shown(terminal=False, events=events).splitlines()[1:] == said
+
+
+def test_what_was_broken_off_does_not_run_into_the_next_turn() -> None:
+    words = {0: " I love", 2: " the", 30: " Good", 31: " bye."}
+    steps = [Step(index, words.get(index, ""), -20, -30, None) for index in range(40)]
+    events: list[Event] = [Started("a.wav", 40), *steps, Finished("a.wav", (), 3.2, 3.5, "".join(words.values()))]
+    assert shown(terminal=False, events=events).splitlines()[1:] == ["It said: I love the — Good bye."]
 
 
 def test_on_a_terminal_bars_come_and_go() -> None:
