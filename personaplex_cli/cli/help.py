@@ -1,10 +1,14 @@
 """What `--help` looks like: examples last, values by plain words, no types of Python."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import typer.core
+
+from personaplex_cli.errors import CLOSE, UsageError, either
+from personaplex_cli.library.catalog import PERSONAS, VOICES, folded
 
 PLACEHOLDERS = {int: "N", float: "N", Path: "PATH", str: "TEXT"}
 EXAMPLES = {
@@ -60,7 +64,7 @@ EXAMPLES = {
         "personaplex personas teacher",
         "personaplex personas new ada --voice NATF1",
         "personaplex personas check ada",
-        "personaplex personas try ada",
+        "personaplex personas try ada --model demo",
     ),
 }
 
@@ -83,14 +87,28 @@ class Command(typer.core.TyperCommand):
 
 
 class ShownByName(typer.core.TyperGroup):
-    """`personas teacher` is `personas show teacher`."""
+    """`personas teacher` is `personas show teacher`; what is clearly no name is a command that does not exist."""
 
     def get_params(self, ctx: Any) -> Any:
         return plain(super().get_params(ctx))
 
     def resolve_command(self, context: Any, arguments: list[str]) -> Any:
-        known = self.get_command(context, arguments[0])
-        return super().resolve_command(context, arguments if known else ["show", *arguments])
+        word, *rest = arguments
+        if self.get_command(context, word):
+            return super().resolve_command(context, arguments)
+        commands = [each for each in self.list_commands(context) if abbreviates(word, each)]
+        near = commands or get_close_matches(word, self.list_commands(context), cutoff=CLOSE)
+        is_name = folded(word) in (VOICES if self.name == "voices" else PERSONAS).files(lambda error: None)
+        if (rest and not rest[0].startswith("-")) or (near and not is_name):
+            remedy = f"Did you mean {either(near)}?" if near else f"See `personaplex {self.name} --help`."
+            raise UsageError(f"There is no command {word!r}.", remedy)
+        return super().resolve_command(context, ["show", *arguments])
+
+
+def abbreviates(short: str, word: str) -> bool:
+    """Whether it is the word with letters left out, the first one kept: rm for remove."""
+    rest = iter(word)
+    return short[:1] == word[:1] and len(short) > 1 and all(letter in rest for letter in short)
 
 
 def plain(parameters: Sequence[Any]) -> Sequence[Any]:

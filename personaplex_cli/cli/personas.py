@@ -1,7 +1,7 @@
 """The commands about personas: what there is, and those of the user's own."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -88,8 +88,7 @@ def new_persona(
         program.write(path, program.described(text, speaks, description))
     else:
         raise UsageError("There is no text for the persona.", "Give --prompt TEXT, or write it to standard input.")
-    print(path)
-    _check([path.stem], model)
+    _check([path.stem], model, "Added")
 
 
 personas_app.command("new", cls=Command)(bound(new_persona))
@@ -99,13 +98,15 @@ def edit_persona(*, name: Name, model: ModelFilesOptions) -> None:
     """Change a persona in your $EDITOR, and check it. One that ships is copied first: your own wins over it."""
     from personaplex_cli.programs import personas as program
 
+    if not sys.stdin.isatty():
+        raise UsageError("Cannot open an editor without a terminal.", "Run it in a terminal.")
     path, copied = program.own_copy(name)
     if copied:
         say(f"Copied to {path}: your own wins over the one that ships.")
     if not _edited(path, is_new=copied):
         say(f"Nothing was changed{', and no copy is kept' if copied else ''}.")
         return
-    _check([path.stem], model)
+    _check([path.stem], model, "Changed")
 
 
 personas_app.command("edit", cls=Command)(bound(edit_persona))
@@ -145,7 +146,9 @@ def try_persona(
     name: Name,
     question: Annotated[
         str | None,
-        typer.Argument(metavar="QUESTION", help="A recording to answer, instead of ours.", show_default=False),
+        typer.Argument(
+            metavar="QUESTION", help="A recording to answer, instead of the built-in one.", show_default=False
+        ),
     ] = None,
     out: Annotated[
         str | None,
@@ -195,6 +198,7 @@ def remove_persona(
     if not agreed(f"Remove the persona {path.stem}?", yes):
         raise UsageError(f"The persona {path.stem} is kept.")
     program.remove(path)
+    print(f"Removed the persona {path.stem}.")
 
 
 def _edited(path: Path, is_new: bool) -> bool:
@@ -209,13 +213,21 @@ def _edited(path: Path, is_new: bool) -> bool:
     return changed
 
 
-def _check(names: Iterable[str], model: ModelFilesOptions) -> None:
-    """Show what there is to say of these personas; ends the program if one is wrong."""
+def _check(names: Sequence[str], model: ModelFilesOptions, done: str = "") -> None:
+    """Show what there is to say of these personas, and what was `done` to the one; ends the program if one is wrong."""
     from personaplex_cli.loader.prompt_size import scale_of
     from personaplex_cli.programs import personas as program
 
-    with ProgressScreen(Console(stderr=True)) as screen:
-        findings = program.check(names, scale_of(model.model, model.revision, screen.show))
+    notes: list[Event] = []
+    findings = program.check(names, scale_of(model.model, model.revision, notes.append))
+    code = program.exit_code(findings)
     show_findings(Console(), findings)
-    if code := program.exit_code(findings):
+    with ProgressScreen(Console(stderr=True)) as screen:
+        for note in notes:
+            screen.show(note)
+    if done:
+        remedy = f"Change it: personaplex personas edit {names[0]}."
+        talk = f"Talk with it: personaplex chat --persona {names[0]}."
+        print(f"{done} the persona {names[0]}. {remedy if code else talk}")
+    if code:
         raise typer.Exit(code)

@@ -65,10 +65,5 @@ def scale_of(model: str, revision: str | None, listen: Listener = ignore) -> Pro
     if model == DEMO or weights.is_folder(model) or weights.cached(model, revision):
         listen(Note(f"Counted with the tokenizer and the voices of {model}."))
         return PromptScale(find_files(model, revision, ignore))
-    listen(
-        Note(
-            f"Counted with the demo, as {model} is not here: its tokenizer knows fewer words, so it counts more tokens "
-            "for the same text, and its voices may have other lengths."
-        )
-    )
+    listen(Note(f"Counted with the demo's tokenizer and voices, as {model} is not here: it may need fewer tokens."))
     return PromptScale(demo_files(ignore))

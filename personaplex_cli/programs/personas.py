@@ -133,7 +133,11 @@ def own_path(name: str) -> Path:
 
 
 def check(names: Iterable[str], scale: "PromptScale") -> list[Finding]:
-    """What there is to say of these personas: how much of the model's memory each takes, and what is wrong with it."""
+    """What there is to say of these personas: how much of the model's memory each takes, and what is wrong with it.
+
+    Raises UsageError for one that does not exist.
+    """
+    names = [PERSONAS.path(name).stem for name in names]
     return [finding for name in names for finding in _check(name, scale)]
 
 
@@ -160,10 +164,10 @@ def _check(name: str, scale: "PromptScale") -> Iterator[Finding]:
 
 
 def _words(size: "PromptSize") -> str:
-    seconds, left = size.frames * FRAME_SECONDS, (size.context - size.frames) * FRAME_SECONDS
+    left = (size.context - size.frames) * FRAME_SECONDS
     return (
-        f"{size.tokens} tokens; with the voice's {size.voice_frames} frames the prompt takes {size.frames} of "
-        f"{size.context}, {seconds:.1f} s of the memory: {clock(left)} are left to talk."
+        f"{clock(left)} left to talk: the prompt takes {size.frames} of {size.context} frames "
+        f"({size.voice_frames} of them the voice, {size.tokens} the text)."
     )
 
 

@@ -53,6 +53,31 @@ def test_one_persona_or_voice_is_shown_by_its_name(capsys: pytest.CaptureFixture
     assert "Did you mean NATM1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ("voices rm", "Did you mean remove?"),
+        ("voices rm ada --yes", "Did you mean remove?"),
+        ("personas remov", "Did you mean remove?"),
+        ("personas chek ada", "Did you mean check?"),
+        ("voices delete ada", "See `personaplex voices --help`."),
+    ],
+)
+def test_what_is_no_command_is_not_taken_for_a_name(
+    words: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program(words.split()) == 2
+    assert capsys.readouterr().err == f"There is no command {words.split()[1]!r}.\n{remedy}\n"
+
+
+def test_a_name_like_a_command_is_a_name(user_folders: Path) -> None:
+    folder = Path(os.environ["XDG_CONFIG_HOME"]) / "personaplex/personas"
+    folder.mkdir(parents=True)
+    (folder / "try-me.toml").write_text('prompt = "Hello."')
+    (folder / "removed.toml").write_text('prompt = "Hello."')
+    assert program(["personas", "removed"]) == program(["personas", "try-me"]) == 0
+
+
 def test_talk_is_chat(user_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path(os.environ["XDG_CONFIG_HOME"]) / "personaplex"
     folder.mkdir(parents=True)

@@ -50,8 +50,9 @@ def test_a_persona_is_written_from_a_text(
     assert program(["personas", "new", "ada", "--voice", "natm1", "--description", "Kind", *given]) == 0
     persona = find_persona("ada")
     assert (persona.prompt, persona.voice, persona.description) == (text, "NATM1", "Kind")
-    path, finding = capsys.readouterr().out.splitlines()
-    assert Path(path) == own / "ada.toml" and finding.startswith("ok\tada\t")
+    finding, done = capsys.readouterr().out.splitlines()
+    assert persona.path == own / "ada.toml" and finding.startswith("ok\tada\t")
+    assert done == "Added the persona ada. Talk with it: personaplex chat --persona ada."
     assert program(["personas", "new", "Ada", "--prompt", "Other."]) == 2
     assert find_persona("ada") == persona
 
@@ -84,6 +85,15 @@ def test_where_the_editor_writes_nothing_nothing_is_left(
     assert ("failed (exit code 3)" if "exit" in code else "Nothing was") in capsys.readouterr().err
 
 
+def test_no_editor_is_opened_without_a_terminal(
+    editor: object, own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    editor("path.write_text('edited')")  # type: ignore[operator]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert program(["personas", "edit", "chef"]) == 2
+    assert "without a terminal" in capsys.readouterr().err and not own.exists()
+
+
 def test_without_an_editor_it_is_told(editor: object, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("nowhere/nothing", "'"):
         monkeypatch.setenv("VISUAL", name)
@@ -101,6 +111,7 @@ def test_one_that_ships_is_copied_and_then_changed(
     assert "Bruno" in shipped.path.read_text() and f"Copied to {own / 'chef.toml'}" in capsys.readouterr().err
     editor("path.write_text('broken')")  # type: ignore[operator]
     assert program(["personas", "edit", "chef"]) == 2  # and what was written is kept
+    assert "Changed the persona chef. Change it: personaplex personas edit chef." in capsys.readouterr().out
     assert (own / "chef.toml").read_text() == "broken"
     editor(f"path.write_text('prompt = \"{CHAT}\"')")  # type: ignore[operator]
     assert program(["personas", "edit", "chef"]) == 0
@@ -121,6 +132,9 @@ def test_without_names_ones_own_are_checked(own: Path, capsys: pytest.CaptureFix
     kinds = [line.split("\t")[:2] for line in capsys.readouterr().out.splitlines()]
     assert kinds == [["ok", "ada"], ["wrong", "bad"], ["ok", "chef"], ["wrong", "bad"]]
     assert program(["personas", "check", "ada"]) == 0
+    capsys.readouterr()
+    assert program(["personas", "check", "ada", "nosuch"]) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_the_model_of_config_toml_counts(

@@ -180,4 +180,4 @@ def test_without_the_model_the_demo_counts_and_says_so() -> None:
         size = scale_of(model, None, said.append).size(find_character())
         assert size.tokens > 18 and size.voice_frames > 1
     assert [isinstance(each, Note) and "demo" in each.text for each in said] == [True, True]
-    assert "somebody/something is not here" in str(said[1])
+    assert "somebody/something is not here: it may need fewer tokens" in str(said[1])
