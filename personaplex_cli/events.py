@@ -257,7 +257,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Finished:
-    """One recording is answered; `files` are the paths written.
+    """One recording is answered; `files` are the paths written, `turns` who spoke (`agent` or `user`) and what.
 
     `speed` is its length over the time that it took itself, whatever was answered beside it.
     """
@@ -267,6 +267,7 @@ class Finished:
     seconds: float
     speed: float
     text: str
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from personaplex_cli.errors import UsageError
 
 DEFAULT_MODEL = "nvidia/personaplex-7b-v1"
 DEMO = "demo"  # the name of the model that comes with the program
-DEMO_NOTE = "The demo speaks a closed set of sentences; it hears that you speak, not what you say."
+DEMO_NOTE = "The demo says set sentences; it hears that you speak, not what you say."
 DEFAULT_PERSONA = "teacher"
 PORT = 8998  # of Moshi's servers
 MAX_CHANNEL = 1000

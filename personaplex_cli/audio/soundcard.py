@@ -32,7 +32,7 @@ MAX_BLOCKS = 500  # waiting, from the callback: 10 s in which `frames()` was not
 SETTLING_SECONDS = 0.5  # the first blocks of a stream are often flagged
 TROUBLE = 3.0  # flagged blocks until the card gets larger buffers; one is forgiven in FORGIVING_SECONDS
 FORGIVING_SECONDS = 2.0
-NO_SOUND = "The microphone delivers nothing but silence: it may be off, or blocked in the system's privacy settings."
+NO_SOUND = "The microphone delivers nothing but silence: is it off, or blocked?"
 DEFAULT_DEVICES = SoundCardOptions()
 TONE_HERTZ, TONE_SECONDS, TONE_PEAK = 440.0, 1.0, 0.1
 

@@ -26,11 +26,12 @@ from personaplex_cli.transcript import AGENT, USER, Transcript, as_bytes, chunks
 class Result:
     """What came of a job: the report of its answer, or the error in its place.
 
-    `cut_short` says that the recording ends with the user's last word.
+    `turns` are who spoke and what, in order. `cut_short` says that the recording ends with the user's last word.
     """
 
     job: Job
     report: dict[str, Any] | None = None
+    turns: tuple[tuple[str, str], ...] = ()
     error: Exception | None = None
     cut_short: bool = False
 
@@ -107,7 +108,8 @@ class Answer:
             # The wav comes last: where it is, everything is.
             with atomic_file(wav) as file:
                 write_wav(file, *channels)
-        return Result(self.job, report, cut_short=self.audio.ends_speaking)
+        turns = tuple((turn.speaker, turn.text) for turn in self._transcript.turns())
+        return Result(self.job, report, turns, cut_short=self.audio.ends_speaking)
 
     def _add_user_words(self) -> None:
         """Wait for them: they were asked for when the recording was read."""

@@ -88,7 +88,7 @@ class Ledger:
         report = result.report or {}
         *beside, wav = result.job.written(self._output) or (None,)
         files = (str(wav), *map(str, beside)) if wav else ()
-        self._tell(Finished(result.job.source, files, report["seconds"], report["speed"], report["text"]))
+        self._tell(Finished(result.job.source, files, report["seconds"], report["speed"], report["text"], result.turns))
         self._lines.add(report)
         self._work.finished += 1
         self._seconds += report["seconds"]

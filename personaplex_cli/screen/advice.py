@@ -31,8 +31,8 @@ def total(stages: Stages) -> float:
 
 
 def grade(milliseconds: float) -> str:
-    """`good`, `so-so` or `bad`."""
-    return "good" if milliseconds <= GOOD else "so-so" if milliseconds <= FAIR else "bad"
+    """`good`, `slow` or `bad`."""
+    return "good" if milliseconds <= GOOD else "slow" if milliseconds <= FAIR else "bad"
 
 
 def advice(stages: Stages) -> str:

@@ -21,9 +21,14 @@ from personaplex_cli.screen.theme import Theme
 PHASES = (Phase.STARTING, Phase.DOWNLOADING, Phase.LOADING, Phase.WARMING_UP, Phase.PRIMING, Phase.LIVE)
 PHASES_ELSEWHERE = (Phase.CONNECTING, Phase.WAITING, Phase.WARMING_UP, Phase.LIVE)
 WIDEST = 110  # cells; beyond that the eye has to travel, and a terminal that is made narrower folds what does not fit
-WIDE, NARROW = 96, 64  # cells: from here on there is room for all, below here bars and names of devices are left out
+WIDE, USUAL, NARROW = (
+    96,
+    80,
+    64,
+)  # cells: from here on there is room for all, below here bars and names of devices are left out
 NARROWEST = 30  # what a narrower terminal has no room for is cut off
 TALL = 18  # rows of the terminal: from here on lanes are two rows high
+REMARK_LINES = 2
 SPEAKING = -50.0  # dBFS: the agent is heard
 FADING = 30  # seconds before the persona is lost that the panel begins to warn
 
@@ -217,19 +222,19 @@ class Pen:
     def speech(self, height: int) -> list[Text]:
         """The newest lines of what the agent is saying; always `height` of them, so that nothing below moves."""
         state, theme = self.state, self.theme
-        if not state.turns.text:
+        if not state.telling:
             words = "silent until you speak" if state.hushed else "listening" if state.is_live else ""
             quiet = [self.named(state.agent, Text(words, theme.quiet), theme.agent)]
             return quiet + [Text()] * (height - 1)
         wrapped = self.lit(min(lines.TEXT_WIDTH, self.room) - 1)[-height:]
-        wrapped[-1].append(theme.glyphs.cursor, theme.agent)
+        wrapped[-1].append(theme.glyphs.cursor if state.turns.text else "", theme.agent)
         style, margin = f"bold {theme.agent}".rstrip(), theme.glyphs.margin
         named = [self.named("" if at else state.agent, line, style, margin) for at, line in enumerate(wrapped)]
         return named + [Text()] * (height - len(named))
 
     def lit(self, cells: int) -> list[Text]:
-        """The turn that goes on, wrapped; its newest words in the agent's colour."""
-        words = self.theme.readable(self.state.turns.text)
+        """What the agent says, wrapped; its newest words in the agent's colour."""
+        words = self.theme.readable(self.state.telling)
         new = len("".join(self.theme.readable(self.state.fresh).split()))
         drawn = [Text(line) for line in lines.wrap(words, max(1, cells))]
         for line in reversed(drawn):  # spaces are lost in wrapping: letters are counted
@@ -256,6 +261,7 @@ class Pen:
             name_style = f"bold {style}".rstrip() if lit else style
             right = [Text(lines.shortened(device, beside, theme.glyphs), theme.quiet)] if tall else []
             clips = levels is state.heard and state.clipped
+            held = held or ("writing" if levels is state.heard and state.writing and not lit else "")
             right.append(Text(held, theme.warning) if held else self.loudness(levels, style, beside, clips))
             for at, (row, more) in enumerate(zip(rows, right, strict=True)):
                 lane = lines.faded(row, cells, style, theme).append("  ").append_text(more)
@@ -274,36 +280,39 @@ class Pen:
         return level.append(figure, theme.warning if clips else theme.quiet)
 
     def figures(self) -> list[Text]:
-        """How quickly it answers, and how long it remembers who it is."""
+        """How quickly it answers, and what it remembers, or when it forgets who it is."""
         state, theme = self.state, self.theme
         line, bars = Text(" "), self.width >= NARROW
         cells = 16 if self.width >= WIDE else 10
         if state.delays:
             whole = total(state.delays)
-            style = {"good": theme.good, "so-so": theme.fair, "bad": theme.warning}[grade(whole)]
+            style = {"good": theme.good, "slow": theme.fair, "bad": theme.warning}[grade(whole)]
             line.append("answers in ", theme.quiet).append(f"{whole:.0f} ms ", style)
             line.append_text(lines.bar(whole / (1.5 * FAIR), cells, style, theme) if bars else Text())
             line.append(f" {grade(whole)}" if bars else "", theme.quiet)
         elif "network" in state.stages:
             line.append(f"{state.stages['network']:.0f} ms to the server and back", theme.quiet)
         if memory := self.memory():
-            gap = ("     " if bars else " ") if line.plain.strip() else ""
-            words, share, style = memory
-            line.append(f"{gap}remembers ", theme.quiet).append(f"{words} ", style)
+            gap = ("   " if bars else " ") if line.plain.strip() else ""
+            verb, words, share, style = memory
+            line.append(f"{gap}{verb} ", theme.quiet).append(f"{words} ", style)
             line.append_text(lines.bar(share, cells, style, theme) if bars else Text())
         return [line]
 
-    def memory(self) -> tuple[str, float, str] | None:
-        """How much of the talk is remembered where the memory is renewed, else how long; its share of all; a style."""
+    def memory(self) -> tuple[str, str, float, str] | None:
+        """How much of the talk is remembered where the memory is renewed, else in how long it forgets who it is: what
+        that is called, the figure, its share of all, a style.
+        """
         state, left = self.state, self.left()
         if not state.who or not state.who.context:
             return None
         if left is not None:
             style = self.theme.warning if left < FADING else self.theme.strong
-            return clock(left), left / FRAME_SECONDS / state.who.context, style
+            verb = "forgets who it is in" if self.width >= USUAL else "forgets in"
+            return verb, clock(left), left / FRAME_SECONDS / state.who.context, style
         last = f"the last {clock(state.remembered * FRAME_SECONDS)}"
         words = last if state.remembered < state.frames else "all of it"
-        return words, state.remembered / max(1, state.frames), self.theme.strong
+        return "remembers", words, state.remembered / max(1, state.frames), self.theme.strong
 
     def left(self) -> float | None:
         """Seconds until the persona, the oldest that the model remembers, is pushed out; None if it never is."""
@@ -311,16 +320,20 @@ class Pen:
         return max(0, who.context - self.state.used) * FRAME_SECONDS if who and who.context and not who.memory else None
 
     def remarks(self) -> list[Text]:
-        """What is to be known or done now; a line at least, so that nothing moves when there is none."""
+        """What is to be known or done now; always as many lines, so that nothing moves when there is less."""
         theme, state = self.theme, self.state
         told, style = (advice(state.delays) if state.delays else ""), theme.fair
         left = self.left()
         if not told and left is not None and left < FADING:
-            told = f"Soon {state.agent} is forgotten." if left else f"{state.agent} is forgotten."
+            told = "The model will soon forget who it is." if left else "The model has forgotten who it is."
             told += " Press r to begin again."
         if not told or self.view.verbose:
-            return (self.notes(4 if self.view.verbose else 2)) or [Text()]
-        return [Text(f" {line}", style) for line in lines.wrap(theme.readable(told), self.width - 6)[:2]]
+            drawn = self.notes(4 if self.view.verbose else REMARK_LINES)
+        else:
+            drawn = [
+                Text(f" {line}", style) for line in lines.wrap(theme.readable(told), self.width - 6)[:REMARK_LINES]
+            ]
+        return drawn + [Text()] * (REMARK_LINES - len(drawn))
 
     # The engineering.
 
@@ -360,7 +373,7 @@ class Pen:
         memory = self.memory()
         if memory is None or not self.state.who:
             return []
-        used = f"{self.state.used} of {self.state.who.context} frames{self.dot}remembers {memory[0]}"
+        used = f"{self.state.used} of {self.state.who.context} frames{self.dot}{memory[0]} {memory[1]}"
         return [self.fact("context", Text(used))]
 
     def about(self) -> list[Text]:

@@ -20,7 +20,8 @@ KEYS = (
 NAMES = 18  # cells
 LEGEND = (
     ("answers in", "from microphone to speaker, all included"),
-    ("remembers", "how much of the talk; or how long it knows who it is"),
+    ("remembers", "how much of the talk the model still knows"),
+    ("forgets in", "with --no-renew: when it forgets who it is"),
     ("lanes", "one cell is 80 ms; now is on the right"),
 )
 

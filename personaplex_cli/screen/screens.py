@@ -42,7 +42,7 @@ from personaplex_cli.samples import FRAME_SECONDS
 from personaplex_cli.screen.state import PanelState, Remark, clock, downloaded
 from personaplex_cli.screen.theme import theme_for
 from personaplex_cli.screen.user_turns import UserTurn
-from personaplex_cli.transcript import Turn, Turns
+from personaplex_cli.transcript import USER, Turn, Turns
 
 WAITING = 10_000  # events, a quarter of an hour of talk; without a refresh for so long the oldest are dropped
 TENTHS = 10  # lines that a download takes
@@ -250,7 +250,7 @@ class ProgressScreen(Sentences):
             case Step() | Steps() if self._answers:
                 self._answers.answered(event)
                 self._draw(self._answers)
-            case Finished(source, files, seconds, speed, text):
+            case Finished(source, files, seconds, speed, text, turns):
                 is_single = self._answers is None or self._answers.count == 1
                 if is_single:
                     self._close()
@@ -259,13 +259,23 @@ class ProgressScreen(Sentences):
                     self._draw(self._answers)
                 where = f" -> {', '.join(files)}" if files else ""
                 self._say(f"{source}{where}  ({seconds:.1f} s, {speed:.1f}x real time)")
-                if self._answers and is_single and len(text) <= SHORT_ANSWER:
-                    self._say(f"It said: {self._answers.said or text}" if text else "It said nothing.")
+                if self._answers and is_single and sum(len(said) for _, said in turns) + len(text) <= SHORT_ANSWER:
+                    self._say_turns(turns, self._answers.said or text)
 
             case Failed(source, error):
                 if self._answers:
                     self._answers.end(source)
                 self._say(f"{source} was not answered: {error}")
+
+    def _say_turns(self, turns: Sequence[tuple[str, str]], text: str) -> None:
+        """What both said, in order, where the user's words are known; else the agent's text."""
+        if any(speaker == USER for speaker, _ in turns):
+            for speaker, said in turns:
+                self._say(f"{'You' if speaker == USER else 'It'} said: {said}")
+        elif text:
+            self._say(f"It said: {text}")
+        if not text:
+            self._say("It said nothing.")
 
     def _draw(self, answers: "_Answers") -> None:
         if self._bar:

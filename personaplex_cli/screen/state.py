@@ -26,6 +26,8 @@ FRESH = round(0.6 / FRAME_SECONDS)  # frames in which a word is new
 CLIPPED_FRAMES = round(2 / FRAME_SECONDS)  # for which it is seen that the microphone was too loud
 TROUBLE_FRAMES = round(10 / FRAME_SECONDS)  # for which it is seen that a step was late, or that sound was lost
 SHORT = 10.0  # seconds of a talk whose figures are told only if it is the last
+AWAITED_FRAMES = round(8 / FRAME_SECONDS)  # for which the user's words are awaited: a choice
+SOON = 0.5  # seconds by which words and the sound they belong to may differ
 NOTE_SECONDS = 20.0  # for which a note is news
 SETTLED = (
     None,
@@ -119,7 +121,7 @@ class PanelState:
                 self._step(event)
             case events.UserWords(text, start):
                 self.transcribing = True  # also in a talk that was recorded
-                self._remember([], self._said(None, self.user_words.add(start, text)))
+                self._write(start, text)
             case events.Transcribing(model):
                 self.transcribing = bool(model)
             case events.Renewed(index, _, filled):
@@ -154,6 +156,7 @@ class PanelState:
 
     def finish(self, least: float = 0.0) -> None:
         """End the conversation: its last turn joins the history, and if it lasted `least` seconds its figures do."""
+        self._awaited.clear()
         self._remember(self.turns.end(), self._said(self.user.end(), self.user_words.end()))
         if self.frames and self.seconds >= least:
             steps, figures = self.steps, list[str]()
@@ -177,6 +180,17 @@ class PanelState:
     def is_live(self) -> bool:
         """It goes on now, or again."""
         return self.phase in (Phase.LIVE, Phase.REPLAY)
+
+    @property
+    def writing(self) -> bool:
+        """What the user has said is being written down."""
+        return self.transcribing and bool(self._awaited)
+
+    @property
+    def telling(self) -> str:
+        """What the agent says, and has said as far as it is not in the history yet."""
+        held = [entry.text for _, entry in self._finished if isinstance(entry, Turn)]
+        return " ".join([*held, self.turns.text]).strip()
 
     @property
     def fresh(self) -> str:
@@ -234,7 +248,10 @@ class PanelState:
         self.turns = Turns(who.persona or AGENT if who else AGENT)
         self.user = UserTurns()
         self.user_words: Turns = Turns(USER)
-        self._user_turns: list[UserTurn] = []  # over, but begun after the turn that goes on
+        # Turns that are over, and when: not in the history while what began earlier may still come.
+        self._finished: list[tuple[int, Turn | UserTurn]] = []
+        self._awaited: list[tuple[float, int]] = []  # starts and ends of the user's speech without words yet
+        self._written = -math.inf  # seconds: the words that began until then are known
         self._lengths: deque[int] = deque(maxlen=FRESH)  # of that turn's text, after each of the last frames
         self._clipped = self._trouble = -math.inf  # the frame in which it was seen last
 
@@ -246,7 +263,11 @@ class PanelState:
         self.detail = detail
 
     def _step(self, step: events.Step) -> None:
-        said = self._said(self.user.add(self.frames, step.heard), self.user_words.add(self.frames, ""))
+        spoken = self.user.add(self.frames, step.heard)
+        if spoken and spoken.start > self._written + SOON:
+            self._awaited.append((spoken.start, self.frames))
+        self._awaited = [each for each in self._awaited if self.frames - each[1] < AWAITED_FRAMES]
+        said = self._said(spoken, self.user_words.add(self.frames, ""))
         self._remember(self.turns.add(self.frames, step.text), said)
         self._lengths.append(len(self.turns.text))
         if step.clipped:
@@ -260,6 +281,12 @@ class PanelState:
                 self._trouble = self.frames
         self.heard.append(step.heard)
         self.said.append(step.said)
+
+    def _write(self, start: int, text: str) -> None:
+        """Take a word of the user's: what was said before it has all its words."""
+        self._written = max(self._written, start * FRAME_SECONDS)
+        self._awaited = [each for each in self._awaited if each[0] > self._written + SOON]
+        self._remember([], self._said(None, self.user_words.add(start, text)))
 
     def _said(self, spoken: UserTurn | None, turns: Sequence[Turn]) -> list[UserTurn]:
         """What the user has finished saying: in words if these are written down, else as it was heard."""
@@ -275,13 +302,23 @@ class PanelState:
             self._lengths.clear()
             if self.user.on and self.user.start < turns[0].start and not self.transcribing:
                 spoken = [*spoken, *self._said(self.user.end(), [])]  # until now; it may go on after this turn
-        self._user_turns += spoken
-        waits = bool(self.turns.text)
-        ready = [each for each in self._user_turns if not (waits and self.turns.start < each.start)]
-        self._user_turns = [each for each in self._user_turns if each not in ready]
-        finished: list[Turn | UserTurn] = [*turns, *ready]
-        finished.sort(key=lambda turn: turn.start)
-        self.history.extend(finished)
+        finished: list[Turn | UserTurn] = [*turns, *spoken]
+        self._finished += [(self.frames, each) for each in finished]
+        self._finished.sort(key=lambda each: each[1].start)
+        first = self._first_to_come()
+        late = self.frames - AWAITED_FRAMES
+        ready = [e for e in self._finished if e[1].start <= first or (isinstance(e[1], Turn) and e[0] <= late)]
+        self._finished = [each for each in self._finished if each not in ready]
+        self.history.extend(entry for _, entry in ready)
+
+    def _first_to_come(self) -> float:
+        """When the earliest turn began that is not over, or has no words yet."""
+        starts = [self.turns.start] if self.turns.text else []
+        if self.transcribing:
+            starts += [start for start, _ in self._awaited]
+            starts += [self.user_words.start] if self.user_words.text else []
+            starts += [max(self.user.start, self._written)] if self.user.on else []
+        return min(starts, default=math.inf)
 
     def _settle(self, figures: dict[str, float]) -> None:
         for stage, milliseconds in figures.items():

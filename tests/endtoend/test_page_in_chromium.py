@@ -38,7 +38,7 @@ def test_a_conversation(url: str, visit: Callable[..., Any]) -> None:
         expect(page.locator(meter)).to_have_attribute("aria-valuenow", LOUD)
     expect(page.locator("#talk")).to_have_class(re.compile("you-speak"))
     expect(page.locator("#microphone")).to_have_text(re.compile("Fake.* Audio Input"))
-    expect(page.locator("#delay")).to_have_text(re.compile(r"^\s*answers in \d+ ms (good|so-so|bad)\s*$"))
+    expect(page.locator("#delay")).to_have_text(re.compile(r"^\s*answers in \d+ ms (good|slow|bad)\s*$"))
     expect(page.locator("#memory-left")).to_have_text("remembers all of it")
     expect(page.locator("#stages")).to_be_hidden()
     page.keyboard.press("d")

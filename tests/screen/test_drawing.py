@@ -174,10 +174,10 @@ def test_a_late_step_is_seen_without_colour_for_a_while_and_under_details() -> N
 def test_the_end_of_the_persona_is_shown() -> None:
     state = PanelState()
     state.apply(Began("teacher", "NATF2", "demo", "cpu", "fp32", 1, 2999, 3000), 0.0)
-    assert lines_with(state, "Soon teacher is forgotten. Press r to begin again.")
+    assert lines_with(state, "The model will soon forget who it is. Press r to begin again.")
     state.apply(Step(0, "", -70.0, -90.0, None), 0.0)
-    assert lines_with(state, "teacher is forgotten. Press r to begin again.")
-    assert lines_with(state, "remembers 00:00")
+    assert lines_with(state, "The model has forgotten who it is. Press r to begin again.")
+    assert lines_with(state, "forgets who it is in 00:00")
 
 
 def test_where_the_memory_is_renewed_it_is_shown_how_much_of_the_talk_it_holds() -> None:
@@ -196,7 +196,7 @@ def test_where_the_memory_is_renewed_it_is_shown_how_much_of_the_talk_it_holds()
     ("latency", "lm", "words", "blamed"),
     [
         ((11.0, 3.0, 40.0, 13.0), 38.0, "good", ""),
-        ((100.0, 3.0, 40.0, 60.0), 38.0, "so-so", ""),
+        ((100.0, 3.0, 40.0, 60.0), 38.0, "slow", ""),
         ((11.0, 3.0, 40.0, 310.0), 38.0, "bad", "310 ms of it is the speaker: "),
         ((11.0, 160.0, 90.0, 13.0), 90.0, "bad", "160 ms of it is the queue: the model does not keep up"),
     ],

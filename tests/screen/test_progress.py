@@ -98,6 +98,16 @@ def test_what_was_broken_off_does_not_run_into_the_next_turn() -> None:
     assert shown(terminal=False, events=events).splitlines()[1:] == ["It said: I love the — Good bye."]
 
 
+def test_what_both_said_is_told_in_order() -> None:
+    turns = (("agent", "Hello."), ("user", "Good day."), ("agent", "Bye."))
+    events: list[Event] = [Started("a.wav", 2), Finished("a.wav", (), 0.16, 3.5, "Hello. Bye.", turns)]
+    assert shown(terminal=False, events=events).splitlines()[1:] == [
+        "It said: Hello.",
+        "You said: Good day.",
+        "It said: Bye.",
+    ]
+
+
 def test_on_a_terminal_bars_come_and_go() -> None:
     text = shown(terminal=True)
     assert "Downloading" in text and "a[1].wav" in text and "x real time" in text

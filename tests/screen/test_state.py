@@ -22,7 +22,7 @@ from personaplex_cli.events import (
     Transcribing,
     UserWords,
 )
-from personaplex_cli.screen.state import MINUTE, PanelState, Remark, StepTimes, clock, download_speed
+from personaplex_cli.screen.state import AWAITED_FRAMES, MINUTE, PanelState, Remark, StepTimes, clock, download_speed
 from personaplex_cli.screen.user_turns import UserTurn
 from personaplex_cli.transcript import Turn
 
@@ -185,6 +185,28 @@ def test_words_of_the_users_stand_in_place_of_the_levels() -> None:
     state.finish()
     told = [entry for entry in state.history if isinstance(entry, Turn | UserTurn)]
     assert told == [UserTurn(0.16, (), "Good day,"), Turn(2.0, "Yes."), UserTurn(2.4, (), "Sir.")]
+
+
+def test_the_agents_turns_wait_for_what_the_user_said_before() -> None:
+    """As at a talk with a recogniser that needs a second: a long question, two short answers, then its words."""
+    state = PanelState()
+    state.apply(Transcribing("tiny.en"), 0.0)
+    said = {75: " That is.", 95: " Sorry."}
+    for index in range(120):
+        state.apply(Step(index, said.get(index, ""), -20.0 if index < 70 else -80.0, -50.0, None), 0.0)
+    assert state.writing and not state.history and state.telling == "That is. Sorry."
+    state.apply(UserWords(" Morning.", 2, 60), 0.0)
+    state.apply(step(120), 0.0)
+    assert list(state.history) == [UserTurn(0.16, (), "Morning."), Turn(6.0, "That is."), Turn(7.6, "Sorry.")]
+    assert not state.writing and not state.telling
+
+
+def test_they_wait_no_longer_than_a_while() -> None:
+    state = PanelState()
+    state.apply(Transcribing("tiny.en"), 0.0)
+    for index in range(100 + 2 * AWAITED_FRAMES):  # a cough: no words will come
+        state.apply(Step(index, " Bless you." if index == 30 else "", -20.0 if index < 15 else -80.0, -50.0, None), 0.0)
+    assert list(state.history) == [Turn(2.4, "Bless you.")] and not state.writing
 
 
 def test_words_that_come_after_a_restart_are_told_with_the_time_of_the_talk_before() -> None:

@@ -268,7 +268,7 @@ test("the delay is the sum of its stages; a bad one has a worst stage and a reme
   const stages = { microphone: 10, frame: FRAME_MS, network: 5, server: 30, buffer: 40, speaker: 20 };
   assert.deepEqual(judge(stages), { total: 185, verdict: "good" });
   assert.deepEqual(judge({ ...stages, microphone: undefined }), { total: 175, verdict: "good" });
-  assert.equal(judge({ ...stages, network: 150 }).verdict, "so-so");
+  assert.equal(judge({ ...stages, network: 150 }).verdict, "slow");
   for (const stage of STAGES.filter((each) => each !== "frame")) {
     const { total, verdict, worst, remedy } = judge({ ...stages, [stage]: 400 });
     assert.deepEqual([verdict, worst], ["bad", stage]);

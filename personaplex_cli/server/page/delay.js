@@ -17,11 +17,11 @@ const REMEDIES = {
   speaker: "Wireless headphones are slow: use some with a cable.",
 };
 
-/** How many milliseconds in all, whether that is `good`, `so-so` or `bad`; if bad, the worst stage and a remedy. */
+/** How many milliseconds in all, whether that is `good`, `slow` or `bad`; if bad, the worst stage and a remedy. */
 export function judge(stages) {
   const known = STAGES.filter((stage) => stages[stage] !== undefined);
   const total = known.reduce((sum, stage) => sum + stages[stage], 0);
-  const verdict = total <= GOOD ? "good" : total <= BAD ? "so-so" : "bad";
+  const verdict = total <= GOOD ? "good" : total <= BAD ? "slow" : "bad";
   if (verdict !== "bad") return { total, verdict };
   const excess = (stage) => stages[stage] - USUAL[stage];
   const worst = known.reduce((one, other) => (excess(other) > excess(one) ? other : one));

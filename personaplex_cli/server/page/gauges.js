@@ -77,7 +77,7 @@ export class Gauges {
   showTimeLeft(frames, context) {
     const left = (frames * FRAME) / 1000;
     at("memory").classList.toggle("bad", left < FADING);
-    const words = left >= FADING ? ["remembers ", make("strong", {}, clock(left))] : [fading(left)];
+    const words = left >= FADING ? ["forgets who it is in ", make("strong", {}, clock(left))] : [fading(left)];
     this.showMemory(words, Math.max(0, frames / context));
   }
 
@@ -96,7 +96,7 @@ export class Gauges {
 }
 
 function fading(left) {
-  return left > 0 ? `persona fades in ${clock(left)}` : "the persona has faded: restart";
+  return left > 0 ? `forgets who it is in ${clock(left)}` : "has forgotten who it is: restart";
 }
 
 function inMilliseconds(milliseconds) {
