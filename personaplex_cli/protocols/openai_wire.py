@@ -87,6 +87,8 @@ class OpenAIAdapter(Adapter):
             yield from self._obey(event)
         except Rejected as rejected:
             yield self._error(INVALID, rejected.code, str(rejected), rejected.param, text_of(event, "event_id"))
+        except RecursionError:  # what could be read may still be too deep to be told again
+            raise WireError("The message is nested too deeply.", "Send a flatter one.") from None
 
     def _obey(self, event: Mapping[str, Any]) -> Iterator[Out]:
         """What the client's event comes to. Raises Rejected."""

@@ -43,7 +43,8 @@ class Pcm(JsonAdapter):
 
     def decode(self, message: str | bytes) -> Iterator[Out]:
         if isinstance(message, bytes):
-            yield self._reader.read(message)
+            for at in range(0, len(message), 2 * self.rate):  # a second each: others come in between
+                yield self._reader.read(message[at : at + 2 * self.rate])
             return
         values = json_object(message, "The text message")
         match values.get("type"):

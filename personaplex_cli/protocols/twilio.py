@@ -33,6 +33,7 @@ from personaplex_cli.protocols.wire import MAX_NAME, Request, WireError, json_ob
 from personaplex_cli.samples import Samples, level
 
 ENCODING = "audio/x-mulaw"
+MOST = 2 * RATE  # codes in one message, which has 20 ms: of more the oldest would be lost anyway
 CHUNK = RATE // 50  # codes: 20 ms, the unit of telephone networks; a part of one would be played with a gap
 MAX_LATE = RATE // 5  # codes that may wait beyond those that always do, which are on their way
 
@@ -124,6 +125,9 @@ def _object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _decoded(payload: Any) -> bytes:
     try:
-        return base64.b64decode(payload, validate=True)
+        codes = base64.b64decode(payload, validate=True)
     except (TypeError, ValueError) as error:
         raise WireError("The sound is not base64.", "Send mu-law codes as base64 under `payload`.") from error
+    if len(codes) > MOST:
+        raise WireError(f"{len(codes) / RATE:.0f} s of sound came at once.", "Send 20 ms in a message, as Twilio does.")
+    return codes

@@ -303,6 +303,8 @@ class App:
         if refusal := self._admission.refusal(client_address(request)):
             raise self._full(refusal, request)
         await socket.prepare(request)
+        if connection := Connection.of(request):
+            connection.enter(Stage.ASKING)  # it makes room for others
         wants = await introduction(socket, adapter, self._access)
         if not isinstance(wants, Closing):
             place = self._admission.enter(client_address(request))

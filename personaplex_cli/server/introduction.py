@@ -13,7 +13,7 @@ from personaplex_cli.protocols.adapter import Adapter, Closing, Credentials, Out
 from personaplex_cli.server.access import is_token
 from personaplex_cli.server.closings import LEFT, closing_after
 
-INTRODUCTION_SECONDS = 10.0
+INTRODUCTION_SECONDS = 8.0  # less than a connection may ask for
 MAX_FIRST_MESSAGES = 10  # pings included
 
 STRANGER = Closing("token", 1008, PersonaplexError("The token is missing or wrong."))

@@ -12,6 +12,7 @@ fault; all else, such as the names of files, is for the server's owner.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -60,6 +61,8 @@ MAX_UNSENT_SOUNDS = 62  # frames that wait to be sent: 5 s; the oldest are lost
 MAX_UNSENT_EVENTS = 1_000  # of all kinds; only a client that asks and asks and never reads gets there
 MAX_MISTAKES = 10  # messages without sense, then the client is disconnected
 MESSAGES, MESSAGES_PER_SECOND = 2_000, 500  # of all kinds, pings included; sound in pieces of 128 samples is 375
+DECODE_SECONDS = 0.005  # of the processor's time: a client whose messages take longer to understand ...
+DECODE_SHARE = 4  # ... is listened to again after so many times as long, and others come first
 WAITING_SECONDS = 1800.0  # in the queue, which costs a client nothing
 BEGINNINGS = 20  # conversations of one visit, and another one for each so many seconds of sound:
 SOUND_PER_BEGINNING = 10.0
@@ -242,10 +245,14 @@ class Session:
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                 return
             try:
+                began = time.thread_time()
                 for out in self._adapter.decode(message.data):
+                    if (spent := time.thread_time() - began) > DECODE_SECONDS:
+                        await asyncio.sleep(DECODE_SHARE * spent)
                     await self._handle(out)
                     if not self._adapter.says_who:
                         self._opened.set()
+                    began = time.thread_time()
             except WireError as mistake:
                 self._mistakes += 1
                 if self._mistakes > MAX_MISTAKES:

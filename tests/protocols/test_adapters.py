@@ -219,8 +219,8 @@ def test_moshis_clients_get_a_ping_when_nothing_has_happened_for_a_second() -> N
 
 @given(st.lists(st.integers(-32768, 32767)))
 def test_samples_arrive_as_they_were_sent(samples: list[int]) -> None:
-    (heard,) = Pcm().decode(np.array(samples, dtype="<i2").tobytes())
-    assert isinstance(heard, np.ndarray)
+    pieces = [out for out in Pcm().decode(np.array(samples, dtype="<i2").tobytes()) if isinstance(out, np.ndarray)]
+    heard = np.concatenate([np.zeros(0, dtype=np.float32), *pieces])
     assert np.array_equal(heard * 32768, np.array(samples, dtype=np.float32))
 
 

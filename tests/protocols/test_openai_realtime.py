@@ -1,6 +1,10 @@
 """OpenAI's Realtime alone: the orders of its events, what is in force, and that no event makes an exception."""
 
+import gc
+import sys
+import tracemalloc
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,7 +18,7 @@ from personaplex_cli.events import Began, Step, UserWords
 from personaplex_cli.protocols.adapter import Begin, Did, StopSpeaking, Upgrade
 from personaplex_cli.protocols.openai_items import MAX_CONTENT, MAX_ITEMS
 from personaplex_cli.protocols.openai_realtime import ANSWER_SECONDS, SETTLED, UNSETTLED, OpenAIRealtime
-from personaplex_cli.protocols.wire import MAX_PROMPT, Request
+from personaplex_cli.protocols.wire import MAX_PROMPT, Request, WireError
 from personaplex_cli.samples import FRAME, SILENT_FRAME
 
 SOUND = np.full(FRAME, 0.1, dtype=np.float32)
@@ -264,3 +268,37 @@ def test_what_cannot_be_is_an_error_that_names_the_event() -> None:
         assert error["message"]
     (told,) = sent(talk.adapter.encode(UsageError("There is no persona named 'x'.", "Take another.")))
     assert told["error"]["message"] == "There is no persona named 'x'. Take another."
+
+
+def test_items_take_no_more_memory_than_their_text() -> None:
+    talk = Talk()
+    item = {"type": "message", "content": [{}] * (MAX_CONTENT // 5)}
+    gc.collect()
+    tracemalloc.start()
+    for number in range(20):
+        talk.say("conversation.item.create", item={**item, "id": f"i{number}"})
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 20 * 2 * MAX_CONTENT
+    (told,) = talk.say("conversation.item.retrieve", item_id="i7")
+    assert told["item"]["content"] == item["content"]
+
+
+@pytest.mark.parametrize("kind", ["conversation.item.create", "session.update", "nonsense"])
+def test_no_depth_makes_an_exception(kind: str) -> None:
+    adapter = OpenAIRealtime()
+    for depth in range(1, sys.getrecursionlimit() + 10):
+        deep = "[" * depth + "]" * depth
+        with suppress(WireError):
+            list(adapter.decode(f'{{"type": "{kind}", "item": {{"id": "x", "content": {deep}}}, "session": {deep}}}'))
+    with suppress(WireError):
+        say(adapter, "conversation.item.retrieve", item_id="x")
+
+
+def test_an_item_that_was_deleted_while_it_was_spoken_stays_so() -> None:
+    talk = Talk()
+    (item_id,) = [event["item"]["id"] for event in talk.hear(".", "#") if event["type"] == "conversation.item.added"]
+    talk.say("conversation.item.delete", item_id=item_id)
+    assert "response.done" in order(talk.hear("." * 10, "." * 10))
+    (told,) = talk.say("conversation.item.retrieve", item_id=item_id)
+    assert told["error"]["code"] == "item_retrieve_invalid_item_id"

@@ -24,7 +24,7 @@ from personaplex_cli.protocols.adapter import (
     StopSpeaking,
     Upgrade,
 )
-from personaplex_cli.protocols.twilio import CHUNK, MAX_LATE, Twilio
+from personaplex_cli.protocols.twilio import CHUNK, MAX_LATE, MOST, Twilio
 from personaplex_cli.protocols.wire import MAX_PROMPT, Request, WireError
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, Samples
 
@@ -117,6 +117,12 @@ def test_what_is_no_call_is_refused(wrong: str | bytes, error: type[Exception]) 
 def test_what_is_no_sound_is_refused(payload: Any) -> None:
     with pytest.raises(WireError, match="base64"):
         list(called().decode(message("media", media={"payload": payload})))
+
+
+def test_a_message_brings_no_more_sound_than_is_kept() -> None:
+    assert sum(isinstance(out, np.ndarray) for out in called().decode(media(bytes(MOST)))) == 1
+    with pytest.raises(WireError, match="at once"):
+        list(called().decode(media(bytes(MOST + 1))))
 
 
 def test_a_call_starts_once() -> None:

@@ -27,6 +27,8 @@ DAWDLERS = {
     "after an answer": HEAD + b"\r\n",
     "without its body": b"POST /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n",
     "refused a WebSocket": b"GET /pcm HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a call that nobody introduces": b"GET /twilio HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+    b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
     "no HTTP": b"\x16\x03\x01",
 }
 
@@ -97,8 +99,9 @@ def test_tls_has_the_same_clock(
 
 @pytest.mark.parametrize("first", DAWDLERS.values(), ids=DAWDLERS)
 def test_a_crowd_that_asks_nothing_keeps_nobody_out(
-    server: RunningServer, monkeypatch: pytest.MonkeyPatch, first: bytes
+    server_with_queue: RunningServer, monkeypatch: pytest.MonkeyPatch, first: bytes
 ) -> None:
+    server = server_with_queue
     monkeypatch.setattr(connections, "MAX_PER_ADDRESS", 8)
     port = int(server.url.rpartition(":")[2])
 

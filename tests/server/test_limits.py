@@ -10,6 +10,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from aiohttp import ClientSession, WSMsgType
 from runningserver import (
@@ -24,8 +25,10 @@ from runningserver import (
 )
 
 from personaplex_cli.options import ServeOptions
+from personaplex_cli.protocols.adapter import Upgrade
+from personaplex_cli.protocols.pcm import Pcm
 from personaplex_cli.protocols.wire import PATH, Failure
-from personaplex_cli.samples import pcm16
+from personaplex_cli.samples import SAMPLE_RATE, pcm16
 from personaplex_cli.server import app, session
 
 
@@ -229,3 +232,30 @@ def test_a_client_learns_what_it_lost_and_why(server: RunningServer) -> None:
             assert lost["heard"] == 8.0 and "faster than it is spoken" in lost["message"]
 
     asyncio.run(hurry())
+
+
+def test_who_is_hard_to_understand_is_listened_to_less_and_others_are_not(
+    random_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "DECODE_SECONDS", -1.0)  # whatever it says is too hard ...
+    monkeypatch.setattr(session, "DECODE_SHARE", 1e12)  # ... and takes for ever
+
+    async def flood(server: RunningServer) -> None:
+        async with connected(server.socket("/pcm")) as socket:
+            await next_json(socket, "ready")
+            await socket.send_json({"type": "ping"})
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await next_json(socket, "pong")
+            status, *_ = await fetched(server.url + "/health")
+            assert status == 200
+
+    with RunningServer(random_folder) as server:
+        asyncio.run(flood(server))
+
+
+def test_a_long_message_is_understood_a_second_at_a_time() -> None:
+    adapter = Pcm()
+    list(adapter.open(Upgrade({"sample_rate": "8000"})))
+    pieces = [len(out) for out in adapter.decode(bytes(2 * 8_000 * 3 + 1)) if isinstance(out, np.ndarray)]
+    assert len(pieces) == 4 and max(pieces) <= SAMPLE_RATE + 100
