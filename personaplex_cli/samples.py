@@ -44,7 +44,7 @@ def level(samples: Samples) -> float:
 
 def clips(samples: Samples) -> bool:
     """Whether they reach full scale several times: a microphone that is too loud, not a single click."""
-    return np.count_nonzero(np.abs(samples) >= FULL_SCALE) >= CLIPPED_SAMPLES
+    return int(np.count_nonzero(np.abs(samples) >= FULL_SCALE)) >= CLIPPED_SAMPLES
 
 
 def pcm16(*channels: Samples) -> bytes:

@@ -166,7 +166,7 @@ def test_a_voice_that_the_owner_has_added_is_offered_and_one_that_is_damaged_is_
     server: RunningServer, tmp_path: Path
 ) -> None:
     sample = tmp_path / "talk.wav"
-    wav(sample, speech(20))
+    wav(sample, speech(60))
     for name in ("ada", "bob"):
         assert cli.program(["voices", "add", name, str(sample), "--yes"]) == 0
     (config_folder() / "voices" / "bob" / "sample.wav").write_bytes(b"")
