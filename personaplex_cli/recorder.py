@@ -43,7 +43,7 @@ from personaplex_cli.events import (
     UserWords,
     as_json,
 )
-from personaplex_cli.files import GIGABYTE, atomic_file, check_folder, for_owner, free_bytes
+from personaplex_cli.files import GIGABYTE, atomic_file, for_owner, free_bytes
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, from_pcm16, pcm16
 from personaplex_cli.transcript import AGENT, USER, Transcript, as_bytes, one_line
 
@@ -76,8 +76,6 @@ class Recorder:
     """
 
     def __init__(self, audio: Audio, parent: Path, listen: Listener) -> None:
-        """Raises UsageError if `parent` is a file."""
-        check_folder(parent)
         self.folder: Path | None = None
         self._audio = audio
         self._parent = parent

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from personaplex_cli.audio.recording import read_recording
 from personaplex_cli.errors import AudioError, UsageError
 from personaplex_cli.events import Began, Event, Hushed, Muted, Note, Recording, Step, Timings, UserWords, ignore
+from personaplex_cli.files import check_folder
 from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples, from_pcm16, pcm16
 
@@ -252,11 +253,11 @@ def test_whatever_ends_the_keeping_is_said(tmp_path: Path, monkeypatch: pytest.M
     assert [event for event in said if isinstance(event, Note) and "has stopped" in event.text]
 
 
-def test_a_file_in_place_of_the_folder_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "talk.wav").write_bytes(b"")
     for place in (tmp_path / "talk.wav", tmp_path / "talk.wav" / "talks"):
         with pytest.raises(UsageError, match=r"talk\.wav is a file, not a folder"):
-            Recorder(Ramp(1), place, ignore)
+            check_folder(place)
 
 
 def test_a_restart_is_marked_and_ends_the_turn(tmp_path: Path) -> None:

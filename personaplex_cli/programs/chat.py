@@ -17,6 +17,7 @@ from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation, Disconnected, Engine
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Muted, Note, Phase, State, Step
+from personaplex_cli.files import check_folder
 from personaplex_cli.options import LiveSoundCardOptions
 from personaplex_cli.programs.live import REDRAW_SECONDS, Display, Keyboard, Live
 from personaplex_cli.recogniser import open_recogniser
@@ -55,6 +56,8 @@ class Chat(Live):
         self._busy = 0.0  # milliseconds that a model here took for them
         self._transcript = Transcript()
         self._card = SoundCard(card_options, listen)
+        if record:
+            check_folder(record)  # now, not when the model is loaded
         self._recorder = Recorder(self._card, record, listen) if record else None
         self._asr = asr
         self._transcriber: Transcriber | None = None

@@ -25,6 +25,7 @@ from personaplex_cli.events import (
     Transcribing,
     UserWords,
 )
+from personaplex_cli.files import check_folder
 from personaplex_cli.options import DuetOptions, SpeakerOptions
 from personaplex_cli.programs.live import Live
 from personaplex_cli.recorder import Recorder
@@ -52,6 +53,8 @@ class Duet(Live):
         pace = repeat(True) if options.fast else ticks()
         self._wire = Crosswire(frames, pace, self._speaker.play if self._speaker else lambda left, right: None)
         audio = self._wire.right
+        if options.record:
+            check_folder(options.record)  # now, not when the model is loaded
         self._recorder = Recorder(audio, options.record, listen) if options.record else None
         self._left = Conversation(left, self._wire.left, self._hear_left)
         self._right = Conversation(right, self._recorder or audio, self._hear_right)
