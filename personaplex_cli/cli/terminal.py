@@ -154,6 +154,7 @@ class ProgramStack(ExitStack):
 
     What `ends` was given is called first, while the screen is still there. If that did not end the thread, or Ctrl-C
     came again meanwhile, the process ends once all is closed: the terminal is as it was, nothing is half written.
+    A window that is closed is reported by the system and by the shell: meanwhile the second report changes nothing.
     """
 
     _ended = True
@@ -168,11 +169,15 @@ class ProgramStack(ExitStack):
         self.callback(stop)
 
     def __exit__(self, *error: Any) -> bool | None:
+        hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
+        before = signal.signal(hang_up, signal.SIG_IGN) if hang_up else None
         try:
             return super().__exit__(*error)
         finally:
             if not self._ended:
                 leave(sys.exc_info()[1])
+            if hang_up:
+                signal.signal(hang_up, before)
 
 
 def leave(failure: BaseException | None) -> NoReturn:

@@ -1,6 +1,7 @@
 """The way out of a program whose thread may be busy."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from io import StringIO
@@ -64,6 +65,27 @@ def test_what_failed_is_told_though_a_thread_goes_on(capsys: pytest.CaptureFixtu
     assert hold(False, UsageError("There is no such device.", "Choose another.")) == ["program", "screen", "2"]
     said = capsys.readouterr().err
     assert "This is a bug: KeyError: 'panel'" in said and "There is no such device.\nChoose another." in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_a_window_that_is_reported_closed_again_does_not_cut_the_end_short() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    closed: list[str] = []
+
+    def end() -> bool:
+        signal.raise_signal(signal.SIGHUP)
+        closed.append("recording")
+        return True
+
+    try:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt), ProgramStack() as stack:
+            stack.ends(end)
+            signal.raise_signal(signal.SIGHUP)
+        assert closed == ["recording"]
+        assert signal.getsignal(signal.SIGHUP) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_what_never_started_need_not_end() -> None:

@@ -58,7 +58,7 @@ def test_a_window_that_is_closed_ends_the_talk_and_keeps_it(talks: Path) -> None
     with OnTerminal("chat", "--record", str(talks)) as chat:
         while not any(path.stat().st_size > 2 * SECOND for path in talks.glob("*/conversation.wav")):
             chat.until(b"word")
-        chat.hang_up()  # more than once it may be told so: then at most the last second is lost
+        chat.hang_up()  # the system says so, and the shell may say it again
         chat.end()  # its shell has ended, too
     assert check_recording(talks) > 0
 
