@@ -24,6 +24,7 @@ TURN_LIMIT = 2_000  # characters; no turn is longer
 SUBTITLE_LENGTH = 42  # characters on a line of subtitles
 SUBTITLE_PAUSE = 0.8  # seconds of silence that begin a new subtitle
 SUBTITLE_LINGER = 1.0  # seconds that a subtitle stays after its last word, unless the next one comes
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # characters that change the direction of text
 SENTENCE_END = (".", "!", "?", "…")
 _FRAME, _START = attrgetter("frame"), attrgetter("start")
 _PAUSE_FRAMES = math.ceil(TURN_PAUSE / FRAME_SECONDS)
@@ -196,9 +197,10 @@ class Transcript:
 
 
 def one_line(text: str) -> str:
-    """Text that cannot make lines of its own, nor steer a terminal: ends of lines are spaces."""
+    """Text that cannot make lines of its own, steer a terminal or turn what follows: ends of lines are spaces."""
     return "".join(
-        " " if each.isspace() else "\N{REPLACEMENT CHARACTER}" if category(each) == "Cc" else each for each in text
+        " " if each.isspace() else "\N{REPLACEMENT CHARACTER}" if category(each) == "Cc" or each in TURNING else each
+        for each in text
     )
 
 

@@ -190,11 +190,11 @@ def test_nothing_said_is_no_subtitle() -> None:
     assert Transcript().srt() == "" and Transcript().words() == [] and Transcript().text == ""
 
 
-@given(st.lists(st.text(alphabet="ab \n\r\x0b\x85\u2028\u2029\x1b\x00->123:,", max_size=12), max_size=20))
+@given(st.lists(st.text(alphabet="ab \n\r\x0b\x85\u2028\u2029\x1b\x00\u202e\u2066->123:,", max_size=12), max_size=20))
 @example(["--", "->"])
 def test_words_cannot_forge_lines_nor_steer_a_terminal(texts: list[str]) -> None:
     transcript = spoken([(0, text) for text in texts])
-    assert not {*"\x1b\x00\x85\u2028"} & set(transcript.srt() + transcript.markdown() + transcript.text)
+    assert not {*"\x1b\x00\x85\u2028\u202e\u2066"} & set(transcript.srt() + transcript.markdown() + transcript.text)
     blocks = transcript.srt().split("\n\n") if transcript.srt() else []
     assert all(re.fullmatch(r"\d+\n[\d:,]+ --> [\d:,]+\n[^\n]+\n?", block) for block in blocks)
     assert transcript.srt().count("-->") == len(blocks)
