@@ -16,13 +16,10 @@ from personaplex_cli.audio.soundcard import SoundCard
 from personaplex_cli.character import Character
 from personaplex_cli.conversation import Conversation, Disconnected, Engine
 from personaplex_cli.errors import PersonaplexError
-from personaplex_cli.events import Began, Ended, Event, Finished, Listener, Muted, Note, Phase, State, Step
-from personaplex_cli.files import check_folder
+from personaplex_cli.events import Began, Ended, Event, Listener, Muted, Note, Phase, State, Step
 from personaplex_cli.options import LiveSoundCardOptions
-from personaplex_cli.programs.live import REDRAW_SECONDS, Display, Keyboard, Live
+from personaplex_cli.programs.live import REDRAW_SECONDS, Display, Keyboard, Live, recorder_in
 from personaplex_cli.recogniser import open_recogniser
-from personaplex_cli.recorder import Recorder
-from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
 from personaplex_cli.transcriber import Transcriber
 from personaplex_cli.transcript import Transcript
 from personaplex_cli.worker import ModelWorker
@@ -52,13 +49,9 @@ class Chat(Live):
         self._card_options = card_options
         self._favourites = favourites
         self._speaks: Character | None = None  # who began last
-        self._frames = 0  # of all that was said, restarts included
-        self._busy = 0.0  # milliseconds that a model here took for them
         self._transcript = Transcript()
         self._card = SoundCard(card_options, listen)
-        if record:
-            check_folder(record)  # now, not when the model is loaded
-        self._recorder = Recorder(self._card, record, listen) if record else None
+        self._recorder = recorder_in(record, self._card, listen)
         self._asr = asr
         self._transcriber: Transcriber | None = None
         self._conversation = Conversation(character, self._recorder or self._card, self._hear)
@@ -160,8 +153,7 @@ class Chat(Live):
         if step.index % LATENCY_FRAMES == 0:
             self._listen(self._card.latency())
         self._transcript.add(self._frames, step.text)
-        self._frames += 1
-        self._busy += step.timings.total if step.timings else FRAME_MS
+        super()._count(step)
 
     def _went_on(self, error: PersonaplexError) -> bool:
         """Go on with who spoke before, from the beginning, if the one who was switched to cannot speak."""
@@ -178,6 +170,4 @@ class Chat(Live):
             self._failure = error
         if self._speaks:
             files = self._recorder.files if self._recorder else ()
-            seconds = self._frames * FRAME_SECONDS
-            speed = round(1000 * seconds / (self._busy or 1), 2)
-            self._listen(Finished("conversation", files, round(seconds, 2), speed, self._transcript.text))
+            self._listen(self._finished("conversation", files, self._transcript.text))

@@ -16,7 +16,6 @@ from personaplex_cli.events import (
     Began,
     Ended,
     Event,
-    Finished,
     Listener,
     Note,
     Phase,
@@ -25,11 +24,9 @@ from personaplex_cli.events import (
     Transcribing,
     UserWords,
 )
-from personaplex_cli.files import check_folder
 from personaplex_cli.options import DuetOptions, SpeakerOptions
-from personaplex_cli.programs.live import Live
-from personaplex_cli.recorder import Recorder
-from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
+from personaplex_cli.programs.live import Live, recorder_in
+from personaplex_cli.samples import FRAME_SECONDS
 
 SLOTS = 2
 
@@ -53,13 +50,9 @@ class Duet(Live):
         pace = repeat(True) if options.fast else ticks()
         self._wire = Crosswire(frames, pace, self._speaker.play if self._speaker else lambda left, right: None)
         audio = self._wire.right
-        if options.record:
-            check_folder(options.record)  # now, not when the model is loaded
-        self._recorder = Recorder(audio, options.record, listen) if options.record else None
+        self._recorder = recorder_in(options.record, audio, listen)
         self._left = Conversation(left, self._wire.left, self._hear_left)
         self._right = Conversation(right, self._recorder or audio, self._hear_right)
-        self._frames = 0
-        self._busy = 0.0  # milliseconds that the model took for them
 
     def _conversations(self) -> Generator[Conversation, None, None]:
         with ExitStack() as open_things:
@@ -95,10 +88,9 @@ class Duet(Live):
             case Ended(error):
                 self._end(error)
                 self._finish()
-            case Step(timings=timings):
+            case Step():
                 self._tell(event)
-                self._frames += 1
-                self._busy += timings.total if timings else FRAME_MS
+                self._count(event)
             case _:
                 self._tell(event)
 
@@ -114,6 +106,4 @@ class Duet(Live):
 
     def _finish(self) -> None:
         files = self._recorder.files if self._recorder else ()
-        seconds = self._frames * FRAME_SECONDS
-        speed = round(1000 * seconds / (self._busy or 1), 2)
-        self._listen(Finished("duet", files, round(seconds, 2), speed, ""))
+        self._listen(self._finished("duet", files, ""))

@@ -10,10 +10,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
-from personaplex_cli.conversation import Conversation, Engine, Wakeup
-from personaplex_cli.events import Event, Listener, Phase, State
+from personaplex_cli.conversation import Audio, Conversation, Engine, Wakeup
+from personaplex_cli.events import Event, Finished, Listener, Phase, State, Step
+from personaplex_cli.files import check_folder
+from personaplex_cli.recorder import Recorder
+from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
 from personaplex_cli.worker import ModelWorker
 
 REDRAW_SECONDS = 1 / 12
@@ -32,6 +36,14 @@ class Keyboard(Protocol):
     def poll(self, seconds: float) -> str | None: ...
 
 
+def recorder_in(folder: Path | None, audio: Audio, listen: Listener) -> Recorder | None:
+    """What records to this folder, if there is one. Raises UsageError now, not when the model is loaded."""
+    if folder is None:
+        return None
+    check_folder(folder)
+    return Recorder(audio, folder, listen)
+
+
 class Live(ABC):
     """`run` it in the thread that draws. `listen` hears all events, from both threads."""
 
@@ -44,6 +56,8 @@ class Live(ABC):
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
         self._wakeup = Wakeup()
+        self._frames = 0  # of all that was said, restarts included
+        self._busy = 0.0  # milliseconds that a model here took for them
 
     @property
     def error(self) -> BaseException | None:
@@ -85,6 +99,14 @@ class Live(ABC):
     def _open(self) -> Engine:
         self._engine = self._start()
         return self._engine
+
+    def _count(self, step: Step) -> None:
+        self._frames += 1
+        self._busy += step.timings.total if step.timings else FRAME_MS
+
+    def _finished(self, what: str, files: tuple[str, ...], text: str) -> Finished:
+        seconds = self._frames * FRAME_SECONDS
+        return Finished(what, files, round(seconds, 2), round(1000 * seconds / (self._busy or 1), 2), text)
 
     @abstractmethod
     def _conversations(self) -> Generator[Conversation, None, None]:
