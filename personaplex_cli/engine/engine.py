@@ -117,7 +117,7 @@ class LocalEngine:
         except Exception as error:
             self._check_health(next(iter(frames)))
             return dict.fromkeys(frames, error)
-        for slot, reply in replies.items():
+        for slot, reply in replies.items() if self.model.memory else ():
             if isinstance(reply, Reply):
                 self._renewals.hear(slot, quiet=max(level(frames[slot]), level(reply.pcm)) < SPEECH_LEVEL)
         return replies
