@@ -7,6 +7,7 @@ these protocols send much that this model cannot do.
 import base64
 import json
 import secrets
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -90,13 +91,13 @@ class OpenAIAdapter(Adapter):
         except RecursionError:  # what could be read may still be too deep to be told again
             raise WireError("The message is nested too deeply.", "Send a flatter one.") from None
 
+    @abstractmethod
     def _obey(self, event: Mapping[str, Any]) -> Iterator[Out]:
         """What the client's event comes to. Raises Rejected."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _error(self, kind: str, code: str | None, what: str, param: str | None, event_id: str | None) -> str:
         """The event that says that something went wrong with another one."""
-        raise NotImplementedError
 
     def _ask(self, instructions: str | None, voice: str | None) -> bool:
         """Take on who shall talk; None leaves it. Returns whether that is news. Raises Rejected."""
