@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EINVAL, EISDIR
-from functools import cache
+from functools import lru_cache
 from io import BytesIO
 from itertools import accumulate
 from math import inf
@@ -45,7 +45,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 raise
 
 
-@cache  # once for each folder: an output folder may have a hundred thousand files
+@lru_cache  # seldom twice for a folder, which may have a hundred thousand files; a server makes a folder for each talk
 def _remove_abandoned(folder: Path) -> None:
     """Remove what killed programs were writing there. One that still writes has been at it for minutes, not a day."""
     with suppress(OSError):  # a folder that others change, or that cannot be read
