@@ -5,13 +5,17 @@ pytest tests/openai_clients
 """
 
 import asyncio
+import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import answerer
 import pytest
 from runningserver import RunningServer, speech
 
+from personaplex_cli.options import AccessOptions
 from personaplex_cli.samples import SILENT_FRAME, Samples
 
 
@@ -22,12 +26,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture(scope="session")
-def answering() -> Iterator[RunningServer]:
+@contextmanager
+def answering_with(access: AccessOptions) -> Iterator[RunningServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "personaplex_cli.loader.load", answerer)
-        with RunningServer("demo", slots=4) as running:
+        with RunningServer("demo", access=access, slots=4) as running:
             yield running
+
+
+@pytest.fixture(scope="session")
+def answering() -> Iterator[RunningServer]:
+    with answering_with(AccessOptions(port=0)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The same with TLS and the token "sk-key"."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl, to make a certificate")
+    folder = tmp_path_factory.mktemp("certificate")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -out {cert} -keyout {key}"
+    subprocess.run([*command.split(), "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    with answering_with(AccessOptions(port=0, token="sk-key", ssl_cert=cert, ssl_key=key)) as running:
+        yield running
 
 
 class Microphone:
