@@ -257,7 +257,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Finished:
-    """One recording is answered; `files` are the paths written, `turns` who spoke (`agent` or `user`) and what.
+    """One recording is answered; `files` are the paths written, `turns` who spoke (`agent`, `user` or a name) and what.
 
     `speed` is its length over the time that it took itself, whatever was answered beside it.
     """

@@ -27,16 +27,25 @@ ABANDONED_SECONDS = 24 * 3600.0  # since something was put there: the program th
 
 
 @contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder in this one, out of which what is whole can be moved. It is removed when the block ends; what a
+    killed program leaves, a day later. Raises OSError.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(parent)
+    with TemporaryDirectory(prefix=SCRATCH, dir=parent, ignore_cleanup_errors=True) as scratch:
+        yield Path(scratch)
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside: the file or folder made there gets the name `path` when the block ends well, else it is removed.
 
     A file replaces an older one. A folder does not: if another process was first, its folder stays, so do not put two
     different things under one name. Raises OSError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path.parent)
-    with TemporaryDirectory(prefix=SCRATCH, dir=path.parent, ignore_cleanup_errors=True) as scratch:
-        partial = Path(scratch) / path.name
+    with scratch_folder(path.parent) as scratch:
+        partial = scratch / path.name
         yield partial
         try:
             os.replace(partial, path)
@@ -61,7 +70,7 @@ def atomic_file(path: Path, private: bool = False) -> Iterator[IO[bytes]]:
     A `private` one is for its owner alone.
     """
     with (
-        _writing(path),
+        writing(path),
         atomic_path(path) as partial,
         open(partial, "wb", opener=for_owner if private else None) as file,
     ):
@@ -100,7 +109,7 @@ def keep_newest(paths: Iterable[Path], count: int, total: float = inf) -> None:
 
 def check_writable(path: Path) -> None:
     """Check that a file can be written there, without touching what is there. Raises AudioError if not."""
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(EISDIR, "it is a folder")
@@ -199,7 +208,8 @@ def damaged_hint(path: Path) -> str:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses in this block is an AudioError: that this place cannot be written."""
     try:
         yield
     except OSError as error:

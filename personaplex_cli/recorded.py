@@ -57,7 +57,7 @@ class RecordedTalk:
         for word in self.words:
             if word.speaker == USER:
                 start, end = (round(second / FRAME_SECONDS) for second in (word.start, word.end))
-                since = max((begin for begin in begins if begin <= start), default=0)
+                since = max((begin for begin in begins if begin <= end), default=0)
                 happened.append((end, UserWords(f" {word.word}", start - since, end - since)))
         return sorted(happened, key=lambda each: each[0])
 

@@ -45,7 +45,7 @@ from personaplex_cli.events import (
 )
 from personaplex_cli.files import GIGABYTE, atomic_file, for_owner, free_bytes
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, from_pcm16, pcm16
-from personaplex_cli.transcript import AGENT, USER, Transcript, as_bytes, one_line
+from personaplex_cli.transcript import AGENT, USER, Transcript, Turn, as_bytes, one_line
 
 MAX_LATE_FRAMES = 12  # an answer that is later than a second is not recorded
 FLUSH_FRAMES = round(1 / FRAME_SECONDS)
@@ -102,6 +102,11 @@ class Recorder:
         names = (SOUND, *((TOKENS,) if self._has_tokens else ()), *TRANSCRIPTS)
         return tuple(str(self.folder / name) for name in names) if self.folder else ()
 
+    @property
+    def turns(self) -> list[Turn]:
+        """What both have said, as far as it is written."""
+        return self._transcript.turns()
+
     def frames(self, wake: Callable[[], None]) -> Iterator[Samples | None]:
         return self._through(self._audio.frames(wake))  # called now: it may open a sound card, or fail to
 
@@ -129,7 +134,7 @@ class Recorder:
                 if event.user:
                     self._transcript.names = {AGENT: one_line(event.persona), USER: one_line(event.user)}
                 if self.folder is None:
-                    self.folder = _new_folder(self._parent)
+                    self.folder = new_folder(self._parent, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
                     self._writer.start()
                     self._listen(Recording(str(self.folder)))
             case Renewed() if self.folder:
@@ -255,8 +260,8 @@ def _speaks(when: str, began: Began) -> str:
     return f"{when} {began.persona} speaks, with the voice {began.voice}."
 
 
-def _new_folder(parent: Path) -> Path:
-    name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+def new_folder(parent: Path, name: str) -> Path:
+    """Make a folder of this name in another one, or of this name and a number. Raises AudioError."""
     number = 1
     try:
         parent.mkdir(0o700, parents=True, exist_ok=True)

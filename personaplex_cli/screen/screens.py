@@ -42,13 +42,14 @@ from personaplex_cli.samples import FRAME_SECONDS
 from personaplex_cli.screen.state import PanelState, Remark, clock, downloaded
 from personaplex_cli.screen.theme import theme_for
 from personaplex_cli.screen.user_turns import UserTurn
-from personaplex_cli.transcript import USER, Turn, Turns
+from personaplex_cli.transcript import AGENT, USER, Turn, Turns
 
 WAITING = 10_000  # events, a quarter of an hour of talk; without a refresh for so long the oldest are dropped
 TENTHS = 10  # lines that a download takes
 METER_RANGE = 70  # dB below full scale
 STOP: Any = getattr(signal, "SIGTSTP", None)  # Ctrl-Z; Windows has none
 SHOW_CURSOR, HIDE_CURSOR = b"\x1b[?25h", b"\x1b[?25l"
+SPEAKERS = {USER: "You", AGENT: "It"}  # others have names
 SHORT_ANSWER = 400  # characters; a longer one is read in its file
 # Narrow bars: where a line is full, the ^C that the terminal shows breaks it in two, and half of it stays.
 TITLE, BAR = progress.TextColumn("{task.description}", markup=False), progress.BarColumn(24)
@@ -269,9 +270,9 @@ class ProgressScreen(Sentences):
 
     def _say_turns(self, turns: Sequence[tuple[str, str]], text: str) -> None:
         """What both said, in order, where the user's words are known; else the agent's text."""
-        if any(speaker == USER for speaker, _ in turns):
+        if any(speaker != AGENT for speaker, _ in turns):
             for speaker, said in turns:
-                self._say(f"{'You' if speaker == USER else 'It'} said: {said}")
+                self._say(f"{SPEAKERS.get(speaker, speaker)} said: {said}")
         elif text:
             self._say(f"It said: {text}")
         if not text:

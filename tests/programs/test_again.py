@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakecard import FakeCard, plug_in
-from heldchat import Held
+from heldchat import Held, Nothing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parrot import Parrot
@@ -23,13 +23,14 @@ from personaplex_cli.cli.main import program
 from personaplex_cli.cli.replays import EXAMPLE
 from personaplex_cli.conversation import Conversation, Engine, converse_all
 from personaplex_cli.engine.engine import LocalEngine
-from personaplex_cli.errors import UsageError
-from personaplex_cli.events import Began, Event, Finished, Hushed, Note, Step, ignore
+from personaplex_cli.errors import AudioError, UsageError
+from personaplex_cli.events import Began, Event, Finished, Hushed, Note, Step, UserWords, ignore
 from personaplex_cli.loader.load import load
 from personaplex_cli.lookup import find_character
-from personaplex_cli.options import CharacterOptions, ModelOptions
+from personaplex_cli.options import CharacterOptions, DuetOptions, ModelOptions, SpeakerOptions
 from personaplex_cli.programs.again import characters, hold_again, model_options
 from personaplex_cli.programs.comparison import page
+from personaplex_cli.programs.duet import Duet
 from personaplex_cli.recorded import RecordedTalk, read_talk
 from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME, SILENT_FRAME
@@ -81,7 +82,7 @@ Doing = st.sampled_from(["hush", "again", "another"])
 
 
 def talked(engine: Engine, folder: Path, frames: int, does: dict[int, list[str]], loud: list[bool]) -> RecordedTalk:
-    """A recorded talk in which the user does these things before these frames."""
+    """A recorded talk in which the user does these things before these frames, and says a word in each loud one."""
     sound = noise(frames, 1) * np.array(loud, dtype=np.float32)[:, np.newaxis]
     with Recorder(Given(sound), folder, ignore) as recorder:
         audio = Once(sound)
@@ -89,6 +90,8 @@ def talked(engine: Engine, folder: Path, frames: int, does: dict[int, list[str]]
         conversation, ahead = Conversation(TEACHER, recorder), dict(does)
         for _, event in converse_all(engine, [conversation]):
             recorder.hear(event)
+            if isinstance(event, Step) and loud[audio.next - 1]:
+                recorder.hear(UserWords(" yes", event.index, event.index + 1))
             if isinstance(event, Step) or (isinstance(event, Began) and not audio.next):
                 for what in ahead.pop(audio.next, []):  # once: to begin again may come back to this frame
                     wish(conversation, what)
@@ -150,6 +153,50 @@ def test_an_answer_that_is_interrupted_leaves_no_half_talk(tmp_path: Path) -> No
         hold_again(Interrupted(1), talk, parrots(talk), tmp_path / "b", events.append)
     assert not list((tmp_path / "b").iterdir())
     assert Note("The new answer was not finished, so nothing of it is kept.") in events
+
+
+def test_whenever_the_program_is_killed_there_is_no_half_talk(tmp_path: Path) -> None:
+    talk = talked(Parrot(1), tmp_path / "a", 30, {}, [True] * 30)
+    out = tmp_path / "b"
+
+    def look(event: Event) -> None:
+        assert all(map(is_whole, out.glob("[!.]*")))
+
+    for _ in range(2):  # both begin in one second, perhaps
+        hold_again(Parrot(1), talk, parrots(talk), out, look)
+    assert len(list(out.iterdir())) == 2 and all(map(is_whole, out.iterdir()))
+
+
+def is_whole(folder: Path) -> bool:
+    return read_talk(folder).frames == 30 and (folder / "comparison.html").read_text().endswith("</html>\n")
+
+
+def test_a_disk_that_is_full_ends_it_with_nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = talked(Parrot(1), tmp_path / "a", 30, {}, [True] * 30)
+    monkeypatch.setattr("personaplex_cli.recorder.free_bytes", lambda folder: 0)
+    events: list[Event] = []
+    with pytest.raises(AudioError, match="cannot be written"):
+        hold_again(Parrot(1), talk, parrots(talk), tmp_path / "b", events.append)
+    assert not list((tmp_path / "b").iterdir())
+    assert any(isinstance(event, Note) and "the disk has less than" in event.text for event in events)
+
+
+def test_of_two_personas_the_one_who_is_heard_is_named_and_keeps_the_words(tmp_path: Path) -> None:
+    options = DuetOptions(minutes=30 * 0.08 / 60, fast=True, record=tmp_path / "a")
+    duet = Duet(lambda: Parrot(2), CHEF, TEACHER, options, SpeakerOptions(), ignore)
+    duet.run(Nothing(), Nothing())
+    assert duet._worker and duet._worker.join(60)
+    (folder,) = (tmp_path / "a").iterdir()
+    talk, events = read_talk(folder), list[Event]()
+    again = hold_again(Parrot(1), talk, {0: replace(TEACHER, persona="actor")}, tmp_path / "b", events.append)
+    assert [word for word in read_talk(again).words if word.speaker == USER] == [
+        word for word in talk.words if word.speaker == USER
+    ]
+    began = next(event for event in events if isinstance(event, Began))
+    assert (began.user, began.persona, began.left["voice"]) == ("chef", "actor", CHEF.voice)
+    (finished,) = (event for event in events if isinstance(event, Finished))
+    assert {speaker for speaker, _ in finished.turns} == {"chef", "actor"}
+    assert (again / "transcript.md").read_text().startswith("# chef and actor, ")
 
 
 def test_tokens_are_compared_with_the_examples_where_an_option_repeats_what_was(
