@@ -5,6 +5,7 @@ what their names say.
 import os
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,9 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
 
 from personaplex_cli.errors import AudioError, ModelError, UsageError
+
+if sys.platform != "win32":
+    import fcntl
 
 GIGABYTE = 10**9
 MAX_TEXT_BYTES = 1_000_000  # of a file that a person writes: settings, a persona, a prompt
@@ -124,6 +128,27 @@ def check_folder(path: Path) -> None:
     for place in (path, *path.parents):
         if os.path.lexists(place) and not os.path.isdir(place):
             raise UsageError(f"{place} is a file, not a folder.", "Choose another folder.")
+
+
+def lock(file: IO[bytes]) -> bool:
+    """Take a file, open for writing, until it is closed or the program ends; returns whether it could be taken.
+
+    Windows needs no lock: what is open cannot be deleted there.
+    """
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another program has it, or the file system knows no locks
+            return False
+    return True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody has taken this file, as far as it is there. Raises OSError."""
+    if not path.exists():
+        return False
+    with path.open("r+b") as file:
+        return not lock(file)
 
 
 def free_bytes(folder: Path) -> int:

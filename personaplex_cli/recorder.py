@@ -43,7 +43,7 @@ from personaplex_cli.events import (
     UserWords,
     as_json,
 )
-from personaplex_cli.files import GIGABYTE, atomic_file, for_owner, free_bytes
+from personaplex_cli.files import GIGABYTE, atomic_file, for_owner, free_bytes, lock
 from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples, from_pcm16, pcm16
 from personaplex_cli.transcript import AGENT, USER, Transcript, Turn, as_bytes, one_line
 
@@ -181,17 +181,18 @@ class Recorder:
     def _write(self) -> None:
         assert self.folder is not None, "the thread starts when there is a folder"
         try:
-            self._write_transcripts()
-            with open(self.folder / SOUND, "wb", opener=for_owner) as file, wave.open(file, "wb") as sound:
-                sound.setnchannels(2)
-                sound.setsampwidth(2)
-                sound.setframerate(SAMPLE_RATE)
-                frames = iter(self._waiting.get, None)
-                while second := list(islice(frames, FLUSH_FRAMES)):
-                    self._append(second, sound, file)
-            self._write_transcripts()  # with what was marked, or came of the user's words, after the last one
-            with (self.folder / SOUND).open("r+b") as whole:
-                mark_sides(whole)
+            with open(self.folder / SOUND, "wb", opener=for_owner) as file:
+                lock(file)  # what goes on is not deleted, whatever there is too much of
+                self._write_transcripts()
+                with wave.open(file, "wb") as sound:
+                    sound.setnchannels(2)
+                    sound.setsampwidth(2)
+                    sound.setframerate(SAMPLE_RATE)
+                    frames = iter(self._waiting.get, None)
+                    while second := list(islice(frames, FLUSH_FRAMES)):
+                        self._append(second, sound, file)
+                self._write_transcripts()  # with what was marked, or came of the user's words, after the last one
+                mark_sides(file)
         except Exception as error:  # whatever it is: the talk goes on
             self._listen(Recording(""))
             self._listen(Note(f"The recording of this conversation has stopped: {error}"))

@@ -7,11 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from personaplex_cli.files import GIGABYTE
+from personaplex_cli.files import GIGABYTE, is_locked
 from personaplex_cli.recorder import SOUND, TOKENS, TRANSCRIPTS
 
 NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")  # of a recording's folder
-BUSY_SECONDS = 600.0  # since the last writing: a talk may go on. A server ends those without sound after a minute
 DAY = 86_400.0  # seconds
 
 
@@ -24,8 +23,13 @@ class _Kept:
     folder: Path
 
     def delete(self) -> bool:
-        """Delete our files in it, and the folder if nothing else is there; returns whether all of ours are gone."""
+        """Delete our files in it, and the folder if nothing else is there; returns whether all of ours are gone.
+
+        Nothing of a talk that goes on, in whatever program.
+        """
         with suppress(OSError):
+            if is_locked(self.folder / SOUND):
+                return False
             for name in (SOUND, TOKENS, *TRANSCRIPTS):
                 (self.folder / name).unlink(missing_ok=True)
             with suppress(OSError):  # something of the owner's is in it
@@ -37,8 +41,8 @@ class _Kept:
 def delete_old(parent: Path, max_gigabytes: float | None, max_days: float | None, now: float | None = None) -> int:
     """Delete recordings in this folder that are older than so many days, then the oldest ones beyond so many gigabytes.
 
-    Never one that was written to just now, though its size counts. Returns how many were deleted. `now` is in seconds
-    since 1970.
+    Never one of a talk that goes on, though its size counts. Returns how many were deleted. `now` is in seconds since
+    1970.
     """
     now = time.time() if now is None else now
     kept = sorted(_recordings(parent), key=lambda each: each.written)
@@ -46,7 +50,7 @@ def delete_old(parent: Path, max_gigabytes: float | None, max_days: float | None
     for each in kept:
         is_old = max_days is not None and now - each.written > max_days * DAY
         is_too_much = max_gigabytes is not None and total > max_gigabytes * GIGABYTE
-        if now - each.written > BUSY_SECONDS and (is_old or is_too_much) and each.delete():
+        if (is_old or is_too_much) and each.delete():
             total -= each.size
             deleted += 1
     return deleted
