@@ -84,8 +84,13 @@ def test_a_talk_is_kept_until_it_is_over(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX")
 def test_of_a_program_that_was_killed_it_is_over(tmp_path: Path) -> None:
     folder = keep(tmp_path, 1, DAY, 5)
-    dies = "import os, sys; from personaplex_cli.files import lock; lock(open(sys.argv[1], 'r+b')); os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", dies, str(folder / "conversation.wav")])
+    dies = """
+import os, sys
+from personaplex_cli.files import lock
+assert lock(open(sys.argv[1], "r+b"))
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", dies, str(folder / "conversation.wav")]).returncode == -9
     assert delete_old(tmp_path, 0.0, None, NOW) == 1
 
 
