@@ -7,6 +7,7 @@ package.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +43,7 @@ from personaplex_cli.samples import FRAME_SECONDS, SILENT_FRAME, Samples, level
 WARM_UP_FRAMES = 8
 ROUND_MS = 60  # for a step and a piece of a prompt, of the 80 that there are
 TIMED_POSITIONS, FEWEST_POSITIONS = 64, 32  # of a prompt: read to see how long they take; read in any case
+SAMPLES = 16  # of voices that are kept as the model reads them, some 2 MB each
 LONG_PROMPT_FRAMES = 500  # 40 s: a voice of ten seconds, and a text of more than 300 tokens
 
 
@@ -87,8 +89,8 @@ class LocalEngine:
         self._at_once = AT_ONCE  # positions of a prompt that are read between two frames of others
         self._rehearsal: Character | None = None
         self._own_voices = VoiceMaker(model.codec, model.generator.embed, model.spec, model.name, model.revision)
-        self._sample: Samples | OwnVoice | None = None  # the voice sample that was heard last, and what came of it
-        self._sample_heard: Tensor | SavedVoice = torch.empty(0)
+        # The voice samples that were heard last, and what came of each: of a chat's favourites, all.
+        self._samples: deque[tuple[Samples | OwnVoice, Tensor | SavedVoice]] = deque(maxlen=SAMPLES)
 
     def begin(self, slot: int, character: Character) -> None:
         self.end(slot)
@@ -277,13 +279,15 @@ class LocalEngine:
             sound = self.model.find_voice(sound)
         if isinstance(sound, Path):
             return load_saved_voice(sound, self.model.spec)
-        if self._sample is not sound:  # a restart asks for the same sample again
-            if isinstance(sound, OwnVoice):
-                self._sample_heard = yield from self._own_voices.voice(sound)
-            else:
-                self._sample_heard = yield from self.model.codec.codes_of(sound)
-            self._sample = sound
-        return self._sample_heard
+        for sample, heard in self._samples:  # a restart asks for the same sample again
+            if sample is sound:
+                return heard
+        if isinstance(sound, OwnVoice):
+            voice: Tensor | SavedVoice = yield from self._own_voices.voice(sound)
+        else:
+            voice = yield from self.model.codec.codes_of(sound)
+        self._samples.append((sound, voice))
+        return voice
 
     def _check_health(self, slot: int) -> None:
         """After an error the model must show in its slot that it is all right before it goes on. Raises if not."""

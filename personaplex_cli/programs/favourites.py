@@ -79,6 +79,6 @@ def _event(favourites: Mapping[str, Character]) -> Favourites:
 def _report(refused: Mapping[str, PersonaplexError], listen: Listener) -> None:
     """One note for all keys that switch to nobody, with each remedy once."""
     if refused:
-        found = [f"Key {key}: {error}" for key, error in refused.items()]
+        found = [f"Nobody is on key {key}. {error}" for key, error in refused.items()]
         remedies = dict.fromkeys(error.hint for error in refused.values() if error.hint)
         listen(Note(" ".join([*found, *remedies])))

@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,7 +44,7 @@ def test_every_entry_has_its_own_key_or_a_note(entries: list[tuple[str, str]], c
     notes = [each.text for each in events if isinstance(each, Note)]
     for key, (persona, voice) in zip(KEYS, entries, strict=False):
         usable = persona in SHIPPED and voice in ("", ":NATM1", ": varf0 ")
-        assert (key in favourites) is usable is not any(f"Key {key}: " in note for note in notes)
+        assert (key in favourites) is usable is not any(f"Nobody is on key {key}. " in note for note in notes)
         if usable:
             assert favourites[key].persona == persona and favourites[key].sampling.seed == 3
             assert favourites[key].voice == voice.strip(": ").upper() or not voice
@@ -64,11 +65,14 @@ def test_a_server_is_not_asked_for_voices_that_are_files_here(tmp_path: Path) ->
 class TestReadAhead:
     @pytest.fixture
     def reads(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        """One for each pass of a prompt through the model."""
+        """One for each pass of a prompt through the model, and of a voice sample through its codec."""
         from personaplex_cli.engine.generator import TokenGenerator
+        from personaplex_cli.engine.mimi import MimiCodec
 
         read, count = TokenGenerator.read, list[int]()
         monkeypatch.setattr(TokenGenerator, "read", lambda *rest: (count.append(1), read(*rest))[1])
+        codes_of = MimiCodec.codes_of
+        monkeypatch.setattr(MimiCodec, "codes_of", lambda *rest: (count.append(1), codes_of(*rest))[1])
         return count
 
     def test_then_nothing_is_left_to_read(self, random_folder: Path, reads: list[int]) -> None:
@@ -77,13 +81,15 @@ class TestReadAhead:
 
         favourites, _ = found("chef, teacher:NATM1, astronaut, assistant")
         favourites["3"] = replace(favourites["3"], sound="NOPE.pt")
+        for key, sample in zip("56", np.random.default_rng(0).uniform(-0.1, 0.1, (2, 4800)), strict=True):
+            favourites[key] = replace(favourites["1"], sound=sample.astype(np.float32))
         events: list[Event] = []
         engine = load(ModelOptions(str(random_folder), device="cpu"))
         read_ahead(engine, favourites, events.append, seconds=600)
-        assert list(favourites) == ["1", "2", "4"]
+        assert list(favourites) == ["1", "2", "4", "5", "6"]
         (note, told) = events
-        assert isinstance(note, Note) and note.text.startswith("Key 3: ")
-        assert isinstance(told, Favourites) and list(told.names) == ["1", "2", "4"]
+        assert isinstance(note, Note) and note.text.startswith("Nobody is on key 3. ")
+        assert isinstance(told, Favourites) and list(told.names) == list(favourites)
         before = len(reads)
         read_ahead(engine, favourites, events.append, seconds=600)
         assert before and len(reads) == before
