@@ -3,6 +3,7 @@
 Numbers, text and sound only, so that any engine can be asked for it; `lookup.py` finds one by names and options.
 """
 
+import re
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ RANGES = {
     "text_top_k": ("a whole number", 1, 2048),
     "seed": ("a whole number", 0, 2**63 - 1),  # 63 bits
 }
+BLANK = re.compile(r"(?<!\S)(?:\.\.\.|…)(?!\w)|<(?!system>)[^<>\s][^<>\n]{0,79}>|\b(?:NAME|KIND)\b")
 MAX_PROMPT = 100_000  # characters: several times what any context has room for
 
 
@@ -88,6 +90,11 @@ class Character:
                 f"The prompt is not text: its character {error.start + 1} cannot be written as UTF-8.",
                 "Write it as UTF-8, or give --prompt @FILE.",
             ) from error
+
+    @property
+    def blanks(self) -> str:
+        """What of a template nobody has filled in, such as "..." or "<name>", with commas; mostly nothing."""
+        return ", ".join(dict.fromkeys(BLANK.findall(self.prompt)))
 
     def seeded(self) -> "Character":
         """The same with a seed of its own, if it has none: so that what begins again is the same talk."""

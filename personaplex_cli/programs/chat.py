@@ -144,6 +144,9 @@ class Chat(Live):
             case Began():
                 self._speaks = self._conversation.character
                 self._listen(State(Phase.LIVE))
+                if blanks := self._speaks.blanks:
+                    what = f"The prompt of {self._speaks.persona} still has what a template leaves open: {blanks}"
+                    self._listen(Note(what))
             case Step():
                 self._count(event)
         if self._transcriber:
@@ -160,7 +163,7 @@ class Chat(Live):
         wanted, before = self._conversation.character, self._speaks
         if before is None or wanted is before or self._stopping.is_set():
             return False
-        what = f"{wanted.persona} cannot speak, so {before.persona} begins again: {error} {error.hint}"
+        what = f"{wanted.persona} cannot speak, so {before.persona} begins again. {error} {error.hint}"
         self._listen(Note(what.rstrip()))
         self._conversation = Conversation(before, self._conversation.audio, self._hear)
         return True

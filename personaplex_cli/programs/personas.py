@@ -178,6 +178,9 @@ def _warnings(character: Character, size: "PromptSize") -> Iterator[Finding]:
     elif not FORMS.match(prompt):
         found = "The prompt has none of the three forms that the model was trained on: it may ignore it."
         yield Finding(WARNING, character.persona, found, f"Begin with {ASSISTANT!r}, {SERVICE!r} or {CHAT!r}")
+    if character.blanks:
+        found = f"The prompt still has what a template leaves open: {character.blanks}"
+        yield Finding(WARNING, character.persona, found, "Write what belongs there.")
     if size.tokens > MAX_TOKENS:
         found = f"The prompt has {size.tokens} tokens, more than {MAX_TOKENS}."
         yield Finding(WARNING, character.persona, found, "Shorten it: long ones are followed badly, and cost memory.")

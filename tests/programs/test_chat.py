@@ -18,6 +18,7 @@ import pytest
 import torch
 from fakecard import FakeCard, plug_in
 from heldchat import NO_ONE, Held, Nothing
+from parrot import Parrot
 
 from personaplex_cli.audio.recording import Recording
 from personaplex_cli.character import Character, Sampling
@@ -187,10 +188,19 @@ def test_a_favourite_who_cannot_speak_does_not_end_the_talk(
     assert held.chat.error is None and said[:20] == said[20:40] == said[40:]
     assert {each.persona for each in held.of(Began)} == {"teacher"}
     notes = [
-        note.text for note in held.of(Note) if note.text.startswith("chef cannot speak, so teacher begins again: ")
+        note.text for note in held.of(Note) if note.text.startswith("chef cannot speak, so teacher begins again. ")
     ]
     assert "There is no voice named 'NOPE'" in notes[0] and "The prompt takes" in notes[1] and len(notes) == 2
     assert len(kept_sound(tmp_path)) == 60 * FRAME
+
+
+def test_a_prompt_that_was_not_filled_in_is_named_when_it_begins(plug: Callable[..., FakeCard]) -> None:
+    favourites = {"1": replace(chef(), prompt="You are ...")}
+    held = Held(plug(microphone=speech(20)), lambda _: Parrot(1), chef(), favourites=favourites)
+    held.at = {5: lambda: held.chat.press("1")}
+    held.run()
+    (note,) = (note.text for note in held.of(Note) if "leaves open" in note.text)
+    assert note.startswith("The prompt of chef ") and note.endswith(": ...")
 
 
 def test_keys_of_no_favourite_do_nothing(plug: Callable[..., FakeCard], random_folder: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from personaplex_cli.character import Character
 from personaplex_cli.errors import PersonaplexError, UsageError
 from personaplex_cli.findings import OK, WARNING, WRONG, Finding
 from personaplex_cli.library.catalog import find_persona, personas
@@ -102,6 +103,23 @@ def test_other_forms_and_long_prompts_have_warnings(data: st.DataObject) -> None
     assert [each.kind for each in findings] == [OK, *[WARNING] * (cut + is_long)]
     assert any("three forms" in each.found for each in findings) is cut
     assert all(each.advice for each in findings[1:]) and program.exit_code(findings) == 0
+
+
+def test_what_a_template_leaves_open_is_told() -> None:
+    """The program's own template, the form that `check` itself tells, NVIDIA's with angle brackets."""
+    nvidias = "You work for <company> which is a <kind of shop> and your name is Ada. Information: Open."
+    for prompt, open_places in (
+        (program.template("", "").split('"""')[1], "..."),
+        (f"{program.SERVICE} ...", "NAME, KIND, ..."),
+        (f"<system> {nvidias} <system>", "<company>, <kind of shop>"),
+    ):
+        (_, warning) = checked(prompt)
+        assert warning.kind == WARNING and warning.found.endswith(f": {open_places}")
+
+
+@given(st.lists(st.sampled_from(["Well...", "a < b > c", "1...2", "NAMES", "KINDLY", "<system>", "Ada.", "\n"])))
+def test_what_only_looks_like_it_is_not(words: list[str]) -> None:
+    assert not Character("", " ".join(words), "", "").blanks
 
 
 def test_what_fills_the_memory_is_wrong() -> None:
