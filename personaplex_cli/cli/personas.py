@@ -16,7 +16,7 @@ from personaplex_cli.cli.completion import completer
 from personaplex_cli.cli.help import Command, ShownByName, with_default
 from personaplex_cli.cli.replays import EXAMPLE
 from personaplex_cli.cli.talk import starter, who_speaks
-from personaplex_cli.cli.terminal import agreed, edit_file, left_out, say, show_list, show_text
+from personaplex_cli.cli.terminal import agreed, check_can_edit, edit_file, left_out, say, show_list, show_text
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Event, Finished, Note, ignore
 from personaplex_cli.library import catalog
@@ -81,6 +81,7 @@ def new_persona(
     else:
         text = None if sys.stdin.isatty() else sys.stdin.read(MAX_TEXT)
     if text is None:
+        check_can_edit(f"Run it in one, or give its text: personaplex personas new {name} --prompt TEXT")
         program.write(path, program.template(speaks, description))
         if not _edited(path, is_new=True):
             raise UsageError("Nothing was written.", f"Or give its text: personaplex personas new {name} --prompt TEXT")
@@ -98,8 +99,7 @@ def edit_persona(*, name: Name, model: ModelFilesOptions) -> None:
     """Change a persona in your $EDITOR, and check it. One that ships is copied first: your own wins over it."""
     from personaplex_cli.programs import personas as program
 
-    if not sys.stdin.isatty():
-        raise UsageError("Cannot open an editor without a terminal.", "Run it in a terminal.")
+    check_can_edit(f"Run it in one, or read it: personaplex personas show {name}")
     path, copied = program.own_copy(name)
     if copied:
         say(f"Copied to {path}: your own wins over the one that ships.")

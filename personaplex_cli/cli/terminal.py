@@ -71,6 +71,12 @@ def agreed(question: str, yes: bool) -> bool:
             return False
 
 
+def check_can_edit(remedy: str) -> None:
+    """Raise UsageError where an editor could not be seen, or not be written in."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("Cannot open an editor without a terminal.", remedy)
+
+
 def edit_file(path: Path) -> None:
     """Open a file in the user's editor, and wait until that ends. Raises UsageError if it fails."""
     usual = "notepad" if sys.platform == "win32" else "vi"

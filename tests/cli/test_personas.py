@@ -14,6 +14,7 @@ import pytest
 from personaplex_cli import character
 from personaplex_cli.audio.recording import read_recording, write_wav
 from personaplex_cli.cli.main import program
+from personaplex_cli.cli.output import Output
 from personaplex_cli.library.catalog import find_persona
 from personaplex_cli.samples import SAMPLE_RATE
 
@@ -30,6 +31,7 @@ def own(user_folders: Path) -> Path:
 def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """Sets a program as the editor of a user at a terminal: Python, in which `path` is what it is to edit."""
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True, readline=lambda: "n\n"))
+    monkeypatch.setattr(Output, "isatty", lambda self: True, raising=False)
     script = tmp_path / "my editor.py"
 
     def does(code: str) -> None:
@@ -85,12 +87,19 @@ def test_where_the_editor_writes_nothing_nothing_is_left(
     assert ("failed (exit code 3)" if "exit" in code else "Nothing was") in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("command", "side"), [("edit chef", "stdin"), ("edit chef", "stdout"), ("new ada", "stdout")])
 def test_no_editor_is_opened_without_a_terminal(
-    editor: object, own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str,
+    side: str,
+    editor: object,
+    own: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     editor("path.write_text('edited')")  # type: ignore[operator]
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert program(["personas", "edit", "chef"]) == 2
+    stream = {"stdin": sys.stdin, "stdout": Output}[side]
+    monkeypatch.setattr(stream, "isatty", lambda *self: False)  # as in a pipe
+    assert program(["personas", *command.split()]) == 2
     assert "without a terminal" in capsys.readouterr().err and not own.exists()
 
 
