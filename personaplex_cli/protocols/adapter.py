@@ -134,6 +134,11 @@ class Adapter(Protocol):
         yield from ()
 
 
+def pieces(sound: bytes, size: int) -> Iterator[bytes]:
+    """A long sound of the client's, so many bytes at a time: between two of them others come first."""
+    return (sound[at : at + size] for at in range(0, len(sound) or 1, size))
+
+
 def facts(began: Began) -> dict[str, Any]:
     """What a client may know of a conversation that begins."""
     names = ("voice", "persona", "seed", "prompt_frames", "context", "memory", "model", "precision")

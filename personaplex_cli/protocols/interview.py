@@ -26,7 +26,7 @@ class Interview(JsonAdapter):
         values = json_object(message, "The text message")
         match values.get("type"):
             case "audio":
-                yield self._reader.read(_decoded(values.get("data")))
+                yield from self._heard(_decoded(values.get("data")))
             case "context":
                 yield Begin(self._interviewer(values))
             case "reset":

@@ -12,9 +12,9 @@ import numpy as np
 from personaplex_cli.audio.pcm import PcmReader, PcmWriter
 from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
 from personaplex_cli.events import Began
-from personaplex_cli.protocols.adapter import Adapter, Begin, Lost, Out, ServerEvent, Upgrade, facts
+from personaplex_cli.protocols.adapter import Adapter, Begin, Lost, Out, ServerEvent, Upgrade, facts, pieces
 from personaplex_cli.protocols.wire import Request, WireError
-from personaplex_cli.samples import SAMPLE_RATE
+from personaplex_cli.samples import SAMPLE_RATE, Samples
 
 
 class Unsupported(PersonaplexError):
@@ -55,6 +55,10 @@ class JsonAdapter(Adapter):
         self.rate = rate
         self._reader = PcmReader(rate)
         self._writer = PcmWriter(rate)
+
+    def _heard(self, pcm: bytes) -> Iterator[Samples]:
+        """The client's sound, a second at a time."""
+        return map(self._reader.read, pieces(pcm, 2 * self.rate))
 
     def _sound(self, pcm: bytes) -> str | bytes:
         """The message that carries sound."""

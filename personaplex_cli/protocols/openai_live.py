@@ -79,8 +79,8 @@ class OpenAILive(OpenAIAdapter):
             case "session.start":
                 yield from self._start(object_of(event, "session"), event_id)
             case "session.input_audio.append":
-                heard = self._heard(event.get("audio"))
-                yield np.zeros_like(heard) if self._muted else heard
+                for heard in self._heard(event.get("audio")):
+                    yield np.zeros_like(heard) if self._muted else heard
             case "session.input_audio.mute" | "session.input_audio.unmute":
                 self._muted = kind.endswith(".mute")
                 yield event_json(f"{kind}d", **_answering(event_id))

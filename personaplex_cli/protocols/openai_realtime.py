@@ -115,7 +115,7 @@ class OpenAIRealtime(OpenAIAdapter):
     def _obey(self, event: Mapping[str, Any]) -> Iterator[Out]:
         match event.get("type"):
             case "input_audio_buffer.append":
-                yield self._heard(event.get("audio"))
+                yield from self._heard(event.get("audio"))
             case "session.update":
                 yield from self._update(object_of(event, "session"))
             case "conversation.item.create":

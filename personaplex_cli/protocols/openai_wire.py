@@ -16,7 +16,7 @@ from personaplex_cli.audio.g711 import A_LAW, MU_LAW, PhoneReader, PhoneWriter
 from personaplex_cli.audio.g711 import RATE as PHONE_RATE
 from personaplex_cli.audio.pcm import PcmReader, PcmWriter
 from personaplex_cli.errors import PersonaplexError
-from personaplex_cli.protocols.adapter import Adapter, Begin, Did, Out, Upgrade
+from personaplex_cli.protocols.adapter import Adapter, Begin, Did, Out, Upgrade, pieces
 from personaplex_cli.protocols.wire import MAX_NAME, MAX_PROMPT, Request, WireError, json_object
 from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE, Samples
 
@@ -115,15 +115,15 @@ class OpenAIAdapter(Adapter):
     def _begin(self) -> Begin:
         return Begin(self._asked, any_voice=True)
 
-    def _heard(self, text: object) -> Samples:
-        """The user's sound in an event, [n] at 24 kHz. Raises Rejected."""
+    def _heard(self, text: object) -> Iterator[Samples]:
+        """The user's sound in an event, [n] at 24 kHz, a second at a time. Raises Rejected."""
         try:
             data = base64.b64decode(text, validate=True)  # type: ignore[arg-type]  # what else it is, it says
         except (TypeError, ValueError):
             raise Rejected("The sound is not base64.", "invalid_base64", "audio") from None
         if len(data) > MAX_SOUND_SECONDS * self._format_in.bytes_per_second:
             raise Rejected("Too much sound came at once.", "string_above_max_length", "audio")
-        return self._reader.read(data)
+        return map(self._reader.read, pieces(data, self._format_in.bytes_per_second))
 
     def _said(self, pcm: Samples) -> str:
         """The agent's sound, as base64."""

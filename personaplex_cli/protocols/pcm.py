@@ -43,8 +43,7 @@ class Pcm(JsonAdapter):
 
     def decode(self, message: str | bytes) -> Iterator[Out]:
         if isinstance(message, bytes):
-            for at in range(0, len(message), 2 * self.rate):  # a second each: others come in between
-                yield self._reader.read(message[at : at + 2 * self.rate])
+            yield from self._heard(message)
             return
         values = json_object(message, "The text message")
         match values.get("type"):

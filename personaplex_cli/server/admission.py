@@ -116,6 +116,11 @@ class Place:
         self.moved = asyncio.Event()
         self._admission = admission
 
+    @property
+    def among(self) -> int:
+        """How many may talk at once."""
+        return self._admission.slots
+
     async def positions(self) -> AsyncIterator[int]:
         """The position in the queue (1: next), whenever it changes, until this one may talk."""
         known = 0

@@ -303,9 +303,10 @@ class App:
         if refusal := self._admission.refusal(client_address(request)):
             raise self._full(refusal, request)
         await socket.prepare(request)
-        if connection := Connection.of(request):
-            connection.enter(Stage.ASKING)  # it makes room for others
-        wants = await introduction(socket, adapter, self._access)
+        if (connection := Connection.of(request)) is None:
+            return socket
+        connection.enter(Stage.ASKING)  # it makes room for others
+        wants = await introduction(socket, adapter, connection.share, self._access)
         if not isinstance(wants, Closing):
             place = self._admission.enter(client_address(request))
             if isinstance(place, Place):
@@ -353,7 +354,7 @@ class App:
                 await socket.prepare(request)
             if connection := Connection.of(request):
                 connection.enter(Stage.TALKING)
-                session = Session(socket, opening, adapter, place, self._host, connection.deafen)
+                session = Session(socket, opening, adapter, place, self._host, connection.share, connection.deafen)
                 await self._attend(session, request)
         finally:
             place.leave()

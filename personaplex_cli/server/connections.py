@@ -17,6 +17,7 @@ import ssl
 import time
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from typing import cast
 
 from aiohttp import web
@@ -25,6 +26,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from personaplex_cli.protocols.budget import Budget
 from personaplex_cli.server.access import household, parsed
+from personaplex_cli.server.fairness import LoopTime, Share
 
 MAX_CONNECTIONS = 256
 MAX_PER_ADDRESS = 192  # also all that come through one web server before this one
@@ -32,9 +34,7 @@ HEAD_SECONDS = 10.0
 ANSWER_SECONDS = 120.0  # for the files of another client (--static) over a slow network
 TLS_CLOSING_SECONDS = 2.0
 REQUESTS, REQUESTS_PER_SECOND = 500, 100  # of one connection
-PIECE = 1 << 13  # bytes that are read in one go, then others may come first ...
-PARSE_SECONDS = 0.001  # ... and if reading them took longer than this ...
-PARSE_SHARE = 4  # ... for so many times as long: thousands of empty messages fit into a piece
+PIECE = 1 << 13  # bytes that are read in one go, then others may come first: thousands of empty messages fit into it
 
 
 class Stage(Enum):
@@ -49,6 +49,7 @@ class Connections:
     def __init__(self, serve: Callable[[], RequestHandler], tls: ssl.SSLContext | None) -> None:
         self.serve = serve
         self.tls = tls
+        self.loop_time = LoopTime()
         self._open: set[Connection] = set()
         logging.getLogger("aiohttp").addHandler(logging.NullHandler())  # else strangers' headers go to the screen
 
@@ -86,6 +87,7 @@ class Connection(asyncio.Protocol):
         self.stage = Stage.ASKING
         self.since = 0.0
         self.address = ""
+        self.share = Share(connections.loop_time)
         self._all = connections
         self._socket: asyncio.Transport | None = None
         self._handler: RequestHandler | None = None
@@ -181,12 +183,10 @@ class Connection(asyncio.Protocol):
         while self._unread and not self._deaf and not self._lost:
             piece = bytes(self._unread[:PIECE])
             del self._unread[:PIECE]
-            began = time.perf_counter()
-            self._handler.data_received(piece)
-            if (spent := time.perf_counter() - began) > PARSE_SECONDS:
+            if pause := self.share.do(partial(self._handler.data_received, piece)):
                 self._resting = True
                 self._stream.pause_reading()
-                asyncio.get_running_loop().call_later(PARSE_SHARE * spent, self._read)
+                asyncio.get_running_loop().call_later(pause, self._read)
                 return
         if rested and not self._lost:
             # Both: aiohttp has a switch of its own, which it may turn off again for what has come now.

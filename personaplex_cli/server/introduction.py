@@ -12,6 +12,7 @@ from personaplex_cli.options import AccessOptions
 from personaplex_cli.protocols.adapter import Adapter, Closing, Credentials, Out
 from personaplex_cli.server.access import is_token
 from personaplex_cli.server.closings import LEFT, closing_after
+from personaplex_cli.server.fairness import Share
 
 INTRODUCTION_SECONDS = 8.0  # less than a connection may ask for
 MAX_FIRST_MESSAGES = 10  # pings included
@@ -20,7 +21,9 @@ STRANGER = Closing("token", 1008, PersonaplexError("The token is missing or wron
 SILENT = Closing("silent", 1008, PersonaplexError("Nobody has said who calls."))
 
 
-async def introduction(socket: web.WebSocketResponse, adapter: Adapter, access: AccessOptions) -> list[Out] | Closing:
+async def introduction(
+    socket: web.WebSocketResponse, adapter: Adapter, share: Share, access: AccessOptions
+) -> list[Out] | Closing:
     """What the client wants once it has shown the token, or why it is not let in."""
     try:
         async with asyncio.timeout(INTRODUCTION_SECONDS):
@@ -30,7 +33,7 @@ async def introduction(socket: web.WebSocketResponse, adapter: Adapter, access: 
                     continue
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                     return LEFT
-                outs = list(adapter.decode(message.data))
+                outs = [out async for out in share.fairly(adapter.decode(message.data))]
                 for out in outs:
                     if isinstance(out, Credentials):
                         return outs if is_token(access, out.token) else STRANGER

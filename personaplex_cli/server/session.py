@@ -12,8 +12,6 @@ fault; all else, such as the names of files, is for the server's owner.
 """
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -47,7 +45,9 @@ from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples
 from personaplex_cli.server.admission import Place
 from personaplex_cli.server.client_audio import ClientAudio
 from personaplex_cli.server.closings import LEFT, STUCK, TOO_BIG, closing_after
+from personaplex_cli.server.fairness import Share
 from personaplex_cli.server.host import Host
+from personaplex_cli.server.outbox import Outbox
 from personaplex_cli.server.paces import Paces
 from personaplex_cli.transcriber import Transcriber
 
@@ -57,12 +57,8 @@ TICK_SECONDS = 0.1  # between two looks at the clock when nothing happens
 IDLE_TIMEOUT = 60.0  # without sound from the client
 SEND_TIMEOUT = 10.0  # that one message may take to be sent
 CLOSE_TIMEOUT = 2.0
-MAX_UNSENT_SOUNDS = 62  # frames that wait to be sent: 5 s; the oldest are lost
-MAX_UNSENT_EVENTS = 1_000  # of all kinds; only a client that asks and asks and never reads gets there
 MAX_MISTAKES = 10  # messages without sense, then the client is disconnected
 MESSAGES, MESSAGES_PER_SECOND = 2_000, 500  # of all kinds, pings included; sound in pieces of 128 samples is 375
-DECODE_SECONDS = 0.005  # of the processor's time: a client whose messages take longer to understand ...
-DECODE_SHARE = 4  # ... is listened to again after so many times as long, and others come first
 WAITING_SECONDS = 1800.0  # in the queue, which costs a client nothing
 BEGINNINGS = 20  # conversations of one visit, and another one for each so many seconds of sound:
 SOUND_PER_BEGINNING = 10.0
@@ -84,6 +80,7 @@ class Session:
         adapter: Adapter,
         place: Place,
         host: Host,
+        share: Share,
         deafen: Callable[[], None] = lambda: None,  # makes the connection ignore what still comes
     ) -> None:
         self._socket = socket
@@ -91,6 +88,7 @@ class Session:
         self._adapter = adapter
         self.place = place
         self._host = host
+        self._share = share
         self._deafen = deafen
         self._loop = loop = asyncio.get_running_loop()
         self._audio = ClientAudio(self._hand_over, adapter.fills_silence)
@@ -103,9 +101,7 @@ class Session:
         folder = host.options.record
         self._recorder = Recorder(self._audio, folder, self._hear_recorder) if folder else None
         self._transcriber: Transcriber | None = None  # once the conversation is there
-        self._outgoing: deque[ServerEvent | str | bytes] = deque()
-        self._arrived = asyncio.Event()
-        self._unsent = 0  # samples that were lost there
+        self._outbox = Outbox()
         self._live = False  # sound that comes is heard
         self._began_at: float | None = None
         self._came_at = loop.time()
@@ -132,7 +128,7 @@ class Session:
             await self._hang_up()
         if close is LEFT and self._socket.close_code == TOO_BIG.code:
             close = TOO_BIG
-        self._host.metrics.ended(close.reason, self._began_at is not None, self._audio.dropped, self._unsent)
+        self._host.metrics.ended(close.reason, self._began_at is not None, self._audio.dropped, self._outbox.lost)
         await self._say_goodbye(close)
         return close
 
@@ -152,7 +148,7 @@ class Session:
     def summary(self) -> str:
         """Who talked, as the catalog calls them, and how it went, in figures: nothing that the client wrote."""
         who = f" with {self._character.persona}, {self._character.voice}" if self._character else ""
-        lost = (self._audio.dropped + self._unsent) / SAMPLE_RATE
+        lost = (self._audio.dropped + self._outbox.lost) / SAMPLE_RATE
         loss = f", {lost:.1f} s of sound lost" if lost else ""
         return f"{self._paces.frames * FRAME_SECONDS:.1f} s{who}{self._paces}{loss}"
 
@@ -166,6 +162,7 @@ class Session:
             await self._choose()
         async for position in self.place.positions():
             self._enqueue(Queued(position))
+        self._share.talk(self.place.among)
         if self._adapter.says_who:  # only now: until it has said so, others would wait behind its place
             await self._hear_who(SAYING_SECONDS)
         character = await self._choose()  # meanwhile the client may have asked for another one
@@ -232,6 +229,7 @@ class Session:
 
     async def _receive(self) -> None:
         while True:
+            await self._outbox.room()
             message = await self._socket.receive()
             if not self._budget.spend():
                 self.close(FLOOD)
@@ -245,14 +243,10 @@ class Session:
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                 return
             try:
-                began = time.thread_time()
-                for out in self._adapter.decode(message.data):
-                    if (spent := time.thread_time() - began) > DECODE_SECONDS:
-                        await asyncio.sleep(DECODE_SHARE * spent)
+                async for out in self._share.fairly(self._adapter.decode(message.data)):
                     await self._handle(out)
                     if not self._adapter.says_who:
                         self._opened.set()
-                    began = time.thread_time()
             except WireError as mistake:
                 self._mistakes += 1
                 if self._mistakes > MAX_MISTAKES:
@@ -260,8 +254,6 @@ class Session:
                 self._enqueue(mistake)
 
     async def _handle(self, out: Out) -> None:
-        if len(self._outgoing) > MAX_UNSENT_EVENTS:
-            return self.close(STUCK)
         match out:
             case np.ndarray():
                 whole = self._sound // FRAME
@@ -301,7 +293,7 @@ class Session:
             if self._live:
                 self._live, self._silent_at = False, self._loop.time()
             self._audio.clear()
-            self._outgoing = deque(each for each in self._outgoing if not isinstance(each, np.ndarray | Step))
+            self._outbox.forget_talk()
             self._conversation.restart(self._character)
 
     # Send.
@@ -314,15 +306,9 @@ class Session:
 
     async def _next_outs(self) -> Iterable[Out]:
         """What the next event comes to; nothing if none comes for a while."""
-        if not self._outgoing:
-            self._arrived.clear()
-            with suppress(TimeoutError):
-                # Not wait_for, which in Python 3.11 can swallow that the session ends.
-                async with asyncio.timeout(TICK_SECONDS):
-                    await self._arrived.wait()
-        if not self._outgoing:  # a restart may also take back what has arrived
+        event = await self._outbox.next(TICK_SECONDS)
+        if event is None:
             return ()
-        event = self._outgoing.popleft()
         return (event,) if isinstance(event, str | bytes) else self._adapter.encode(event)
 
     async def _send_message(self, message: str | bytes) -> None:
@@ -345,15 +331,15 @@ class Session:
 
     def _report_losses(self, now: float) -> None:
         """Let the client know, who alone can do something about it."""
-        lost = Lost(self._audio.dropped / SAMPLE_RATE, self._unsent / SAMPLE_RATE)
+        lost = Lost(self._audio.dropped / SAMPLE_RATE, self._outbox.lost / SAMPLE_RATE)
         if lost != self._reported and now - self._reported_at >= LOSS_SECONDS:
             news = Lost(lost.heard - self._reported.heard, lost.said - self._reported.said)
             self._reported, self._reported_at = lost, now
             self._enqueue(news)
 
     def _enqueue(self, event: ServerEvent | str | bytes) -> None:
-        self._outgoing.append(event)
-        self._arrived.set()
+        if not self._outbox.put(event):
+            self.close(STUCK)
 
     def _take(self, event: Event | Samples, character: Character) -> None:
         """What comes from the model, on the event loop."""
@@ -373,16 +359,7 @@ class Session:
             case Step(timings=timings) if timings:
                 if pace := self._paces.add(timings.total):
                     self._enqueue(pace)
-            case np.ndarray():
-                self._make_room()
         self._enqueue(event)
-
-    def _make_room(self) -> None:
-        """Lose the oldest sound that was not sent yet, if there is too much of it."""
-        sounds = [index for index, each in enumerate(self._outgoing) if isinstance(each, np.ndarray)]
-        if len(sounds) >= MAX_UNSENT_SOUNDS:
-            del self._outgoing[sounds[0]]
-            self._unsent += FRAME
 
     async def _say_goodbye(self, close: Closing) -> None:
         if close is STUCK:

@@ -29,7 +29,7 @@ from personaplex_cli.protocols.adapter import Upgrade
 from personaplex_cli.protocols.pcm import Pcm
 from personaplex_cli.protocols.wire import PATH, Failure
 from personaplex_cli.samples import SAMPLE_RATE, pcm16
-from personaplex_cli.server import app, session
+from personaplex_cli.server import app, fairness, session
 
 
 def test_a_silent_client_is_disconnected(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_a_client_that_reads_nothing_is_cut_off_and_keeps_no_other_waiting(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "SEND_TIMEOUT", 0.3)
-    monkeypatch.setattr(session, "DECODE_SECONDS", float("inf"))  # on a slow machine its sound would not come too fast
+    monkeypatch.setattr(fairness, "TALKERS", 1e6)  # on a slow machine its sound would not come too fast
     before = len(server.notes)
 
     async def talk_and_never_listen() -> None:
@@ -238,8 +238,8 @@ def test_a_client_learns_what_it_lost_and_why(server: RunningServer) -> None:
 def test_who_is_hard_to_understand_is_listened_to_less_and_others_are_not(
     random_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "DECODE_SECONDS", -1.0)  # whatever it says is too hard ...
-    monkeypatch.setattr(session, "DECODE_SHARE", 1e12)  # ... and takes for ever
+    monkeypatch.setattr(fairness, "BURST", 0.0)  # whatever it says is too hard ...
+    monkeypatch.setattr(fairness, "COMMON", 1e-9)  # ... and takes for ever
 
     async def flood(server: RunningServer) -> None:
         async with connected(server.socket("/pcm")) as socket:
