@@ -20,6 +20,7 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
+from shutil import rmtree
 from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
@@ -165,10 +166,13 @@ class Recorder:
             self._transcript.mark(self._recorded, what)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is left. Of a talk in which no frame was answered nothing stays."""
         self._waiting.put(None)
         if self.folder:
             self._writer.join()
+            if not self._recorded:
+                rmtree(self.folder, ignore_errors=True)
+                self.folder = None
 
     def __enter__(self) -> Self:
         return self

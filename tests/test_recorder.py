@@ -66,7 +66,7 @@ def sound(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return both[:, 0], both[:, 1]
 
 
-@pytest.mark.parametrize("frames", [0, 1, 11, 12, 13, 40])
+@pytest.mark.parametrize("frames", [1, 11, 12, 13, 40])
 def test_both_sides_and_all_words_are_kept(frames: int, tmp_path: Path) -> None:
     kept = keep(tmp_path, frames)
     left, right = sound(kept.folder / "conversation.wav")
@@ -209,6 +209,11 @@ def test_a_conversation_that_never_begins_leaves_nothing(tmp_path: Path) -> None
     with Recorder(Ramp(1), tmp_path / "talks", ignore):
         pass
     assert not (tmp_path / "talks").exists()
+
+
+def test_a_conversation_without_a_frame_leaves_nothing(tmp_path: Path) -> None:
+    kept = keep(tmp_path, 0)
+    assert kept.files == () and not list(tmp_path.iterdir())
 
 
 def test_begun_again_it_goes_on_in_the_same_recording(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """JSON messages with base64 sound at 16 kHz, as the voice servers of interview trainers speak them.
 
 In: hello, context (role, level, topic), audio (data), end_utterance, reset. Out: ready, audio_out (data), text_out
-(text), text_in (text: the user's words, if the server writes them down), lost (message), error (message).
+(text), text_in (text: the user's words, if the server writes them down), recorded (on: what is said is kept),
+lost (message), error (message).
 """
 
 import base64

@@ -12,7 +12,7 @@ import numpy as np
 from personaplex_cli.audio.pcm import PcmReader, PcmWriter
 from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
 from personaplex_cli.events import Began
-from personaplex_cli.protocols.adapter import Adapter, Begin, Lost, Out, ServerEvent, Upgrade, facts, pieces
+from personaplex_cli.protocols.adapter import Adapter, Begin, Lost, Out, Recorded, ServerEvent, Upgrade, facts, pieces
 from personaplex_cli.protocols.wire import Request, WireError
 from personaplex_cli.samples import SAMPLE_RATE, Samples
 
@@ -45,6 +45,8 @@ class JsonAdapter(Adapter):
                     yield self._sound(pcm)
             case Began():
                 yield json_message("ready", sample_rate=self.rate, **facts(event))
+            case Recorded(on):
+                yield json_message("recorded", on=on)
             case Lost(heard, said):
                 yield json_message("lost", heard=round(heard, 2), said=round(said, 2), message=str(event))
             case PersonaplexError():

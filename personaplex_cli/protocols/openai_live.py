@@ -14,7 +14,7 @@ import numpy as np
 
 from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Began, Step, UserWords
-from personaplex_cli.protocols.adapter import Closing, Lost, Out, Queued, ServerEvent
+from personaplex_cli.protocols.adapter import Closing, Lost, Out, Queued, Recorded, ServerEvent
 from personaplex_cli.protocols.openai_wire import (
     VALID_SECONDS,
     OpenAIAdapter,
@@ -31,6 +31,7 @@ from personaplex_cli.protocols.openai_wire import (
 from personaplex_cli.samples import FRAME_SECONDS
 
 UNHEARD = ("session.instructions.append", "session.thinking.append", "session.commentary.append")
+RECORDED, UNRECORDED = "The server keeps what is said.", "The server no longer keeps what is said."
 REASONS = {"left": "close_requested", "time is up": "expired", "idle": "expired", "waited": "expired"}
 
 
@@ -64,6 +65,8 @@ class OpenAILive(OpenAIAdapter):
                 yield event_json(
                     "info", code="queued", message=f"All places are taken. Yours in the queue: {position}."
                 )
+            case Recorded(on):
+                yield event_json("info", code="recorded", message=RECORDED if on else UNRECORDED)
             case Lost():
                 yield event_json("info", code="lost", message=str(event))
             case Closing(reason):

@@ -17,7 +17,6 @@ from personaplex_cli.protocols.adapter import (
     Out,
     Pace,
     Queued,
-    Recorded,
     ServerEvent,
     StopSpeaking,
     Upgrade,
@@ -83,8 +82,6 @@ class Pcm(JsonAdapter):
             case Renewed(index, remembered, filled):
                 time = round(index * FRAME_SECONDS, 2)
                 yield json_message("renewed", time=time, remembered=remembered, filled=filled)
-            case Recorded(on):
-                yield json_message("recorded", on=on)
             case Hushed(on):
                 yield json_message("hushed", on=on)
             case Closing(reason):

@@ -333,6 +333,8 @@ class App:
         if not socket.can_prepare(request):
             hint = "Connect with a WebSocket client."
             raise self._site.refusal(web.HTTPUpgradeRequired, "http", "This is the address of a WebSocket.", hint)
+        if self._host.options.record is not None:
+            socket.headers["X-Personaplex-Recorded"] = "true"  # not every protocol has a place for it
         return socket
 
     def _full(self, refusal: Refusal, request: web.Request) -> web.HTTPError:

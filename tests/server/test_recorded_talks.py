@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+from aiohttp import ClientSession
+from counting import FakeApp
 from runningserver import (
     SEED,
     RunningServer,
@@ -21,7 +24,13 @@ from runningserver import (
 
 from personaplex_cli.events import Note
 from personaplex_cli.options import ServeOptions
+from personaplex_cli.protocols.adapter import Recorded
+from personaplex_cli.protocols.interview import Interview
+from personaplex_cli.protocols.openai_live import OpenAILive
+from personaplex_cli.protocols.openai_realtime import OpenAIRealtime
+from personaplex_cli.protocols.twilio import Twilio
 from personaplex_cli.protocols.wire import Metadata
+from personaplex_cli.server.app import SOCKETS
 
 
 async def learned(server: RunningServer) -> tuple[dict[str, Any], bool]:
@@ -41,6 +50,38 @@ def test_clients_learn_that_they_are_recorded_but_not_where(random_folder: Path,
         assert asyncio.run(learned(server)) == ({"type": "recorded", "on": True}, True)
         _, information, _ = asyncio.run(fetched(f"{server.url}/api/info"))
     assert json.loads(information)["recorded"] is True and str(tmp_path) not in information
+
+
+@pytest.mark.parametrize("path", SOCKETS)
+def test_a_header_tells_whatever_the_protocol(random_folder: Path, tmp_path: Path, path: str) -> None:
+    async def header(server: RunningServer) -> str | None:
+        async with ClientSession() as session, session.ws_connect(server.socket(path)) as socket:
+            return socket._response.headers.get("X-Personaplex-Recorded")
+
+    for record, told in ((None, None), (tmp_path, "true")):
+        with RunningServer(random_folder, ServeOptions(record=record), kind=FakeApp) as server:
+            assert asyncio.run(header(server)) == told
+
+
+def test_protocols_that_have_a_place_for_it_tell_by_a_message() -> None:
+    assert [json.loads(str(out)) for out in Interview().encode(Recorded(True))] == [{"type": "recorded", "on": True}]
+    for on in (True, False):
+        (told,) = [json.loads(str(out)) for out in OpenAILive().encode(Recorded(on))]
+        assert (told["type"], told["code"]) == ("info", "recorded") and told["message"]
+    for silent in (OpenAIRealtime(), Twilio()):
+        assert list(silent.encode(Recorded(True))) == []
+
+
+def test_who_leaves_before_a_frame_was_answered_leaves_no_recording(random_folder: Path, tmp_path: Path) -> None:
+    async def leave(server: RunningServer) -> None:
+        for path in ("/pcm", "/ws"):
+            async with connected(server.socket(f"{path}?{SEED}")) as socket:
+                await next_json(socket, "ready")
+        await pcm(server, 2)
+
+    with RunningServer(random_folder, ServeOptions(record=tmp_path / "talks")) as server:
+        asyncio.run(leave(server))
+    assert len(list((tmp_path / "talks").iterdir())) == 1
 
 
 def test_without_recordings_no_one_is_told_of_any(server: RunningServer) -> None:
