@@ -12,7 +12,7 @@ pytest.importorskip("pipecat", reason="needs pipecat-ai[openai]")
 
 
 async def heard(service: Any, microphone: Any, talk: Any, message: str | None) -> list[Any]:
-    """All frames that leave a pipeline of the service while `talk` goes on."""
+    """All frames that leave a pipeline of the service while `talk` goes on, which may queue more that come in."""
     from pipecat.frames.frames import InputAudioRawFrame, LLMRunFrame
     from pipecat.pipeline.pipeline import Pipeline
     from pipecat.pipeline.runner import PipelineRunner
@@ -44,7 +44,7 @@ async def heard(service: Any, microphone: Any, talk: Any, message: str | None) -
         running = asyncio.create_task(PipelineRunner(handle_sigint=False).run(task))
         await task.queue_frame(LLMRunFrame())
         speaking = asyncio.create_task(speak())
-        await talk(frames)
+        await talk(frames, task.queue_frame)
         speaking.cancel()
         await task.cancel()
         await running
@@ -59,7 +59,7 @@ async def until(frames: list[Any], kind: str, count: int) -> None:
 def test_realtime_talks_without_an_error_though_a_message_is_in_the_context(
     answering: RunningServer, microphone: Any
 ) -> None:
-    async def talk(frames: list[Any]) -> None:
+    async def talk(frames: list[Any], queue: Any) -> None:
         await until(frames, "TTSStoppedFrame", 1)
         await microphone.speak(0.8)
         await until(frames, "TTSStoppedFrame", 2)
@@ -75,8 +75,36 @@ def test_realtime_talks_without_an_error_though_a_message_is_in_the_context(
     assert {"TTSAudioRawFrame", "TTSTextFrame", "UserStartedSpeakingFrame"} <= names and "ErrorFrame" not in names
 
 
+def test_who_pushes_to_talk_is_answered_and_no_refusal_ends_it(answering: RunningServer, microphone: Any) -> None:
+    """Cancelling what is no response, asking for one while another goes on, and an item that is not there."""
+    from pipecat.frames.frames import InterruptionFrame, UserStoppedSpeakingFrame
+    from pipecat.services.openai.realtime import events
+    from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
+
+    by_hand = events.AudioConfiguration(input=events.AudioInput(turn_detection=False))
+    settings = OpenAIRealtimeLLMService.Settings(session_properties=events.SessionProperties(audio=by_hand))
+
+    async def run() -> list[Any]:
+        service = OpenAIRealtimeLLMService(api_key="any", base_url=answering.socket("/v1/realtime"), settings=settings)
+
+        async def talk(frames: list[Any], queue: Any) -> None:
+            await until(frames, "TTSStoppedFrame", 1)
+            await queue(InterruptionFrame())  # clear, cancel: there is no response
+            with pytest.raises(Exception, match="no such item"):
+                await service.retrieve_conversation_item("nothing")
+            await microphone.speak(0.8)
+            for _ in range(2):
+                await queue(UserStoppedSpeakingFrame())  # commit, create: the second one is refused
+            await until(frames, "TTSStoppedFrame", 2)
+
+        return await heard(service, microphone, talk, None)
+
+    names = {type(frame).__name__ for frame in asyncio.run(run())}
+    assert "TTSTextFrame" in names and not {"ErrorFrame", "UserStartedSpeakingFrame"} & names
+
+
 def test_gpt_live_talks(answering: RunningServer, microphone: Any) -> None:
-    async def talk(frames: list[Any]) -> None:
+    async def talk(frames: list[Any], queue: Any) -> None:
         await until(frames, "TTSTextFrame", 3)
 
     from pipecat.services.openai.live.llm import OpenAILiveLLMService
