@@ -9,7 +9,7 @@ from typing import Any
 
 from personaplex_cli.protocols.openai_wire import new_id, text_of
 
-MAX_ITEMS = 200  # that are remembered, the newest
+MAX_ITEMS = 200  # that are remembered, the last ones
 MAX_CONTENT = 1 << 16  # characters of an item of the client's as JSON; of a longer one only the head is kept
 MAX_METADATA = 16  # entries, as OpenAI has it
 Told = tuple[str, dict[str, Any]]
@@ -29,7 +29,7 @@ class Items:
         self._told: dict[str, str] = {}  # as JSON, which takes a tenth of the memory
 
     @property
-    def newest(self) -> str | None:
+    def last(self) -> str | None:
         return next(reversed(self._told), None)
 
     def get(self, item_id: str | None) -> dict[str, Any] | None:
@@ -40,13 +40,14 @@ class Items:
         self._told.pop(item_id or "", None)
 
     def add(self, item: dict[str, Any], previous: str | None = None) -> Told:
-        """The event that tells of a new item, behind `previous` ("root": the first) or else the newest one."""
-        if previous not in self._told:
-            previous = None if previous == "root" else self.newest
-        self._told[item["id"]] = json.dumps(item)
-        if len(self._told) > MAX_ITEMS:
-            del self._told[next(iter(self._told))]
-        return "conversation.item.added", {"item": item, "previous_item_id": previous}
+        """The event that tells of a new item, behind `previous` ("root": the first) or else the last one."""
+        self.delete(item["id"])
+        order = list(self._told)
+        at = 0 if previous == "root" else order.index(previous) + 1 if previous in order else len(order)
+        order.insert(at, item["id"])
+        told = {**self._told, item["id"]: json.dumps(item)}
+        self._told = {item_id: told[item_id] for item_id in order[-MAX_ITEMS:]}
+        return "conversation.item.added", {"item": item, "previous_item_id": order[at - 1] if at else None}
 
     def done(self, item: dict[str, Any]) -> Told:
         """The event that tells that an item is complete."""

@@ -202,7 +202,7 @@ class OpenAIRealtime(OpenAIAdapter):
     def _commit(self, item_id: str) -> Iterator[Told]:
         """What the user said is an item now."""
         item = message(item_id, "user", "completed", {"type": "input_audio", "transcript": None})
-        yield "input_audio_buffer.committed", {"item_id": item_id, "previous_item_id": self._items.newest}
+        yield "input_audio_buffer.committed", {"item_id": item_id, "previous_item_id": self._items.last}
         yield self._items.add(item)
         yield self._items.done(item)
 

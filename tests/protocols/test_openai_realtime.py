@@ -141,7 +141,10 @@ def test_who_asks_for_a_response_finds_its_metadata_in_the_next_one_or_in_an_emp
     assert talk.say("response.create", response={"metadata": {"client_event_id": "c1", "x": 5}}) == []
     (error,) = talk.say("response.create")
     assert error["error"]["code"] == "conversation_already_has_active_response"
-    told = talk.hear("-" * 20, "#" + "-" * 19)
+    told = talk.hear("-", "#")
+    (error,) = talk.say("response.create", response={"conversation": "none", "metadata": {"client_event_id": "x"}})
+    assert error["error"]["code"] == "conversation_already_has_active_response"
+    told += talk.hear("-" * 19, "-" * 19)
     assert {event["response"]["metadata"]["client_event_id"] for event in told if "response" in event} == {"c1"}
     talk.say("response.create", response={"metadata": {"client_event_id": "c2"}})
     assert list(talk.adapter.tick(200.0)) == list(talk.adapter.tick(200.0 + ANSWER_SECONDS - 0.1)) == []
@@ -218,6 +221,22 @@ def test_items_are_kept_as_notes_and_told_of_once_to_the_owner() -> None:
     for _ in range(2 * MAX_ITEMS):
         talk.say("conversation.item.create", item=item)
     assert len(talk.adapter._items._told) == MAX_ITEMS
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from(["root", None, *"abcde", "unknown"]))))
+def test_items_stand_where_the_client_wants_them_and_else_behind_the_last_one(
+    items: list[tuple[str, str | None]],
+) -> None:
+    talk, mirror = Talk(), list[str]()
+    for item_id, previous in items:
+        told = talk.say("conversation.item.create", item={"id": item_id}, previous_item_id=previous)
+        assert order(told) == USER[3:] and told[0]["previous_item_id"] == told[1]["previous_item_id"]
+        mirror = [each for each in mirror if each != item_id]
+        asked = previous if previous in (*mirror, "root") else mirror[-1] if mirror else "root"
+        assert told[0]["previous_item_id"] == (None if asked == "root" else asked)
+        mirror.insert(0 if asked == "root" else mirror.index(asked) + 1, item_id)
+    (said,) = [event for event in talk.hear("-", "#") if event["type"] == "conversation.item.added"]
+    assert said["previous_item_id"] == (mirror[-1] if mirror else None)
 
 
 def test_the_users_words_belong_to_the_item_in_which_they_were_spoken() -> None:
