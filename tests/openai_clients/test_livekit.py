@@ -106,6 +106,29 @@ def test_an_agent_talks_is_interrupted_and_asked_to_speak(answering: RunningServ
     assert max(heard) > 3000 and not errors
 
 
+def test_its_picture_of_the_conversation_is_the_servers(answering: RunningServer) -> None:
+    """It hands over a history, then something that was before; the agent's words belong behind both."""
+
+    async def run() -> list[str]:
+        history = agents.ChatContext.empty()
+        for number in range(3):
+            history.add_message(role="user", content=f"Message {number}.", id=f"m{number}")
+        async with ClientSession() as http, asyncio.timeout(SAFETY_SECONDS):
+            model = plugin.realtime.RealtimeModel(base_url=f"{answering.url}/v1", api_key="any", http_session=http)
+            session = model.session()
+            for items in (history.items[1:], history.items):
+                await session.update_chat_ctx(agents.ChatContext(items))
+            session.interrupt()  # nothing: that is refused, and no harm
+            while session.chat_ctx.items[-1].role == "user":
+                await asyncio.sleep(0.05)
+            items = session.chat_ctx.items
+            await session.aclose()
+            await model.aclose()
+        return [item.id if item.role == "user" else item.role for item in items]
+
+    assert asyncio.run(run()) == ["m0", "m1", "m2", "assistant"]
+
+
 def test_gpt_live_talks(answering: RunningServer, microphone: Any) -> None:
     async def talk(session: Any) -> None:
         await said(session, 1)
