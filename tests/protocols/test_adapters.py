@@ -32,6 +32,7 @@ from personaplex_cli.protocols.moshi import QUIET_SECONDS, Moshi
 from personaplex_cli.protocols.pcm import DEEDS, Pcm
 from personaplex_cli.protocols.wire import MAX_NAME, Handshake, Metadata, Ping, Request, WireError, pack, unpack
 from personaplex_cli.samples import FRAME
+from personaplex_cli.transcript import TURNING
 
 ADAPTERS: list[Callable[[], Adapter]] = [Moshi, Pcm, Interview]
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
@@ -245,7 +246,7 @@ def did(text: object) -> str:
     return json.dumps({"type": "did", "text": text})
 
 
-@given(st.text() | VALUES)
+@given(st.text() | st.text("ab \n\x1b\x9b\u2028\u202e\u2066") | VALUES)
 def test_what_a_client_did_is_one_short_line_or_refused(text: object) -> None:
     try:
         (out,) = Pcm().decode(did(text))
@@ -253,7 +254,7 @@ def test_what_a_client_did_is_one_short_line_or_refused(text: object) -> None:
         assert not isinstance(text, str) or not text.strip() or len(text.strip()) > MAX_NAME
     else:
         assert isinstance(out, Did) and isinstance(text, str)
-        assert 0 < len(out.text) <= MAX_NAME and not {"\n", "\r", "\x1b", "\x9b"} & {*out.text}
+        assert 0 < len(out.text) <= MAX_NAME and not {*"\n\r\x1b\x9b\u2028", *TURNING} & {*out.text}
 
 
 def test_a_client_cannot_tell_of_deeds_without_end() -> None:

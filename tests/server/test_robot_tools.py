@@ -24,7 +24,11 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_phrase_makes_it_act_and_the_recording_says_so(random_folder: Path, tmp_path: Path, example: Any) -> None:
     done = list[str]()
-    tools = {phrase: lambda phrase=phrase: done.append(phrase) or f"Did {phrase}." for phrase in ("look left", "dance")}
+    turning = "\u202e.\x1b[2J"  # the owner's terminal and readers of the transcript are not steered by it
+    tools = {
+        phrase: lambda phrase=phrase: done.append(phrase) or f"Did {phrase}{turning}"
+        for phrase in ("look left", "dance")
+    }
     pieces = [
         ("user", " Can you look"),
         ("agent", " left"),  # another speaker's word does not complete it
@@ -47,12 +51,13 @@ def test_a_phrase_makes_it_act_and_the_recording_says_so(random_folder: Path, tm
     with RunningServer(random_folder, ServeOptions(record=tmp_path)) as server:
         asyncio.run(talk(server))
     assert done == ["look left", "dance", "dance"]
-    assert [each for each in server.notes if "Did" in each] == [f"A client: Did {each}." for each in done]
+    told = [f"Did {each}\ufffd.\ufffd[2J" for each in done]
+    assert [each for each in server.notes if "Did" in each] == [f"A client: {each}" for each in told]
     (transcript,) = tmp_path.glob("*/transcript.json")
     marks = json.loads(transcript.read_text("utf-8"))["marks"]
-    assert [each["text"] for each in marks] == [f"Did {each}." for each in done]
+    assert [each["text"] for each in marks] == told
     assert all(0.3 < each["time"] < 0.5 for each in marks)  # five frames, of which the last may not be counted yet
-    assert "Did look left." in transcript.with_suffix(".md").read_text("utf-8")
+    assert told[0] in transcript.with_suffix(".md").read_text("utf-8")
 
 
 def test_its_table_has_phrases_in_lower_case_and_says_what_it_did(example: Any) -> None:
