@@ -114,6 +114,7 @@ ServerEvent = Samples | Event | Queued | Pace | Recorded | Lost | Closing | Pers
 class Adapter(Protocol):
     """All methods yield what follows: messages to send, and what the client wants."""
 
+    max_bytes: int = 1 << 20  # of a message: 21 seconds of raw sound
     subprotocols: tuple[str, ...] = ()  # of WebSocket, which it agrees to where a client offers them
     shows_token_later: bool = False  # its first messages bring `Credentials`, and then whatever else is wanted
     says_who: bool = False  # nothing begins before its `Begin`, but for a client that says nothing for long

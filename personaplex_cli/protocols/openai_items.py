@@ -9,7 +9,7 @@ from typing import Any
 
 from personaplex_cli.protocols.openai_wire import new_id, text_of
 
-MAX_ITEMS = 200  # that are remembered, the last ones
+MAX_ITEMS, MAX_KEPT = 200, 1 << 20  # that are remembered, the last ones, and characters of all of them
 MAX_CONTENT = 1 << 16  # characters of an item of the client's as JSON; of a longer one only the head is kept
 MAX_METADATA = 16  # entries, as OpenAI has it
 Told = tuple[str, dict[str, Any]]
@@ -47,6 +47,8 @@ class Items:
         order.insert(at, item["id"])
         told = {**self._told, item["id"]: json.dumps(item)}
         self._told = {item_id: told[item_id] for item_id in order[-MAX_ITEMS:]}
+        while sum(map(len, self._told.values())) > MAX_KEPT:
+            del self._told[next(iter(self._told))]
         return "conversation.item.added", {"item": item, "previous_item_id": order[at - 1] if at else None}
 
     def done(self, item: dict[str, Any]) -> Told:

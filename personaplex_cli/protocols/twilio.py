@@ -39,6 +39,7 @@ MAX_LATE = RATE // 5  # codes that may wait beyond those that always do, which a
 
 
 class Twilio(Adapter):
+    max_bytes = 1 << 16  # who has shown no token yet shall not make us read long JSON
     shows_token_later = True  # and who shall talk: its URL has no query
 
     def __init__(self) -> None:

@@ -55,7 +55,6 @@ from personaplex_cli.server.site import SILENT, Site
 from personaplex_cli.transcriber import Transcriber
 from personaplex_cli.worker import ModelWorker
 
-MAX_MESSAGE_BYTES = 1 << 20  # 21 seconds of raw sound
 PING_SECONDS = 20.0  # between two pings; a client that does not answer for half of that is gone
 CLEANING_SECONDS = 60.0  # between two looks at the recordings
 CLOSING_SECONDS = 2.0  # that a client gets to close its side
@@ -306,7 +305,7 @@ class App:
         if (connection := Connection.of(request)) is None:
             return socket
         connection.enter(Stage.ASKING)  # it makes room for others
-        wants = await introduction(socket, adapter, connection.share, self._access)
+        wants = await introduction(socket, adapter, connection, self._access)
         if not isinstance(wants, Closing):
             place = self._admission.enter(client_address(request))
             if isinstance(place, Place):
@@ -326,7 +325,7 @@ class App:
             timeout=CLOSING_SECONDS,
             heartbeat=PING_SECONDS,
             autoping=False,  # the session counts them
-            max_msg_size=MAX_MESSAGE_BYTES,
+            max_msg_size=kind.max_bytes,
             compress=False,
             protocols=kind.subprotocols,
         )
@@ -356,7 +355,7 @@ class App:
                 await socket.prepare(request)
             if connection := Connection.of(request):
                 connection.enter(Stage.TALKING)
-                session = Session(socket, opening, adapter, place, self._host, connection.share, connection.deafen)
+                session = Session(socket, opening, adapter, place, self._host, connection)
                 await self._attend(session, request)
         finally:
             place.leave()

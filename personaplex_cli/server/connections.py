@@ -20,7 +20,7 @@ from enum import Enum, auto
 from functools import partial
 from typing import cast
 
-from aiohttp import web
+from aiohttp import WSMessage, web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_protocol import RequestHandler
 
@@ -33,6 +33,7 @@ MAX_PER_ADDRESS = 192  # also all that come through one web server before this o
 HEAD_SECONDS = 10.0
 ANSWER_SECONDS = 120.0  # for the files of another client (--static) over a slow network
 TLS_CLOSING_SECONDS = 2.0
+MAX_UNFINISHED = 3 << 19  # bytes since the last request or message: one of the longest, and what may wait behind it
 REQUESTS, REQUESTS_PER_SECOND = 500, 100  # of one connection
 PIECE = 1 << 13  # bytes that are read in one go, then others may come first: thousands of empty messages fit into it
 
@@ -92,8 +93,11 @@ class Connection(asyncio.Protocol):
         self._socket: asyncio.Transport | None = None
         self._handler: RequestHandler | None = None
         self._stream: asyncio.Transport | None = None  # the same without TLS
+        self.too_big: Callable[[], None] = self.drop  # what comes has no end: aiohttp would keep it all
         self._unread = bytearray()
+        self._unfinished = 0
         self._resting = self._deaf = self._lost = False
+        self._wanted = True  # by aiohttp: more from the network, when it rests no more
         self._clock: asyncio.TimerHandle | None = None
         self._budget = Budget(REQUESTS, REQUESTS_PER_SECOND)
 
@@ -115,6 +119,7 @@ class Connection(asyncio.Protocol):
     def request(self) -> bool:
         """A whole head has come. False if there were too many: the connection is cut off."""
         self.enter(Stage.ANSWERED)
+        self._unfinished = 0
         enough = self._budget.spend()
         if not enough:
             self.drop()
@@ -125,6 +130,12 @@ class Connection(asyncio.Protocol):
         self._forget()
         if self._socket:
             self._socket.abort()
+
+    async def receive(self, socket: web.WebSocketResponse) -> WSMessage:
+        """The client's next message."""
+        message = await socket.receive()
+        self._unfinished = 0
+        return message
 
     def deafen(self) -> None:
         """Whatever else comes is thrown away unread."""
@@ -149,7 +160,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._deaf and not self._lost:
             self._unread += data
-            if not self._resting:
+            if self._resting:  # aiohttp has asked for more
+                self._rest()
+            else:
                 self._read()
 
     def eof_received(self) -> bool | None:
@@ -177,21 +190,31 @@ class Connection(asyncio.Protocol):
 
     def _read(self) -> None:
         """Hand over what has come, piece by piece. Nothing more is taken from the network meanwhile."""
-        rested, self._resting = self._resting, False
-        if not self._handler or not self._stream:
+        if not self._handler or not self._stream or self._lost:
             return
+        if self._resting:
+            self._resting = False
+            if self._wanted:
+                self._stream.resume_reading()
         while self._unread and not self._deaf and not self._lost:
             piece = bytes(self._unread[:PIECE])
             del self._unread[:PIECE]
-            if pause := self.share.do(partial(self._handler.data_received, piece)):
-                self._resting = True
-                self._stream.pause_reading()
+            self._unfinished += len(piece)
+            pause = self.share.do(partial(self._handler.data_received, piece))
+            if self._unfinished > MAX_UNFINISHED:
+                self._deaf = True
+                self.too_big()
+            elif pause:
+                self._resting, self._wanted = True, False
+                self._rest()
                 asyncio.get_running_loop().call_later(pause, self._read)
                 return
-        if rested and not self._lost:
-            # Both: aiohttp has a switch of its own, which it may turn off again for what has come now.
-            self._stream.resume_reading()
-            self._handler.resume_reading()
+
+    def _rest(self) -> None:
+        """Take nothing from the network. aiohttp may want that, too: it goes on when neither does."""
+        assert self._stream, "something has come"
+        self._wanted |= self._stream.is_reading()
+        self._stream.pause_reading()
 
     async def _shake_hands(self, context: ssl.SSLContext) -> None:
         assert self._socket, "there is a connection"

@@ -12,7 +12,7 @@ from personaplex_cli.options import AccessOptions
 from personaplex_cli.protocols.adapter import Adapter, Closing, Credentials, Out
 from personaplex_cli.server.access import is_token
 from personaplex_cli.server.closings import LEFT, closing_after
-from personaplex_cli.server.fairness import Share
+from personaplex_cli.server.connections import Connection
 
 INTRODUCTION_SECONDS = 8.0  # less than a connection may ask for
 MAX_FIRST_MESSAGES = 10  # pings included
@@ -22,18 +22,18 @@ SILENT = Closing("silent", 1008, PersonaplexError("Nobody has said who calls."))
 
 
 async def introduction(
-    socket: web.WebSocketResponse, adapter: Adapter, share: Share, access: AccessOptions
+    socket: web.WebSocketResponse, adapter: Adapter, connection: Connection, access: AccessOptions
 ) -> list[Out] | Closing:
     """What the client wants once it has shown the token, or why it is not let in."""
     try:
         async with asyncio.timeout(INTRODUCTION_SECONDS):
             for _ in range(MAX_FIRST_MESSAGES):
-                message = await socket.receive()
+                message = await connection.receive(socket)
                 if message.type in (WSMsgType.PING, WSMsgType.PONG):
                     continue
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                     return LEFT
-                outs = [out async for out in share.fairly(adapter.decode(message.data))]
+                outs = [out async for out in connection.share.fairly(adapter.decode(message.data))]
                 for out in outs:
                     if isinstance(out, Credentials):
                         return outs if is_token(access, out.token) else STRANGER

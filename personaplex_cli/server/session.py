@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import assert_never
 
@@ -45,7 +46,7 @@ from personaplex_cli.samples import FRAME, FRAME_SECONDS, SAMPLE_RATE, Samples
 from personaplex_cli.server.admission import Place
 from personaplex_cli.server.client_audio import ClientAudio
 from personaplex_cli.server.closings import LEFT, STUCK, TOO_BIG, closing_after
-from personaplex_cli.server.fairness import Share
+from personaplex_cli.server.connections import Connection
 from personaplex_cli.server.host import Host
 from personaplex_cli.server.outbox import Outbox
 from personaplex_cli.server.paces import Paces
@@ -80,16 +81,15 @@ class Session:
         adapter: Adapter,
         place: Place,
         host: Host,
-        share: Share,
-        deafen: Callable[[], None] = lambda: None,  # makes the connection ignore what still comes
+        connection: Connection,
     ) -> None:
         self._socket = socket
         self._opening = opening  # what the client wants at first
         self._adapter = adapter
         self.place = place
         self._host = host
-        self._share = share
-        self._deafen = deafen
+        self._connection = connection
+        connection.too_big = partial(self.close, TOO_BIG)
         self._loop = loop = asyncio.get_running_loop()
         self._audio = ClientAudio(self._hand_over, adapter.fills_silence)
         self._character: Character | None = None
@@ -162,7 +162,7 @@ class Session:
             await self._choose()
         async for position in self.place.positions():
             self._enqueue(Queued(position))
-        self._share.talk(self.place.among)
+        self._connection.share.talk(self.place.among)
         if self._adapter.says_who:  # only now: until it has said so, others would wait behind its place
             await self._hear_who(SAYING_SECONDS)
         character = await self._choose()  # meanwhile the client may have asked for another one
@@ -230,7 +230,7 @@ class Session:
     async def _receive(self) -> None:
         while True:
             await self._outbox.room()
-            message = await self._socket.receive()
+            message = await self._connection.receive(self._socket)
             if not self._budget.spend():
                 self.close(FLOOD)
                 return
@@ -243,7 +243,7 @@ class Session:
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                 return
             try:
-                async for out in self._share.fairly(self._adapter.decode(message.data)):
+                async for out in self._connection.share.fairly(self._adapter.decode(message.data)):
                     await self._handle(out)
                     if not self._adapter.says_who:
                         self._opened.set()
@@ -365,7 +365,7 @@ class Session:
         if close is STUCK:
             return  # the server cuts the line
         if close is FLOOD:
-            self._deafen()
+            self._connection.deafen()
         with suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 for event in (close.error, close) if close.error else (close,):

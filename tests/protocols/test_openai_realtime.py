@@ -16,7 +16,7 @@ from protocols_openai import VALUES, append, events, is_answered, say, sent
 from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Began, Step, UserWords
 from personaplex_cli.protocols.adapter import Begin, Did, StopSpeaking, Upgrade
-from personaplex_cli.protocols.openai_items import MAX_CONTENT, MAX_ITEMS
+from personaplex_cli.protocols.openai_items import MAX_CONTENT, MAX_ITEMS, MAX_KEPT
 from personaplex_cli.protocols.openai_realtime import ANSWER_SECONDS, SETTLED, UNSETTLED, OpenAIRealtime
 from personaplex_cli.protocols.wire import MAX_PROMPT, Request, WireError
 from personaplex_cli.samples import FRAME, SILENT_FRAME
@@ -221,6 +221,9 @@ def test_items_are_kept_as_notes_and_told_of_once_to_the_owner() -> None:
     for _ in range(2 * MAX_ITEMS):
         talk.say("conversation.item.create", item=item)
     assert len(talk.adapter._items._told) == MAX_ITEMS
+    for _ in range(MAX_ITEMS):
+        talk.say("conversation.item.create", item={**item, "content": ["x" * (MAX_CONTENT // 2)]})
+    assert sum(map(len, talk.adapter._items._told.values())) <= MAX_KEPT
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from(["root", None, *"abcde", "unknown"]))))

@@ -4,20 +4,23 @@ import asyncio
 import shutil
 import socket as sockets
 import ssl
+import struct
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from aiohttp import ClientWebSocketResponse, WSMsgType
 from hypothesis import given
 from hypothesis import strategies as st
-from runningserver import SEED, RunningServer, connected, fetched, frames, next_json, speech, talk_pcm
+from runningserver import SEED, RunningServer, connected, fetched, frames, next_json, pcm, speech, talk_pcm
 
 from personaplex_cli.options import AccessOptions
 from personaplex_cli.samples import FRAME
 from personaplex_cli.server import connections
-from personaplex_cli.server.connections import Connection, Connections, Stage, _address
+from personaplex_cli.server.connections import MAX_UNFINISHED, Connection, Connections, Stage, _address
 
 HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
 DAWDLERS = {
@@ -153,6 +156,80 @@ def test_requests_without_end_on_one_connection_are_cut_off(
             await hung_up(reader)
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("path", ["/pcm", "/v1/realtime", "/twilio"])
+def test_a_message_without_end_is_not_kept(server: RunningServer, path: str) -> None:
+    piece = bytes(1 << 16)
+
+    async def go_on() -> None:
+        async with connected(server.socket(f"{path}?{SEED}")) as socket:
+            transport, sent = socket._writer.transport, 0
+            assert transport is not None
+            transport.write(struct.pack(">BBQI", 0x82, 0xFF, 1 << 40, 0))  # so long it claims to be
+            reading = asyncio.create_task(closed(socket))
+            while not reading.done() and sent < 40 * MAX_UNFINISHED:
+                transport.write(piece)
+                sent += len(piece)
+                await asyncio.sleep(0)
+                while transport.get_write_buffer_size() and not reading.done():
+                    await asyncio.sleep(0.001)
+            assert reading.done(), "it listens without end"
+
+    async def closed(socket: ClientWebSocketResponse) -> None:
+        while (await socket.receive()).type in (WSMsgType.TEXT, WSMsgType.BINARY):
+            pass
+
+    asyncio.run(go_on())
+    assert len(asyncio.run(pcm(server))) > 0
+
+
+class Stream(asyncio.Transport):
+    """A network that is read or is not."""
+
+    reading = True
+
+    def is_reading(self) -> bool:
+        return self.reading
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+@given(st.lists(st.sampled_from(["comes", "full", "empty", "rested"]), max_size=30))
+def test_the_network_is_read_when_both_it_and_aiohttp_want_to(happens: list[str]) -> None:
+    async def go() -> None:
+        stream, full, paused = Stream(), False, False
+
+        def take(piece: bytes) -> None:
+            nonlocal paused
+            if full:
+                paused = True
+                stream.pause_reading()
+
+        handler = Mock(data_received=take)
+        line = Connection(Connections(lambda: handler, None))
+        line._begin(stream)
+        line.share.do = lambda work: work() or 1e6  # type: ignore[method-assign]  # each piece is followed by a rest
+        for what in happens:
+            if what == "comes":  # TLS may still have some where nothing is read
+                line.data_received(b"x")
+            elif what == "rested" and line._resting:
+                line._read()
+            elif what == "full":
+                full = True  # it says so when something comes
+            elif what == "empty":
+                if paused:
+                    stream.resume_reading()
+                full = paused = False
+        while line._resting:  # until what came meanwhile is handed over
+            line._read()
+        assert stream.reading is not paused
+
+    asyncio.run(go())
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(Stage)), max_size=60))

@@ -21,7 +21,7 @@ from personaplex_cli.samples import FRAME
 from personaplex_cli.server import session
 from personaplex_cli.server.admission import Admission, ConversationQueue, Place
 from personaplex_cli.server.client_audio import ClientAudio
-from personaplex_cli.server.fairness import LoopTime, Share
+from personaplex_cli.server.connections import Connection, Connections
 from personaplex_cli.server.metrics import Metrics
 
 
@@ -84,8 +84,9 @@ def test_a_restart_may_take_back_all_that_waits_to_be_sent(monkeypatch: pytest.M
     async def restart() -> None:
         place, character = Admission(queue=0).enter(), Character("a", "", "b", "c.pt")
         assert isinstance(place, Place)
+        nobody = Connections(lambda: None, None)  # type: ignore[arg-type,return-value]
         host = session.Host(ServeOptions(), Metrics(), ignore, lambda conversation: None)
-        visit = session.Session(web.WebSocketResponse(), {}, Pcm(), place, host, Share(LoopTime()))
+        visit = session.Session(web.WebSocketResponse(), {}, Pcm(), place, host, Connection(nobody))
         visit._character, visit._conversation = character, Conversation(character, visit._audio)
         sending = asyncio.create_task(visit._next_outs())
         await asyncio.sleep(0)
