@@ -14,6 +14,7 @@ class Paper:
         self.row = self.column = 0
         self.cursor = True
         self.title = ""
+        self.kept = ""  # what was erased from the first cell on, which tmux puts into its history
         self.written: list[str] = []  # what each drawing wrote as text
 
     def write(self, text: str) -> None:
@@ -28,6 +29,8 @@ class Paper:
                 assert 0 <= self.row + down < len(self.rows)
                 self.row += down
             elif code in ("\x1b[J", "\x1b[K"):
+                if (code, self.row, self.column) == ("\x1b[J", 0, 0):
+                    self.kept += self.text()
                 self.rows[self.row] = self.rows[self.row][: self.column]
                 if code == "\x1b[J":
                     del self.rows[self.row + 1 :]

@@ -29,9 +29,10 @@ def complain(what: str, hint: str = "", debug: bool = False) -> None:
     with suppress(OSError):  # the window was closed
         if debug:
             console.print_exception()
-        console.print(Text(readable(what), "bold red"), soft_wrap=True)
+        wide = not console.is_terminal  # which breaks lines between words; elsewhere a sentence is a line
+        console.print(Text(readable(what), "bold red"), soft_wrap=wide)
         if hint:
-            console.print(Text(readable(hint)), soft_wrap=True)
+            console.print(Text(readable(hint)), soft_wrap=wide)
 
 
 def report(error: BaseException, debug: bool = False) -> int:

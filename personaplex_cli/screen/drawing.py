@@ -29,6 +29,7 @@ WIDE, USUAL, NARROW = (
 NARROWEST = 30  # what a narrower terminal has no room for is cut off
 TALL = 18  # rows of the terminal: from here on lanes are two rows high
 REMARK_LINES = 2
+PAGE_SECONDS = 4  # for which notes are shown that take turns
 SPEAKING = -50.0  # dBFS: the agent is heard
 FADING = 30  # seconds before the persona is lost that the panel begins to warn
 
@@ -65,11 +66,6 @@ def draw(state: PanelState, width: int, height: int, theme: Theme, now: float, v
     return panel
 
 
-def name_cells(state: PanelState, theme: Theme) -> int:
-    """Cells that the longer of the two speakers' names takes."""
-    return min(lines.NAME, max(cell_len(theme.readable(name)) for name in (state.you, state.agent)))
-
-
 class Pen:
     """Draws each part of one state at one width."""
 
@@ -80,7 +76,7 @@ class Pen:
         self.theme = theme
         self.now = now
         self.view = view
-        self.names = name_cells(state, theme)
+        self.names = lines.name_cells(theme, state.you, state.agent)
         self.room = max(1, width - self.names - 8)  # cells between the names and the right margin
         self.dot = f" {theme.glyphs.dot} "
 
@@ -330,9 +326,7 @@ class Pen:
         if not told or self.view.verbose:
             drawn = self.notes(4 if self.view.verbose else REMARK_LINES)
         else:
-            drawn = [
-                Text(f" {line}", style) for line in lines.wrap(theme.readable(told), self.width - 6)[:REMARK_LINES]
-            ]
+            drawn = [Text(f" {line}", style) for line in self.page([told], REMARK_LINES)]
         return drawn + [Text()] * (REMARK_LINES - len(drawn))
 
     # The engineering.
@@ -383,17 +377,27 @@ class Pen:
         return [self.fact("model", Text(self.dot.join(self.theme.readable(fact) for fact in facts if fact)))]
 
     def notes(self, count: int) -> list[Text]:
-        """The newest notes, `count` lines of them; a verbose view has 8 and does not cut the long ones."""
-        theme, verbose, shown = self.theme, self.view.verbose, list[str]()
-        count = 8 if verbose else count
-        texts = [text for _, text in self.state.log] if verbose or self.view.details else self.state.notes(self.now)
-        share = 8 if verbose else max(1, count // max(1, len(texts)))  # lines of each: one alone is seen whole
-        for text in texts[-count:]:
-            wrapped = lines.wrap(theme.readable(text), self.width - 6 - len(theme.glyphs.more))
-            if len(wrapped) > share:
-                wrapped = [*wrapped[: share - 1], wrapped[share - 1] + theme.glyphs.more]
-            shown += wrapped
-        return [Text(f" {line}", theme.quiet) for line in shown[-count:]]
+        """What is news, `count` lines of it; a verbose view and details have the newest lines of all that there was."""
+        verbose = self.view.verbose
+        if verbose or self.view.details:
+            told = [line for _, text in self.state.log for line in self.wrapped(text)][-8 if verbose else -count :]
+        else:
+            told = self.page(self.state.notes(self.now), count)
+        return [Text(f" {line}", self.theme.quiet) for line in told]
+
+    def page(self, texts: Sequence[str], count: int) -> list[str]:
+        """`count` lines of these texts; what does not fit together takes turns, and nothing is cut."""
+        pages = [list[str]()]
+        for wrapped in map(self.wrapped, texts):
+            for at in range(0, len(wrapped), count):
+                part = wrapped[at : at + count]
+                if len(pages[-1]) + len(part) > count:
+                    pages.append([])
+                pages[-1] += part
+        return pages[int(self.now / PAGE_SECONDS) % len(pages)]
+
+    def wrapped(self, text: str) -> list[str]:
+        return lines.wrap(self.theme.readable(text), self.width - 6)
 
     def help(self) -> list[Text]:
         return manual.help_lines(self.state.favourites, self.view.unused, self.width - 4, self.theme)

@@ -47,6 +47,11 @@ def cut(text: str, cells: int, glyphs: Glyphs) -> str:
     return text if cell_len(text) <= cells else wrap(text, cells - len(glyphs.more))[0] + glyphs.more
 
 
+def name_cells(theme: Theme, *names: str) -> int:
+    """Cells that the longest of these speakers' names takes."""
+    return min(NAME, max(cell_len(theme.readable(name)) for name in names))
+
+
 def speaker(name: str, cells: int, theme: Theme) -> str:
     """The name of who speaks, on the right of so many cells."""
     short = shortened(theme.readable(name), cells, theme.glyphs)

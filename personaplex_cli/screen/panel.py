@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.text import Text
 
 from personaplex_cli.events import Event, Note
-from personaplex_cli.screen.drawing import View, draw, name_cells
+from personaplex_cli.screen.drawing import View, draw
 from personaplex_cli.screen.keys import Keys
-from personaplex_cli.screen.lines import history_lines
+from personaplex_cli.screen.lines import history_lines, name_cells
 from personaplex_cli.screen.region import Region
 from personaplex_cli.screen.screens import PlainLines, Screen
-from personaplex_cli.screen.state import PanelState, Remark
+from personaplex_cli.screen.state import PanelState, Remark, written
 from personaplex_cli.screen.theme import Theme, theme_for
 
 STOP: Any = getattr(signal, "SIGTSTP", None)  # Ctrl-Z; Windows has none
@@ -87,7 +87,7 @@ class Panel(Screen):
             super().refresh(self._now)
             self._state.finish()
             if self._state.files:
-                self._state.history.append(Remark(f"Written: {', '.join(self._state.files)}"))
+                self._state.history.append(Remark(written(self._state.files)))
             self._region.draw([], self._history(self._console.width))
 
     def _take(self, event: Event, now: float) -> None:
@@ -95,10 +95,11 @@ class Panel(Screen):
 
     def _history(self, width: int) -> list[Text]:
         """What is finished, and belongs above the panel from now on."""
-        lines, names = list[Text](), name_cells(self._state, self._theme)
-        while self._state.history:
-            lines += history_lines(self._state.history.popleft(), width, names, self._theme)
-        return lines
+        state, entries = self._state, list(self._state.history)
+        state.history.clear()
+        spoke = (entry.speaker for entry in entries if not isinstance(entry, Remark))
+        names = name_cells(self._theme, state.you, state.agent, *spoke)
+        return [line for entry in entries for line in history_lines(entry, width, names, self._theme)]
 
     def _on_stop(self, *_: object) -> None:
         self._stopping = True  # done by refresh, never in the middle of a drawing

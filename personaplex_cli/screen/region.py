@@ -64,11 +64,12 @@ class Region:
     def _erased(self) -> str:
         """The cursor at the beginning of the first row, nothing from there on.
 
-        A terminal that was made narrower has folded the rows that do not fit any more.
+        A terminal that was made narrower has folded the rows that do not fit any more. They go one by one from below:
+        tmux keeps in its history what is erased from the screen's first cell on.
         """
         width = max(1, self._console.width)
         folded = sum(max(1, -(-cells // width)) for cells in self._cells)
-        return "\r" + _moved(1 - folded if folded else 0) + ERASE_BELOW
+        return "\r" + ERASE_BELOW + (_moved(-1) + ERASE_RIGHT) * (folded - 1)
 
     def _rendered(self, lines: Sequence[Text]) -> list[str]:
         if not lines:

@@ -39,7 +39,7 @@ from personaplex_cli.events import (
     as_json,
 )
 from personaplex_cli.samples import FRAME_SECONDS
-from personaplex_cli.screen.state import PanelState, Remark, clock, downloaded
+from personaplex_cli.screen.state import PanelState, Remark, clock, downloaded, written
 from personaplex_cli.screen.theme import theme_for
 from personaplex_cli.screen.user_turns import UserTurn
 from personaplex_cli.transcript import AGENT, USER, Turn, Turns
@@ -128,7 +128,8 @@ class Sentences(Screen):
         self._readable = theme_for(console, "none").readable
 
     def _say(self, text: str) -> None:
-        self._console.print(self._readable(text), markup=False, highlight=False, emoji=False, soft_wrap=True)
+        wide = not self._console.is_terminal  # which breaks lines between words; elsewhere a sentence is a line
+        self._console.print(self._readable(text), markup=False, highlight=False, emoji=False, soft_wrap=wide)
 
 
 class PlainLines(Sentences):
@@ -144,7 +145,7 @@ class PlainLines(Sentences):
         self._state.finish()
         self._write_history()
         if self._state.files:
-            self._say(f"Written: {', '.join(self._state.files)}")
+            self._say(written(self._state.files))
 
     def _take(self, event: Event, now: float) -> None:
         self._state.apply(event, now)

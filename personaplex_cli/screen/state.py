@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
+from pathlib import PurePath
 
 from personaplex_cli import events
 from personaplex_cli.events import Phase
@@ -344,6 +345,13 @@ def clock(seconds: float) -> str:
 
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def written(files: Sequence[str]) -> str:
+    """Where the files of a conversation are; their folder, if they are all in one, once."""
+    folders, names = {str(PurePath(file).parent) for file in files}, [PurePath(file).name for file in files]
+    folder = folders.pop()
+    return f"Written: {', '.join(files)}" if folders or folder == "." else f"Written to {folder}: {', '.join(names)}"
 
 
 def downloaded(arrived: events.Downloading) -> str:

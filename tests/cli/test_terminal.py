@@ -1,6 +1,7 @@
 """The way out of a program whose thread may be busy."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -112,3 +113,18 @@ def test_no_words_drive_the_terminal(show: Callable[[str], None], text: str) -> 
         patch.setattr(sys, "stderr", shown)
         show(text)
     assert all(line.isprintable() for line in shown.getvalue().split("\n"))
+
+
+def test_a_terminal_gets_lines_that_end_between_words_and_a_file_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    what, remedy = "The model needs more memory than is free on this GPU.", "Give `--precision int8`, or offload it."
+    for is_terminal in (False, True):
+        monkeypatch.setenv("FORCE_COLOR", "1" if is_terminal else "")  # as Rich's consoles take it
+        complain(what, remedy)
+        say(what)
+        lines = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().err).splitlines()
+        assert " ".join(map(str.strip, lines)) == f"{what} {remedy} {what}"
+        assert (max(map(len, lines)) <= 40) == is_terminal

@@ -39,7 +39,7 @@ from personaplex_cli.events import (
     Step,
     Timings,
 )
-from personaplex_cli.screen.drawing import WIDEST, View, draw
+from personaplex_cli.screen.drawing import PAGE_SECONDS, WIDEST, Pen, View, draw
 from personaplex_cli.screen.lines import history_lines, rows_of_lane
 from personaplex_cli.screen.manual import help_lines
 from personaplex_cli.screen.state import BREAK, PanelState
@@ -226,6 +226,17 @@ def test_a_notice_stays_until_it_is_over_and_notes_end_by_themselves() -> None:
     assert lines_with(state, "Later.", View(details=True), now=80.0)
     state.apply(Notice("The microphone is silent.", on=False), 81.0)
     assert not lines_with(state, "silent", now=81.0)
+
+
+@given(st.lists(st.lists(st.text("abc", min_size=1, max_size=60), min_size=1, max_size=30), max_size=6))
+def test_every_note_is_seen_whole_in_its_turn(notes: list[list[str]]) -> None:
+    lines = list[str]()
+    for turn in range(200):
+        pen = Pen(PanelState(), 60, 24, Theme(), turn * PAGE_SECONDS, View())
+        page = pen.page([" ".join(words) for words in notes], 2)
+        assert len(page) <= 2
+        lines += page
+    assert "".join(lines).replace(" ", "").startswith("".join("".join(words) for words in notes))
 
 
 def test_what_is_recorded_by_which_devices_and_too_loud_is_seen() -> None:

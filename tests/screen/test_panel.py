@@ -1,6 +1,7 @@
 """That the panel leaves a clean terminal, and writes no more than it must."""
 
 import io
+import os
 import signal
 import sys
 
@@ -9,16 +10,12 @@ from paper import Terminal
 from rich.console import Console
 from scenes import talking
 
-from personaplex_cli.events import (
-    Finished,
-    Muted,
-    Phase,
-    State,
-)
+from personaplex_cli.events import Began, Finished, Muted, Phase, State
 from personaplex_cli.screen.drawing import View
 from personaplex_cli.screen.keys import Keys
 from personaplex_cli.screen.panel import Panel, screen_for
 from personaplex_cli.screen.screens import PlainLines
+from personaplex_cli.screen.state import written
 from personaplex_cli.screen.theme import theme_for
 
 
@@ -56,6 +53,7 @@ def test_finished_turns_stay_and_the_panel_goes() -> None:
         assert terminal.paper.title == "personaplex teacher"
     assert terminal.look() == CONVERSATION + ENDING
     assert terminal.paper.cursor
+    assert not terminal.paper.kept
 
 
 def test_an_exception_leaves_a_clean_terminal_too() -> None:
@@ -75,6 +73,28 @@ def test_the_files_are_named_at_the_end() -> None:
     with panel_on(terminal) as panel:
         panel.show(Finished("you", ("talk.wav", "talk.json"), 1.0, 1.0, ""))
     assert terminal.look() == "  Written: talk.wav, talk.json"
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["talk.wav"], "Written: talk.wav"),
+        (["talks/now/talk.wav", "talks/now/talk.json"], "Written to talks/now: talk.wav, talk.json"),
+        (["talks/talk.wav", "words/talk.json"], "Written: talks/talk.wav, words/talk.json"),
+    ],
+)
+def test_a_folder_of_all_files_is_named_once(files: list[str], told: str) -> None:
+    assert written([file.replace("/", os.sep) for file in files]) == told.replace("/", os.sep)
+
+
+def test_who_spoke_keeps_the_whole_name_when_somebody_else_speaks() -> None:
+    terminal = Terminal()
+    with panel_on(terminal) as panel:
+        for _, event in talking():
+            panel.show(event)
+        panel.show(Began("al", "NATM1", "demo", "cpu", "fp32", 7, 54, 3000))
+        panel.refresh(20.0)
+        assert terminal.look().startswith(CONVERSATION + ENDING)
 
 
 def test_a_narrowed_terminal_is_drawn_anew_without_a_trace() -> None:
