@@ -5,6 +5,14 @@ import sys
 
 
 def main() -> None:
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        from personaplex_cli import __version__
+
+        try:
+            os.write(1, f"personaplex {__version__}\n".encode())
+            return
+        except OSError:
+            pass  # the program says what is wrong with standard output
     try:
         from personaplex_cli.cli.main import main as program  # takes half a second
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import personaplex_cli
+from personaplex_cli.errors import OutputError
 
+FULL = Path("/dev/full")
 PACKAGE = Path(personaplex_cli.__file__).parent
 
 
@@ -19,25 +21,40 @@ def test_imports_follow_the_contracts() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("code", "arguments"),
     [
-        ["--help"],
-        ["run", "--help"],
-        ["serve", "--help"],
-        ["doctor", "--help"],
-        ["voices"],
-        ["personas", "show", "chef"],
+        (0, ["--help"]),
+        (0, ["run", "--help"]),
+        (0, ["serve", "--help"]),
+        (0, ["doctor", "--help"]),
+        (0, ["voices"]),
+        (0, ["personas", "show", "chef"]),
+        (2, ["chta"]),
+        (2, ["run", "nowhere.wav"]),
+        (2, ["chat", "--voice", "NATF9"]),
+        (2, ["chat", "--theme", "dracula"]),
     ],
 )
-def test_looking_around_imports_nothing_heavy(arguments: list[str]) -> None:
-    code = (
+def test_looking_around_and_typos_import_nothing_heavy(code: int, arguments: list[str]) -> None:
+    program = (
         "import sys; from personaplex_cli.cli.main import program; code = program(sys.argv[1:]);"
-        "heavy = {'torch', 'moshi', 'sphn', 'huggingface_hub', 'aiohttp', 'ray'} & set(sys.modules);"
+        "heavy = {'torch', 'moshi', 'scipy', 'huggingface_hub', 'aiohttp', 'ray'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else code)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert done.stderr if code else done.stdout
+
+
+def test_the_version_is_said_at_once_or_what_is_wrong_with_standard_output() -> None:
+    code = "import sys; from personaplex_cli.__main__ import main; main(); sys.exit('typer' in sys.modules)"
+    command = [sys.executable, "-c", code, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"personaplex {personaplex_cli.__version__}\n")
+    if FULL.exists():
+        with FULL.open("w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == OutputError.exit_code and "No space left" in done.stderr
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from personaplex_cli.errors import OutputError, PersonaplexError, UsageError
 from personaplex_cli.events import Event, Note, as_json
+from personaplex_cli.screen.lines import in_lines
 from personaplex_cli.screen.screens import ProgressScreen
 from personaplex_cli.screen.tables import show_table
 from personaplex_cli.screen.theme import theme_for
@@ -29,10 +30,9 @@ def complain(what: str, hint: str = "", debug: bool = False) -> None:
     with suppress(OSError):  # the window was closed
         if debug:
             console.print_exception()
-        wide = not console.is_terminal  # which breaks lines between words; elsewhere a sentence is a line
-        console.print(Text(readable(what), "bold red"), soft_wrap=wide)
+        console.print(Text(in_lines(readable(what), console), "bold red"), soft_wrap=True)
         if hint:
-            console.print(Text(readable(hint)), soft_wrap=wide)
+            console.print(Text(in_lines(readable(hint), console)), soft_wrap=True)
 
 
 def report(error: BaseException, debug: bool = False) -> int:

@@ -1,9 +1,12 @@
 """What the panel's lines are made of: wrapped text, levels as bars and lanes, the stages of the delay."""
 
 import math
+import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.cells import cell_len, chop_cells, set_cell_size
+from rich.console import Console
 from rich.text import Text
 
 from personaplex_cli.samples import FRAME_MS, FRAME_SECONDS
@@ -33,6 +36,15 @@ def wrap(text: str, cells: int) -> list[str]:
         else:
             lines += chop_cells(word, cells) if cell_len(word) > cells else [word]
     return lines[1:] if not lines[0] and len(lines) > 1 else lines
+
+
+def in_lines(text: str, console: Console) -> str:
+    """A sentence as it is printed: on a terminal in lines that end between words, elsewhere as one.
+
+    A longer word stays whole: it may be a path or a command, to be copied.
+    """
+    cells = console.width if console.is_terminal else sys.maxsize
+    return textwrap.fill(text, cells, break_long_words=False, break_on_hyphens=False)
 
 
 def shortened(text: str, cells: int, glyphs: Glyphs) -> str:

@@ -39,6 +39,7 @@ from personaplex_cli.events import (
     as_json,
 )
 from personaplex_cli.samples import FRAME_SECONDS
+from personaplex_cli.screen.lines import in_lines
 from personaplex_cli.screen.state import PanelState, Remark, clock, downloaded, written
 from personaplex_cli.screen.theme import theme_for
 from personaplex_cli.screen.user_turns import UserTurn
@@ -128,8 +129,8 @@ class Sentences(Screen):
         self._readable = theme_for(console, "none").readable
 
     def _say(self, text: str) -> None:
-        wide = not self._console.is_terminal  # which breaks lines between words; elsewhere a sentence is a line
-        self._console.print(self._readable(text), markup=False, highlight=False, emoji=False, soft_wrap=wide)
+        said = in_lines(self._readable(text), self._console)
+        self._console.print(said, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 class PlainLines(Sentences):
