@@ -29,6 +29,7 @@ WIDE, USUAL, NARROW = (
 NARROWEST = 30  # what a narrower terminal has no room for is cut off
 TALL = 18  # rows of the terminal: from here on lanes are two rows high
 REMARK_LINES = 2
+FOLDER = 8  # cells from which on the folder of a recording is named, or its beginning
 PAGE_SECONDS = 4  # for which notes are shown that take turns
 SPEAKING = -50.0  # dBFS: the agent is heard
 FADING = 30  # seconds before the persona is lost that the panel begins to warn
@@ -130,8 +131,9 @@ class Pen:
         if self.state.recording:
             recording.append(" rec ", theme.quiet).append(f"{theme.glyphs.live} ", theme.warning)
         keys = self.keys(self.width - 6 - recording.cell_len)
-        folder = theme.readable(self.state.recording)
-        if recording and cell_len(folder) + 1 <= self.width - 8 - recording.cell_len - keys.cell_len:
+        room = self.width - 9 - recording.cell_len - keys.cell_len
+        if recording and room >= FOLDER:
+            folder = lines.shortened(theme.readable(self.state.recording), room, theme.glyphs)
             recording.append(f"{folder} ", theme.quiet)
         return self.rule(keys, recording, theme.glyphs.corners[2:])
 

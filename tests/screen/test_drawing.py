@@ -274,6 +274,7 @@ def test_beside_a_recording_there_is_room_for_the_favourites() -> None:
         state.apply(event, now)
     foot = drawn(state, 80, 24, now, View(), Theme())[-1]
     assert "s stop  " in foot and "1-9 switch" in foot and "d details" in foot and "rec" in foot
+    assert "rec ● talks/202…" in drawn(state, 100, 24, now, View(), Theme())[-1]
 
 
 @given(st.integers(30, 80))
