@@ -361,8 +361,7 @@ class App:
             place.leave()
             if connection := Connection.of(request):
                 connection.enter(Stage.ASKING)
-            if request.transport is not None and request.transport.get_write_buffer_size():
-                request.transport.abort()  # it does not even take a goodbye
+                connection.drop_unless_read()
 
     async def _attend(self, session: Session, request: web.Request) -> None:
         """One line on the server's screen for a whole visit, when it is over."""

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from enum import Enum, auto
 from functools import partial
-from typing import cast
+from typing import ClassVar, cast
 
 from aiohttp import WSMessage, web
 from aiohttp.abc import AbstractAccessLogger
@@ -84,6 +84,9 @@ class Connections:
 class Connection(asyncio.Protocol):
     """Between a socket and aiohttp, which gets all that comes."""
 
+    # By what aiohttp knows: its transport forgets everything when it is closed twice, as asyncio's of TLS does.
+    _of: ClassVar[dict[RequestHandler, "Connection"]] = {}
+
     def __init__(self, connections: Connections) -> None:
         self.stage = Stage.ASKING
         self.since = 0.0
@@ -104,8 +107,7 @@ class Connection(asyncio.Protocol):
     @classmethod
     def of(cls, request: web.BaseRequest) -> "Connection | None":
         """The one that a request came by; None if it is gone."""
-        protocol = request.transport.get_protocol() if request.transport else None
-        return protocol if isinstance(protocol, cls) else None
+        return cls._of.get(request.protocol)
 
     def enter(self, stage: Stage) -> None:
         """Another state begins, and with it its clock."""
@@ -137,6 +139,11 @@ class Connection(asyncio.Protocol):
         self._unfinished = 0
         return message
 
+    def drop_unless_read(self) -> None:
+        """End it if it does not even take a goodbye."""
+        if self._socket and self._socket.get_write_buffer_size():
+            self.drop()
+
     def deafen(self) -> None:
         """Whatever else comes is thrown away unread."""
         self._deaf = True
@@ -158,7 +165,7 @@ class Connection(asyncio.Protocol):
             self._handshake = asyncio.create_task(self._shake_hands(self._all.tls))
 
     def data_received(self, data: bytes) -> None:
-        if not self._deaf and not self._lost:
+        if not self._over:
             self._unread += data
             if self._resting:  # aiohttp has asked for more
                 self._rest()
@@ -181,22 +188,29 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._forget()
         if self._handler:
+            self._of.pop(self._handler, None)
             self._handler.connection_lost(error)
 
     def _begin(self, transport: asyncio.Transport) -> None:
         self._stream, self._handler = transport, self._all.serve()
+        self._of[self._handler] = self
         self._handler.connection_made(transport)
         self._read()  # what came with the end of the handshake
 
+    @property
+    def _over(self) -> bool:
+        """Whether nothing more is read."""
+        return self._deaf or self._lost or bool(self._stream and self._stream.is_closing())
+
     def _read(self) -> None:
         """Hand over what has come, piece by piece. Nothing more is taken from the network meanwhile."""
-        if not self._handler or not self._stream or self._lost:
+        if not self._handler or not self._stream or self._over:
             return
         if self._resting:
             self._resting = False
             if self._wanted:
                 self._stream.resume_reading()
-        while self._unread and not self._deaf and not self._lost:
+        while self._unread and not self._over:
             piece = bytes(self._unread[:PIECE])
             del self._unread[:PIECE]
             self._unfinished += len(piece)
@@ -204,7 +218,7 @@ class Connection(asyncio.Protocol):
             if self._unfinished > MAX_UNFINISHED:
                 self._deaf = True
                 self.too_big()
-            elif pause:
+            elif pause and not self._over:
                 self._resting, self._wanted = True, False
                 self._rest()
                 asyncio.get_running_loop().call_later(pause, self._read)

@@ -7,11 +7,12 @@ import shutil
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, WSMsgType
 from runningserver import (
     SEED,
     RunningServer,
@@ -30,6 +31,7 @@ from personaplex_cli.options import AccessOptions
 from personaplex_cli.protocols.wire import PATH, Handshake
 from personaplex_cli.samples import FRAME
 from personaplex_cli.server.access import warning
+from personaplex_cli.server.session import MAX_MISTAKES
 
 HEALTH_CHECK = Path(__file__).parents[2] / "deploy/health_check.py"
 
@@ -82,26 +84,57 @@ def test_pages_from_elsewhere_are_refused_unless_they_are_listed(random_folder: 
         asyncio.run(knock(server))
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
-def test_with_a_certificate_it_speaks_tls(random_folder: Path, tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+@pytest.fixture(scope="module")
+def tls_server(random_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    if not shutil.which("openssl"):
+        pytest.skip("openssl makes the certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
     command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -out {cert} -keyout {key}"
     subprocess.run(command.split(), check=True, capture_output=True)
-    trust = ssl.create_default_context(cafile=str(cert))
-    trust.check_hostname = False
+    with RunningServer(random_folder, access=AccessOptions(port=0, ssl_cert=cert, ssl_key=key)) as server:
+        yield server
+    assert not is_healthy(server.url)
 
-    async def talk(server: RunningServer) -> None:
-        async with connected(server.socket(f"/pcm?{SEED}"), ssl=trust) as socket:
+
+def trusting(server: RunningServer) -> ssl.SSLContext:
+    trust = ssl.create_default_context(cafile=str(server.app._access.ssl_cert))
+    trust.check_hostname = False
+    return trust
+
+
+def test_with_a_certificate_it_speaks_tls(tls_server: RunningServer) -> None:
+    trust = trusting(tls_server)
+
+    async def talk() -> None:
+        async with connected(tls_server.socket(f"/pcm?{SEED}"), ssl=trust) as socket:
             await next_json(socket, "ready")
             assert len((await talk_pcm(socket, frames(speech(3))))[0]) == 3 * 2 * FRAME
-        info = json.loads((await fetched(f"{server.url}/api/info", ssl=trust))[1])
+        info = json.loads((await fetched(f"{tls_server.url}/api/info", ssl=trust))[1])
         assert info["sockets"]["pcm"].startswith("wss://")
 
-    with RunningServer(random_folder, access=AccessOptions(port=0, ssl_cert=cert, ssl_key=key)) as server:
-        assert server.url.startswith("https://")
-        asyncio.run(talk(server))
-        assert is_healthy(server.url)
-    assert not is_healthy(server.url)
+    assert tls_server.url.startswith("https://")
+    asyncio.run(talk())
+    assert is_healthy(tls_server.url)
+
+
+def test_over_tls_the_server_may_hang_up_first(tls_server: RunningServer) -> None:
+    """Python closes the transport twice then, and its TLS falls over what is asked of it after that."""
+    trust = trusting(tls_server)
+
+    async def talk_nonsense() -> None:
+        for _ in range(3):
+            async with connected(tls_server.socket("/ws"), ssl=trust) as socket:
+                for _ in range(MAX_MISTAKES + 1):
+                    await socket.send_str("{}")
+                while not (await socket.receive()).type == WSMsgType.CLOSE:
+                    pass
+                assert socket.close_code == 1007
+        health = json.loads((await fetched(f"{tls_server.url}/health", ssl=trust))[1])
+        assert health["sessions"]["refused"] == 0
+
+    asyncio.run(talk_nonsense())
+    assert not [note for note in tls_server.notes if "failed" in note or "Error" in note]
 
 
 def is_healthy(url: str) -> bool:
