@@ -18,7 +18,7 @@ from personaplex_cli.cli.output import ReaderLeft, drop, watched_streams
 from personaplex_cli.cli.personas import personas_app
 from personaplex_cli.cli.replays import duet, replay
 from personaplex_cli.cli.talk import chat, eval, run, serve
-from personaplex_cli.cli.terminal import end_as_by_ctrl_c, report, say
+from personaplex_cli.cli.terminal import end_as_by_ctrl_c, report, say, traces
 from personaplex_cli.cli.voices import voices_app
 from personaplex_cli.errors import PersonaplexError, UsageError
 from personaplex_cli.library.settings import check_home, config_path, default_map, load_dotenv_file, working_folder
@@ -103,8 +103,9 @@ def main() -> None:
 
 def program(arguments: Sequence[str]) -> int:
     """Run a command line; returns the exit code. Every error ends here, as words on stderr."""
-    with watched_streams():
-        return _exit_code(arguments, debug="--debug" in arguments)
+    debug = "--debug" in arguments
+    with watched_streams(), traces(debug):
+        return _exit_code(arguments, debug)
 
 
 def _exit_code(arguments: Sequence[str], debug: bool) -> int:

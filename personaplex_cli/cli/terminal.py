@@ -1,13 +1,14 @@
 """What all commands do to the terminal: errors and lists on it, and the way out when a thread is busy."""
 
 import json
+import logging
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,6 +48,20 @@ def report(error: BaseException, debug: bool = False) -> int:
     hint = "Run it with `personaplex --debug` to see where it comes from."
     complain(f"This is a bug: {type(error).__name__}: {error}", hint, debug)
     return PersonaplexError.exit_code
+
+
+@contextmanager
+def traces(shown: bool) -> Iterator[None]:
+    """Show on stderr where the errors come from that a program survives, such as one client's of a server."""
+    log, handler = logging.getLogger("personaplex_cli"), logging.StreamHandler()
+    if shown:
+        log.addHandler(handler)
+        log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
 
 
 def left_out(error: UsageError) -> None:

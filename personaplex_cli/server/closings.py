@@ -9,6 +9,8 @@
 What is closed for passing a limit stands beside the limits, in `session`.
 """
 
+import logging
+
 from personaplex_cli.errors import AudioError, PersonaplexError, UsageError
 from personaplex_cli.protocols.adapter import Closing
 from personaplex_cli.protocols.wire import WireError
@@ -32,6 +34,7 @@ def closing_after(error: BaseException) -> Closing:
             return Closing("nonsense", 1007, error)
         case PersonaplexError() if type(error) is PersonaplexError:
             return Closing("failed", 1011, error)
+    logging.getLogger(__name__).debug("A session failed", exc_info=error)
     failure = PersonaplexError("The server failed.", "Try again.")
     failure.__cause__ = error
     return Closing("failed", 1011, failure)

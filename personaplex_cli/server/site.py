@@ -68,6 +68,7 @@ class Site:
         except (web.HTTPException, ConnectionError):
             raise
         except Exception as error:  # which may name files of this machine: for its owner only
+            _LOG.debug("A request failed", exc_info=error)
             self.note_once(f"{request.path!r:.100} failed: {type(error).__name__}: {error}")
             what, hint = "The server failed.", "Its screen says why."
             raise self.refusal(web.HTTPInternalServerError, "failed", what, hint) from error
@@ -115,6 +116,7 @@ class Site:
         )
 
 
+_LOG = logging.getLogger(__name__)
 _NO_FILE = re.compile(rb"[/\\](\.|[^/\\]{256})")  # hidden ones, and names longer than any file has
 _HOST = re.compile(r"[\w.:\[\]-]+")
 _POLICY = (

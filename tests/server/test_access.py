@@ -127,7 +127,7 @@ def test_over_tls_the_server_may_hang_up_first(tls_server: RunningServer) -> Non
             async with connected(tls_server.socket("/ws"), ssl=trust) as socket:
                 for _ in range(MAX_MISTAKES + 1):
                     await socket.send_str("{}")
-                while not (await socket.receive()).type == WSMsgType.CLOSE:
+                while (await socket.receive()).type != WSMsgType.CLOSE:
                     pass
                 assert socket.close_code == 1007
         health = json.loads((await fetched(f"{tls_server.url}/health", ssl=trust))[1])

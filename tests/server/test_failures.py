@@ -8,6 +8,7 @@ from runningserver import (
     SEED,
     RunningServer,
     connected,
+    fetched,
     next_json,
     next_message,
     opus,
@@ -17,11 +18,13 @@ from runningserver import (
     talk_moshi,
 )
 
+from personaplex_cli.cli.terminal import traces
 from personaplex_cli.engine.pipeline import FramePipeline
 from personaplex_cli.errors import AudioError, ModelError, NetworkError, UsageError
 from personaplex_cli.options import AccessOptions, ServeOptions
 from personaplex_cli.protocols.wire import PATH, Failure, Handshake
 from personaplex_cli.samples import FRAME, pcm16
+from personaplex_cli.server.metrics import Metrics
 
 
 def test_a_talk_that_fails_ends_alone_and_the_next_one_is_served(
@@ -48,6 +51,18 @@ def test_a_talk_that_fails_ends_alone_and_the_next_one_is_served(
         asyncio.run(fail(server))
         asyncio.run(pcm(server))
         assert any("ZeroDivisionError" in note for note in server.notes)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_where_an_error_comes_from_is_shown_to_those_who_ask(
+    server: RunningServer, debug: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Metrics, "text", lambda self: 1 / 0)
+    with traces(debug):
+        assert asyncio.run(fetched(f"{server.url}/metrics"))[0] == 500
+    said = capfd.readouterr().err
+    assert ("Traceback" in said and "test_failures.py" in said) is debug
+    assert any("ZeroDivisionError" in note for note in server.notes)
 
 
 def test_a_model_that_does_not_recover_ends_the_server(random_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
