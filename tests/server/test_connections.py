@@ -189,6 +189,9 @@ class Stream(asyncio.Transport):
 
     reading = True
 
+    def is_closing(self) -> bool:
+        return False
+
     def is_reading(self) -> bool:
         return self.reading
 
