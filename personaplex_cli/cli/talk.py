@@ -153,7 +153,7 @@ def eval(
         glyphs = theme_for(console).glyphs
         marks = {LOWER: glyphs.lower, HIGHER: glyphs.higher}
         titles = ["figure", "here", "published", "diff.", "by"]
-        show_table(console, titles, program.rows(evaluation.task, report["summary"], marks))
+        show_table(console, titles, program.rows(evaluation.task, evaluation.published, report["summary"], marks))
     evaluation.conclude()
 
 

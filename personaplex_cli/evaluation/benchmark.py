@@ -134,6 +134,7 @@ V1_5 = [
     )
 ]
 TASKS = tuple(dict.fromkeys(task.name for task in V1 + V1_5))
+ANNOTATIONS = tuple(dict.fromkeys(task.annotation for task in V1 + V1_5 if task.annotation))
 
 
 def tasks_named(name: str) -> list[Task]:

@@ -7,17 +7,21 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from personaplex_cli.audio.recording import read_at_own_rate
 from personaplex_cli.errors import UsageError, either
-from personaplex_cli.evaluation.benchmark import TASKS, Task, tasks_named
+from personaplex_cli.evaluation.benchmark import ANNOTATIONS, TASKS, Task, tasks_named
 from personaplex_cli.evaluation.intervals import Interval
 from personaplex_cli.evaluation.turn_taking import Spoken
 
 WORDS = "output.json"
 HUMAN = "icc_gt_distribution.json"  # of the benchmark: when human listeners made a sound, by sample
+SLACK = 0.1  # seconds that an annotation may end after its sound: times are rounded, and sounds cut
+NAMED = 5  # folders
 UNLIKE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what JSON of another form raises
 
 
@@ -32,15 +36,29 @@ class Sample:
         return self.folder.name
 
     def window(self, task: Task) -> Interval | None:
-        """The annotated seconds; None where the task has none. Raises UsageError."""
+        """The annotated seconds, None where the task has none. They are within the user's recording, if that is there.
+
+        Raises UsageError, and AudioError if that recording cannot be read.
+        """
         if task.annotation is None:
             return None
         path = self.folder / task.annotation
         content = read_json(path)
         with suppress(*UNLIKE):
             start, end = map(_number, content["timestamps"] if task.clean else content[0]["timestamp"])
+            self._check(path, start, end)
             return start, end
         raise UsageError(f"{path} does not say when.", "The benchmark's files have two seconds under `timestamp`.")
+
+    def _check(self, path: Path, start: float, end: float) -> None:
+        """Raises UsageError for seconds that cannot be: any figure made from them would be wrong."""
+        if not 0 <= start <= end:
+            wrong = "which cannot be"
+        elif self.seconds is not None and (start >= self.seconds or end > self.seconds + SLACK):
+            wrong = f"but its input.wav ends after {self.seconds:.2f} s"
+        else:
+            return
+        raise UsageError(f"{path} says {start:g} to {end:g} s, {wrong}.", "Give seconds from the start of input.wav.")
 
     def words(self, name: str = WORDS) -> list[Spoken]:
         """The words in a file of this sample. Raises UsageError."""
@@ -50,6 +68,15 @@ class Sample:
             return [_spoken(chunk["text"], *chunk["timestamp"]) for chunk in content["chunks"]]
         hint = 'The benchmark\'s files have `{"chunks": [{"text": "Yes,", "timestamp": [3.36, 3.9]}]}`.'
         raise UsageError(f"{path} has no words with times.", hint)
+
+    @cached_property
+    def seconds(self) -> float | None:
+        """How long the user's recording is, if there is one. Raises AudioError if it cannot be read."""
+        path = self.folder / "input.wav"
+        if not path.is_file():
+            return None
+        sound, rate = read_at_own_rate(path)
+        return len(sound) / rate
 
     @property
     def has_words(self) -> bool:
@@ -73,9 +100,11 @@ def samples(root: Path) -> list[Sample]:
         raise UsageError(f"{root} cannot be read ({error.strerror}).", "Give the folder of a data set.") from error
     if found := sorted(filter(_is_sample, folders), key=_order):
         return [Sample(each) for each in found]
-    deeper = (each for each in sorted(folders) if each.is_dir() and any(map(_is_sample, each.iterdir())))
-    if data_set := next(deeper, None):
-        raise UsageError(f"There are no samples in {root}.", f"Its folders have some: {data_set}")
+    if deeper := [str(each) for each in sorted(folders) if each.is_dir() and any(map(_is_sample, each.iterdir()))]:
+        more = ", ..." if len(deeper) > NAMED else ""
+        raise UsageError(
+            f"There are no samples in {root}.", f"Its folders have some: {', '.join(deeper[:NAMED])}{more}"
+        )
     raise UsageError(f"There are no samples in {root}.", "It needs folders such as 1/ with an input.wav.")
 
 
@@ -91,14 +120,23 @@ def task_of(name: str, found: Sequence[Sample]) -> Task:
     tasks = tasks_named(name)
     if fitting := next((task for task in tasks if _fits(task, found)), None):
         return fitting
-    files = either(str(task.annotation) for task in tasks)
+    if files := [task.annotation for task in tasks if task.annotation]:
+        what = f"No sample has a file {either(files)}"
+    else:
+        what = f"There are samples with a file {either(_annotations(found))}"
     others = [other for other in TASKS if any(task.annotation and _fits(task, found) for task in tasks_named(other))]
     hint = f"Give --task {either(others)}." if others else "Give another --task or another folder."
-    raise UsageError(f"No sample has a file {files}: is this data for {name}?", hint)
+    raise UsageError(f"{what}: is this data for {name}?", hint)
 
 
 def _fits(task: Task, found: Sequence[Sample]) -> bool:
-    return task.annotation is None or any((each.folder / task.annotation).exists() for each in found)
+    """Whether some samples have the task's annotation or, if it needs none, whether none has that of another task."""
+    there = _annotations(found)
+    return task.annotation in there if task.annotation else not there
+
+
+def _annotations(found: Sequence[Sample]) -> list[str]:
+    return [name for name in ANNOTATIONS if any((each.folder / name).exists() for each in found)]
 
 
 def human_listeners(root: Path) -> dict[str, list[float]]:

@@ -7,6 +7,7 @@ from personaplex_cli.evaluation.intervals import Interval, between, common, merg
 from personaplex_cli.evaluation.turn_taking import AGENT_GAP, USER_GAP, Spoken
 
 FALSE_START = 1.0  # seconds; who begins and stops so soon has begun in vain
+LEAST_SPEECH = 1.0  # seconds, of which words a minute mean something
 
 
 def manner(
@@ -14,10 +15,11 @@ def manner(
 ) -> dict[str, float | None]:
     """Figures of a recording of so many seconds, from the speech of both sides and the agent's words.
 
-    None is a figure of what did not occur, such as words a minute of an agent who is silent.
+    None is a figure of what did not occur, such as words a minute of an agent who hardly speaks.
     """
     user, agent = merged(user, USER_GAP), merged(agent, AGENT_GAP)
     told = [(words[0].start, words[-1].end or seconds)] if words else []  # others may tell the last words only
+    spoken = total(common(agent, told))
     silence = between(user, seconds)
     waits = [_wait(end, user, agent, seconds) for _, end in user]
     return {
@@ -25,7 +27,7 @@ def manner(
         "overlap_share": _ratio(total(common(user, agent)), seconds),
         "longest_wait": max(waits, default=None),
         "false_starts_a_minute": _ratio(60 * len(_false_starts(silence, user, agent)), total(silence)),
-        "words_a_minute": _ratio(60 * len(words), total(common(agent, told))),
+        "words_a_minute": 60 * len(words) / spoken if spoken >= LEAST_SPEECH else None,
     }
 
 

@@ -5,7 +5,7 @@ It runs what `run` runs, in the same way. Outputs that others have made are scor
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from personaplex_cli.character import Character
 from personaplex_cli.conversation import Engine
 from personaplex_cli.errors import PersonaplexError, UsageError, either, unknown_name
 from personaplex_cli.evaluation import picture, speech
-from personaplex_cli.evaluation.benchmark import MANNER, TASKS, Task
-from personaplex_cli.evaluation.dataset import HUMAN, Sample, human_listeners, samples, task_of
+from personaplex_cli.evaluation.benchmark import MANNER, TASKS, Published, Task
+from personaplex_cli.evaluation.dataset import HUMAN, Sample, human_listeners, read_json, samples, task_of
 from personaplex_cli.evaluation.heard import can_hear, heard
 from personaplex_cli.evaluation.scores import Figures, Scored, Scorer, summary
 from personaplex_cli.evaluation.turn_taking import Spoken
@@ -60,13 +60,21 @@ class Evaluation:
     failures: dict[str, PersonaplexError] = field(default_factory=dict)
 
     def look_at(self, listen: Listener) -> Work:
-        """Read every recording that has to be answered, as `run.check` does.
+        """Read every annotation, and every recording that has to be answered, as `run.check` does.
 
-        The recogniser's model is downloaded first, if it is needed: better to fail now.
+        A sample that could not be scored is noted in `failures` and not answered. The recogniser's model is downloaded
+        first, if it is needed: better to fail now.
         """
         if self.options.words == "asr":
             find_whisper(RECOGNISER, listen)
-        jobs = [job for sample in self.samples for job in _jobs(sample, self.task)]
+        jobs = []
+        for sample in self.samples:
+            try:
+                sample.window(self.task)
+                jobs += _jobs(sample, self.task)
+            except PersonaplexError as error:
+                self.failures[sample.name] = error
+                listen(Note(f"{error} It is skipped."))
         return run.check(jobs, None, OUTPUT, listen)
 
     def answer(self, engine: Engine, character: Character, work: Work, listen: Listener) -> None:
@@ -85,6 +93,8 @@ class Evaluation:
         with self._words(listen) as words:
             scorer = Scorer(self.task, words, human)
             for sample in self.samples:
+                if sample.name in self.failures:
+                    continue
                 try:
                     if sample.folder in runs:
                         raise runs[sample.folder]
@@ -102,11 +112,16 @@ class Evaluation:
             "detector": speech.version(),
             "scored": len(self.scored),
             "summary": summary(self.scored),
-            "published": [vars(each) for each in self.task.published],
+            "published": [vars(each) for each in self.published],
             "settings": next((settings for each in self.samples if (settings := each.settings)), {}),
             "samples": {each.name: each.figures for each in self.scored},
             "failures": {name: str(error) for name, error in self.failures.items()},
         }
+
+    @property
+    def published(self) -> Sequence[Published]:
+        """Figures of PersonaPlex to set beside these; none beside those of the demo."""
+        return () if self._is_of_demo() else self.task.published
 
     def write(self, listen: Listener) -> None:
         """Write `eval.json`, and the picture if it is wanted, and tell where. Raises AudioError if that fails."""
@@ -144,14 +159,17 @@ class Evaluation:
             remarks.append(f"How much each side speaks is not measured. {EXTRA}")
         if not human and self.task.needs_speech and not self.task.clean:
             remarks.append(f"Without the benchmark's {HUMAN} in {self.root} there is no comparison with people.")
-        if self.options.words == "tokens" and self.task.published and any(each.settings for each in self.samples):
+        if self._is_of_demo():
+            remarks.append("The demo is another, small model: published figures are not shown beside its own.")
+        elif self.options.words == "tokens" and self.task.published and any(each.settings for each in self.samples):
             remarks.append("Published figures come from words recognised in the sound: --words asr is nearer to them.")
-        if any(settings.get("model") == "demo" for each in self.samples if (settings := each.settings)):
-            remarks.append("The demo is another, small model: its figures cannot be compared with published ones.")
         made = {json.dumps(_essence(settings), sort_keys=True) for each in self.samples if (settings := each.settings)}
         if len(made) > 1:
             remarks.append(f"The outputs were made with {len(made)} different settings; each output.json has its own.")
         return remarks
+
+    def _is_of_demo(self) -> bool:
+        return any(each.settings.get("model") == "demo" for each in self.samples)
 
 
 def prepare(root: Path, task: str, options: EvalOptions) -> Evaluation:
@@ -175,19 +193,31 @@ def prepare(root: Path, task: str, options: EvalOptions) -> Evaluation:
         if not picture.can_be_drawn():
             raise UsageError("Pictures are drawn by matplotlib, which is not installed.", EXTRA)
         check_writable(options.plot)
-    check_writable(root / REPORT)
+    _check_report(root / REPORT, chosen)
     return Evaluation(root, chosen, found, options)
 
 
-def rows(task: Task, means: Figures, marks: Mapping[str, str]) -> list[list[str]]:
-    """The figures for reading: title, ours, published, difference, whose; a row for each published one.
+def _check_report(path: Path, task: Task) -> None:
+    """Raises UsageError rather than replace the figures of another task, AudioError if it cannot be written."""
+    check_writable(path)
+    kept: Any = None
+    with suppress(UsageError):
+        kept = read_json(path)
+    other = kept.get("task") if isinstance(kept, dict) else None
+    if other and other != task.name:
+        hint = f"Give --task {other}, or move that file away."
+        raise UsageError(f"{path} has the figures of another task, {other}.", hint)
+
+
+def rows(task: Task, published: Sequence[Published], means: Figures, marks: Mapping[str, str]) -> list[list[str]]:
+    """The figures for reading: title, ours, published, difference, whose; a row for each `published` one.
 
     `marks` are those of LOWER and HIGHER.
     """
     table = []
     for figure in task.figures:
         title, ours = f"{figure.title} {marks[figure.better]}", means.get(figure.name)
-        whose = [each for each in task.published if each.figure == figure.name]
+        whose = [each for each in published if each.figure == figure.name]
         for number, each in enumerate(whose):
             difference = "-" if ours is None else f"{ours - each.value:+.3f}"
             first = ["", ""] if number else [title, _shown(ours)]

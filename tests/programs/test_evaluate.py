@@ -196,9 +196,10 @@ def test_a_folder_without_samples_is_none(capsys: pytest.CaptureFixture[str]) ->
     Path("set/1").mkdir(parents=True)
     assert evaluate("pause_handling") == 2
     assert "There are no samples in set" in capsys.readouterr().err
-    told("1", root="set/deeper", pause=at(3.0, 4.0))
+    for name in ("deeper", "there"):
+        told("1", root=f"set/{name}", pause=at(3.0, 4.0))
     assert evaluate("pause_handling") == 2
-    assert "Its folders have some: set/deeper" in " ".join(capsys.readouterr().err.split())
+    assert "Its folders have some: set/deeper, set/there" in " ".join(capsys.readouterr().err.split())
 
 
 def test_data_of_another_task_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,6 +208,63 @@ def test_data_of_another_task_is_refused(capsys: pytest.CaptureFixture[str]) -> 
     err = " ".join(capsys.readouterr().err.split())
     assert "No sample has a file pause.json: is this data for pause_handling?" in err
     assert "Give --task smooth_turn_taking." in err and not Path("set/eval.json").exists()
+    assert evaluate("backchannel") == 2  # which has no annotations
+    err = " ".join(capsys.readouterr().err.split())
+    assert "There are samples with a file turn_taking.json: is this data for backchannel?" in err
+    assert "Give --task smooth_turn_taking." in err and not Path("set/eval.json").exists()
+
+
+def test_figures_of_another_task_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    told("1", pause=at(3.0, 4.0), turn_taking=at(3.0, 4.0))
+    assert evaluate("pause_handling", "--no-run") == evaluate("pause_handling", "--no-run") == 0
+    before = report()
+    assert evaluate("smooth_turn_taking", "--no-run") == 2
+    assert "set/eval.json has the figures of another task, pause_handling." in capsys.readouterr().err
+    assert report() == before
+
+
+SECONDS = 2.0  # of the sound in the next two tests
+TIMES = st.floats(-1, 2 * SECONDS) | st.integers(-100, 10_000)
+
+
+def sound(folder: Path) -> None:
+    with (folder / "input.wav").open("wb") as file:
+        write_wav(file, np.zeros(round(SECONDS * SAMPLE_RATE), np.float32))
+
+
+@pytest.mark.parametrize("task", [each for each in V1 + V1_5 if each.annotation], ids=lambda each: each.name)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(start=TIMES, end=TIMES)
+def test_an_annotation_is_within_its_sound_or_an_error_that_names_it(
+    here: Path, task: benchmark.Task, start: float, end: float
+) -> None:
+    folder = here / "7"
+    if not folder.exists():
+        folder.mkdir()
+        sound(folder)
+    content = {"timestamps": [start, end]} if task.clean else at(start, end)
+    (folder / str(task.annotation)).write_text(json.dumps(content))
+    if 0 <= start <= end <= SECONDS + dataset.SLACK and start < SECONDS:
+        assert Sample(folder).window(task) == (start, end)
+    else:
+        with pytest.raises(UsageError, match=f"7/{task.annotation} says"):
+            Sample(folder).window(task)
+
+
+@pytest.mark.parametrize("wrong", [None, at(1430, 1830), at(-5, 1), at(1.5, 1.0)])
+def test_what_could_not_be_scored_is_not_answered(wrong: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [
+        told("1", (1.0, 2.0), turn_taking=at(1.0, 1.4)),
+        told("2", **({} if wrong is None else {"turn_taking": wrong})),
+    ]
+    for folder in folders:
+        sound(folder)
+    (folders[1] / "output.json").unlink()
+    assert evaluate("smooth_turn_taking") == 2  # and no model was needed
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.count("set/2/turn_taking.json") == 2 and "It is skipped." in err  # at once, and at the end
+    assert not (folders[1] / "output.wav").exists()
+    assert list(report()["samples"]) == ["1"] and list(report()["failures"]) == ["2"]
 
 
 def test_without_a_task_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,6 +279,17 @@ def test_it_is_told_where_the_figures_are(capsys: pytest.CaptureFixture[str]) ->
     assert "Written: set/eval.json" in capsys.readouterr().err
 
 
+def test_of_outputs_of_its_own_one_is_told_what_is_nearer_to_published_figures(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told("1", (1.0, 2.5), pause=at(3.0, 4.0))
+    words = Path("set/1/output.json")
+    ours = {"personaplex": "0.1.0", "settings": {"model": "personaplex-7b-v1"}}
+    words.write_text(json.dumps({**json.loads(words.read_text()), **ours}))
+    assert evaluate("pause_handling", "--no-run") == 0
+    assert "--words asr is nearer to them" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("missing", "task", "arguments"),
     [(speech, "backchannel", []), (speech, "user_backchannel", []), (picture, "pause_handling", ["--plot", "a.png"])],
@@ -232,7 +301,8 @@ def test_without_the_extra_one_is_told_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    told("1", pause=at(3.0, 4.0), metadata={"timestamps": [3.0, 4.0]})
+    names = {each.annotation for each in benchmark.tasks_named(task) if each.annotation}
+    told("1", **{Path(name).stem: at(3.0, 4.0) for name in names})
     monkeypatch.setattr(missing, "find_spec", lambda name: None)
     assert evaluate(task, "--no-run", *arguments) == 2
     assert "pip install 'silero-vad" in capsys.readouterr().err
@@ -320,6 +390,7 @@ class TestDemo:
         assert 0.3 < told_of["summary"]["sound_latency"] < 1.5
         assert told_of["summary"]["overlap_share"] == 0.0
         assert told_of["settings"]["prompt"] == benchmark.CONVERSATION
+        assert told_of["published"] == [] and "NVIDIA" not in capsys.readouterr().out  # it is another model
         for number in "12":
             with (
                 wave.open(str(root / number / "input.wav")) as heard,
@@ -337,7 +408,7 @@ class TestDemo:
         assert (root / "2/output.wav").exists() and not (root / "3/output.wav").exists()
         assert report(str(root))["samples"]["3"] == {"takes_turn": True, "latency": 1.0}
         said = capsys.readouterr().err
-        assert "made with 2 different settings" in said and "--words asr is nearer to them" in said
+        assert "made with 2 different settings" in said and "published figures are not shown" in said
 
     def test_it_stops_when_it_is_interrupted_and_answers_undisturbed(self) -> None:
         make(Path("made"), samples=1)
