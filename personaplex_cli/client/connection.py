@@ -292,7 +292,7 @@ class Connection:
                 raise NetworkError(f"{self.name} refuses: {text[:MAX_NOTE]}", "Change the request, or try later.")
 
     def _arrive(self, pcm: Samples = NOTHING, text: str = "") -> None:
-        if self._arrived.qsize() < MAX_ARRIVALS:
+        if (len(pcm) or text) and self._arrived.qsize() < MAX_ARRIVALS:  # nothing at all would keep a step busy
             self._arrived.put(Arrival(self._heard_at, pcm, text))
 
     def renewed(self) -> tuple[int, int] | None:

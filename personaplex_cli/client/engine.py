@@ -31,7 +31,7 @@ REPLY_TIMEOUT = 0.75 * FRAME_SECONDS  # of a live step: the rest of the frame's 
 FRESH_SECONDS = FRAME_SECONDS - REPLY_TIMEOUT
 MAX_UNSENT_FRAMES = 4  # waiting to be sent, live; older sound would only add delay
 MAX_FRAMES_AHEAD = 8  # of a recording, ahead of the answer to it; servers drop what comes too fast for them
-ANSWER_TIMEOUT = 10.0  # seconds, for the answer to a recording
+ANSWER_TIMEOUT = 10.0  # seconds, for the sound that answers one frame of a recording
 # Seconds that recordings wait for a server to be ready, in its queue most of all, since the last sound came from it.
 # Three who talk for ten minutes each, and as much again. Who talks live sees the queue, and can leave it.
 PATIENCE = 3600.0
@@ -238,8 +238,9 @@ class RemoteEngine:
         """All that comes until the next frame is due, and until the answer is near enough."""
         self._due = max(self._due, time.monotonic() - FRAME_SECONDS) + FRAME_SECONDS
         arrivals = list(iter(lambda: connection.hear(self._due - time.monotonic()), None))
+        until = time.monotonic() + ANSWER_TIMEOUT  # whatever else comes meanwhile
         while self._answered + sum(len(each.pcm) for each in arrivals) < (self._steps - MAX_FRAMES_AHEAD) * FRAME:
-            arrival = connection.hear(ANSWER_TIMEOUT)
+            arrival = connection.hear(until - time.monotonic())
             if arrival is None:
                 raise NetworkError(f"{connection.name} has stopped answering.", "Check the server, and try again.")
             arrivals.append(arrival)

@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 import pytest
-from fakeserver import HANDSHAKE, Guest, Wire
+from fakeserver import HANDSHAKE, METADATA, SOUND, WORDS, Guest, Wire
 from remote import Call, Lost, Remote, Serve, noise, through_opus
 
 from personaplex_cli.audio.recording import Recording
@@ -84,13 +84,26 @@ class TestSlowNetworks:
             assert np.array_equal(heard, expected) and not here.engine._connection.unsent
             here.engine.close()
 
-    def test_a_recording_does_not_wait_forever(self, serve: Serve, talk: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("drops", [b"", WORDS + b" well", SOUND, METADATA + b"{}"])
+    def test_a_recording_does_not_wait_forever(
+        self, drops: bytes, serve: Serve, talk: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever comes meanwhile, if it is no sound."""
         monkeypatch.setattr(client, "ANSWER_TIMEOUT", 0.1)
+        monkeypatch.setattr(client, "MAX_FRAMES_AHEAD", 1)
 
         async def listens(guest: Guest) -> None:
+            async def drip() -> None:
+                while drops:
+                    await guest.say(drops)
+                    await asyncio.sleep(0.001)
+
             await guest.say(HANDSHAKE)
+            dripping = asyncio.create_task(drip())
             while await guest.hear() is not None:
                 pass
+            dripping.cancel()
+            await asyncio.gather(dripping, return_exceptions=True)
 
         here = talk(serve(listens).url, paced=True)
         here.begin()
