@@ -14,7 +14,7 @@ from rich.console import Console
 
 from personaplex_cli.character import Sampling
 from personaplex_cli.cli.binding import settable
-from personaplex_cli.cli.terminal import complain, say, write_json
+from personaplex_cli.cli.terminal import complain, say, show_text, write_json
 from personaplex_cli.events import Note
 from personaplex_cli.options import (
     DEFAULT_MODEL,
@@ -171,7 +171,7 @@ def login() -> None:
     is_terminal = sys.stdin.isatty()
     token = getpass("Hugging Face token (it is not shown): ") if is_terminal else sys.stdin.readline(MAX_TOKEN)
     name, obstacle = log_in(token, DEFAULT_MODEL)
-    print(f"Logged in at Hugging Face as {name}.")
+    show_text(f"Logged in at Hugging Face as {name}.")
     if any(map(os.environ.get, ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))):
         say("HF_TOKEN is set, and is used instead of the token that was just stored.")
     if obstacle:

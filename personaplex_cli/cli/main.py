@@ -5,10 +5,12 @@ No logic lives in `cli/`, and nothing slow is imported before a command needs it
 
 import sys
 from collections.abc import Callable, Sequence
+from io import StringIO
 from typing import Annotated, Any
 
 import typer
 import typer.core
+from rich.console import Console
 
 from personaplex_cli import __version__
 from personaplex_cli.cli.binding import bound, nested, settable
@@ -18,7 +20,7 @@ from personaplex_cli.cli.output import ReaderLeft, drop, watched_streams
 from personaplex_cli.cli.personas import personas_app
 from personaplex_cli.cli.replays import duet, replay
 from personaplex_cli.cli.talk import chat, eval, run, serve
-from personaplex_cli.cli.terminal import end_as_by_ctrl_c, report, say, traces
+from personaplex_cli.cli.terminal import end_as_by_ctrl_c, report, say, show_text, traces
 from personaplex_cli.cli.voices import voices_app
 from personaplex_cli.errors import PersonaplexError, UsageError
 from personaplex_cli.library.settings import check_home, config_path, default_map, load_dotenv_file, working_folder
@@ -125,6 +127,8 @@ def _exit_code(arguments: Sequence[str], debug: bool) -> int:
         return 0
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # Typer's own: a wrong option or argument
-            error.show(sys.stderr)
+            said = StringIO()  # it quotes what was typed, or what a pattern found
+            error.show(said)
+            show_text(said.getvalue(), Console(stderr=True))
             return int(error.exit_code)
         return report(error, debug)

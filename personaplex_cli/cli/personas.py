@@ -198,7 +198,7 @@ def remove_persona(
     if not agreed(f"Remove the persona {path.stem}?", yes):
         raise UsageError(f"The persona {path.stem} is kept.")
     program.remove(path)
-    print(f"Removed the persona {path.stem}.")
+    show_text(f"Removed the persona {path.stem}.")
 
 
 def _edited(path: Path, is_new: bool) -> bool:
@@ -228,6 +228,6 @@ def _check(names: Sequence[str], model: ModelFilesOptions, done: str = "") -> No
     if done:
         remedy = f"Change it: personaplex personas edit {names[0]}."
         talk = f"Talk with it: personaplex chat --persona {names[0]}."
-        print(f"{done} the persona {names[0]}. {remedy if code else talk}")
+        show_text(f"{done} the persona {names[0]}. {remedy if code else talk}")
     if code:
         raise typer.Exit(code)

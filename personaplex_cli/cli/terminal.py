@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -30,7 +31,7 @@ def complain(what: str, hint: str = "", debug: bool = False) -> None:
     readable = theme_for(console, "none").readable  # a server, a hub or a file may have chosen some of the words
     with suppress(OSError):  # the window was closed
         if debug:
-            console.print_exception()
+            show_text(traceback.format_exc(), console)
         console.print(Text(in_lines(readable(what), console), "bold red"), soft_wrap=True)
         if hint:
             console.print(Text(in_lines(readable(hint), console)), soft_wrap=True)
@@ -79,7 +80,7 @@ def agreed(question: str, yes: bool) -> bool:
     if not sys.stdin.isatty():
         raise UsageError(f"{question} Cannot ask without a terminal.", "If the answer is yes, give --yes.")
     while True:
-        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        print(f"{theme_for(Console(), 'none').readable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline().strip().lower()
         if answer in ("y", "yes"):
             return True
@@ -118,15 +119,16 @@ def say(text: str) -> None:
         screen.show(Note(text))
 
 
-def show_text(text: str) -> None:
-    """A text that somebody wrote, on stdout."""
-    readable = theme_for(Console(), "none").readable
-    print("\n".join(map(readable, text.splitlines())))
+def show_text(text: str, console: Console | None = None) -> None:
+    """A text that somebody wrote, on stdout unless another console is given."""
+    console = console or Console()
+    readable = theme_for(console, "none").readable
+    print("\n".join(map(readable, text.splitlines())), file=console.file)
 
 
 def write_json(value: Any, indent: int | None = 1) -> None:
-    # Lines for programs are ASCII, so that any encoding of the stream can carry them, and odd names too.
-    print(json.dumps(value, ensure_ascii=indent is None, indent=indent), flush=True)
+    # ASCII: any encoding of the stream can carry it, and odd names too, none of which drives a terminal.
+    print(json.dumps(value, indent=indent), flush=True)
 
 
 class JsonEvents:

@@ -83,7 +83,7 @@ def add_voice(
         raise UsageError("The voice is not added.", "Ask the speaker first.")
     program.add(name, chosen, sample, f"the speaker agrees, by {'--yes' if yes else 'the answer to the question'}")
     say(LISTEN.format(name))
-    print(f"Added the voice {name}. Talk with it: personaplex chat --voice {name}.")
+    show_text(f"Added the voice {name}. Talk with it: personaplex chat --voice {name}.")
 
 
 def play_voice(*, name: Name, speaker: SpeakerOptions) -> None:
@@ -108,7 +108,7 @@ def remove_voice(
         say(f"The persona {persona} speaks with it, and could not be used any more.")
     if agreed(f"Remove the voice {folder.name}?", yes):
         own_voices.remove(folder)
-        print(f"Removed the voice {folder.name}.")
+        show_text(f"Removed the voice {folder.name}.")
     else:
         say(f"The voice {folder.name} is kept.")
 

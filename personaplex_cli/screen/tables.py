@@ -24,12 +24,12 @@ def show_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[
 
 
 def show_findings(console: Console, findings: Sequence[Finding]) -> None:
+    theme, styles = _styles(console)
     if not console.is_terminal:
         for each in findings:
             cells = (each.kind, each.name, each.found, each.advice)
-            console.file.write("\t".join(" ".join(cell.split()) for cell in cells) + "\n")
+            console.file.write("\t".join(theme.readable(" ".join(cell.split())) for cell in cells) + "\n")
         return
-    theme, styles = _styles(console)
     columns = [Column(overflow="fold", no_wrap=True), Column(overflow="fold", no_wrap=True), Column(overflow="fold")]
     table = Table(*columns, box=None, pad_edge=False, show_header=False)
     for each in findings:

@@ -8,11 +8,24 @@ from collections.abc import Callable
 from io import StringIO
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
-from personaplex_cli.cli.terminal import INTERRUPTED, ProgramStack, complain, say, show_list, show_text
+from personaplex_cli.cli.main import program
+from personaplex_cli.cli.terminal import (
+    INTERRUPTED,
+    ProgramStack,
+    agreed,
+    complain,
+    report,
+    say,
+    show_list,
+    show_text,
+)
 from personaplex_cli.errors import UsageError
+from personaplex_cli.findings import WRONG, Finding
+from personaplex_cli.screen.tables import show_findings, show_verdict
 
 
 class Exit(BaseException):
@@ -94,6 +107,21 @@ def test_what_never_started_need_not_end() -> None:
         raise KeyError
 
 
+anything = st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp", "L"]))
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def fail(text: str) -> None:
+    try:
+        raise OSError(text)
+    except OSError as error:
+        report(error, debug=True)
+
+
 @pytest.mark.parametrize(
     "show",
     [
@@ -102,17 +130,34 @@ def test_what_never_started_need_not_end() -> None:
         say,
         show_text,
         lambda text: show_list(["name"], [[text]], False),
+        lambda text: show_list(["name"], [[text]], True),
+        lambda text: show_findings(Console(), [Finding(WRONG, "name", text, text, text)]),
+        lambda text: show_verdict(Console(), WRONG, text),
+        lambda text: agreed(text, yes=False),
+        fail,
     ],
 )
-@given(text=st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp", "L"])))
-def test_no_words_drive_the_terminal(show: Callable[[str], None], text: str) -> None:
+@given(text=anything)
+def test_no_words_drive_the_terminal(show: Callable[[str], object], text: str) -> None:
     """Whoever wrote them: a server, the hub, a file."""
+    assert_readable(show, text)
+
+
+@settings(max_examples=20)
+@given(text=anything)
+def test_no_words_that_were_typed_drive_the_terminal(text: str) -> None:
+    """Perhaps they are the name of a file that the shell has put there."""
+    assert_readable(lambda text: program(["voices", "--x" + text]), text)
+
+
+def assert_readable(show: Callable[[str], object], text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         shown = StringIO()
         patch.setattr(sys, "stdout", shown)
         patch.setattr(sys, "stderr", shown)
+        patch.setattr(sys, "stdin", Terminal("no\n"))
         show(text)
-    assert all(line.isprintable() for line in shown.getvalue().split("\n"))
+    assert all(part.isprintable() for part in re.split("[\t\n]", shown.getvalue()))
 
 
 def test_a_terminal_gets_lines_that_end_between_words_and_a_file_one_line(
