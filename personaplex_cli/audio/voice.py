@@ -30,8 +30,8 @@ def at_full_scale(sound: Samples, name: str) -> tuple[Samples, list[str]]:
     peak = float(np.abs(sound).max(initial=0.0))
     if not math.isfinite(peak):
         raise AudioError(f"{name} holds values that are not numbers.", "Export it again.")
-    if peak == 0:
-        return sound, [f"{name} is silent: every sample is zero."]
+    if peak <= 1 and (sound == sound[:, :1]).all():  # zero, or the offset of an input that nothing is plugged into
+        return sound, [f"{name} is silent: all samples are the same."]
     decibels = 20 * math.log10(peak)
     if decibels < VERY_QUIET:
         return sound, [f"{name} is very quiet: its loudest sample is at {decibels:.0f} dBFS."]
@@ -83,7 +83,7 @@ class OneChannel:
         if len(self._powers) != count:
             self._powers, self._current = np.zeros(count), 0
         fading = math.exp(-len(block) / (LOUDEST_FOR * self._rate))
-        self._powers = fading * self._powers + np.square(block, dtype=np.float64).sum(axis=0)
+        self._powers = fading * self._powers + len(block) * block.var(axis=0, dtype=np.float64)
         before, loudest = self._current, int(self._powers.argmax())
         if self._powers[loudest] <= CLEARLY_LOUDER * self._powers[before]:
             return block[:, before]
@@ -110,7 +110,7 @@ def one_voice(
         return sound[0], [f"{name} is a recording of a conversation: using its left channel, the user's."]
     if count == 1:
         return sound[0], []
-    powers = np.mean(np.square(sound, dtype=np.float64), axis=1)
+    powers = np.var(sound, axis=1, dtype=np.float64)  # a constant offset is no sound
     loudest = int(powers.argmax())
     heard = [each for each in range(count) if powers[each] > powers[loudest] * 10 ** (-SILENT_BELOW / 10)]
     if not heard or all(np.array_equal(sound[0], each) for each in sound[1:]):
