@@ -25,6 +25,8 @@ def main() -> None:
         import signal  # takes a moment, too
 
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left that could be stopped
+        # Python remembers a Ctrl-C that came while text was executed, as namedtuples are made: it would kill itself.
+        exec("")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Commands(typer.core.TyperGroup):
 app = typer.Typer(
     cls=Commands,
     help="Talk with NVIDIA's PersonaPlex-7B, a model that listens and speaks at the same time.",
-    epilog="Exit codes: 0 ok, 1 bug, 2 usage, 3 model, 4 audio, 5 GPU or memory, 6 network, 130 Ctrl-C.",
+    epilog="Exit codes: 0 ok, 1 bug, 2 usage, 3 model, 4 audio, 5 GPU or memory, 6 network, 130 Ctrl-C, 143 SIGTERM.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -23,7 +23,8 @@ from personaplex_cli.screen.screens import ProgressScreen
 from personaplex_cli.screen.tables import show_table
 from personaplex_cli.screen.theme import theme_for
 
-INTERRUPTED = 130
+INTERRUPTED = 128 + signal.SIGINT  # by Ctrl-C; other signals have their own number, as shells count them
+_ended_by: list[int] = []  # signals that had to become Ctrl-C
 
 
 def complain(what: str, hint: str = "", debug: bool = False) -> None:
@@ -45,7 +46,7 @@ def report(error: BaseException, debug: bool = False) -> int:
             return error.exit_code
         case KeyboardInterrupt():
             complain(" ".join(["Stopped.", *map(str, error.args)]))
-            return INTERRUPTED
+            return 128 + _ended_by[-1] if _ended_by else INTERRUPTED
     hint = "Run it with `personaplex --debug` to see where it comes from."
     complain(f"This is a bug: {type(error).__name__}: {error}", hint, debug)
     return PersonaplexError.exit_code
@@ -162,7 +163,8 @@ def end_as_by_ctrl_c() -> None:
     What the parent ignores (nohup) stays ignored. Of a program that a script starts in the background that is SIGINT.
     """
 
-    def end(*_: object) -> None:
+    def end(number: int, _: object) -> None:
+        _ended_by.append(number)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
