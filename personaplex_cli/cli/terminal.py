@@ -56,6 +56,7 @@ def report(error: BaseException, debug: bool = False) -> int:
 def traces(shown: bool) -> Iterator[None]:
     """Show on stderr where the errors come from that a program survives, such as one client's of a server."""
     log, handler = logging.getLogger("personaplex_cli"), logging.StreamHandler()
+    handler.setFormatter(_Readable())
     if shown:
         log.addHandler(handler)
         log.setLevel(logging.DEBUG)
@@ -64,6 +65,13 @@ def traces(shown: bool) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.setLevel(logging.NOTSET)
+
+
+class _Readable(logging.Formatter):
+    """Some of the words may be a client's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _readable(super().format(record), Console(stderr=True))
 
 
 def left_out(error: UsageError) -> None:
@@ -123,8 +131,11 @@ def say(text: str) -> None:
 def show_text(text: str, console: Console | None = None) -> None:
     """A text that somebody wrote, on stdout unless another console is given."""
     console = console or Console()
-    readable = theme_for(console, "none").readable
-    print("\n".join(map(readable, text.splitlines())), file=console.file)
+    print(_readable(text, console), file=console.file)
+
+
+def _readable(text: str, console: Console) -> str:
+    return "\n".join(map(theme_for(console, "none").readable, text.splitlines()))
 
 
 def write_json(value: Any, indent: int | None = 1) -> None:

@@ -1,5 +1,6 @@
 """The way out of a program whose thread may be busy."""
 
+import logging
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from personaplex_cli.cli.terminal import (
     say,
     show_list,
     show_text,
+    traces,
 )
 from personaplex_cli.errors import UsageError
 from personaplex_cli.findings import WRONG, Finding
@@ -122,6 +124,11 @@ def fail(text: str) -> None:
         report(error, debug=True)
 
 
+def trace(text: str) -> None:
+    with traces(True):
+        logging.getLogger("personaplex_cli").error(text, exc_info=OSError(text))
+
+
 @pytest.mark.parametrize(
     "show",
     [
@@ -135,6 +142,7 @@ def fail(text: str) -> None:
         lambda text: show_verdict(Console(), WRONG, text),
         lambda text: agreed(text, yes=False),
         fail,
+        trace,
     ],
 )
 @given(text=anything)
