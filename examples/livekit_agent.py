@@ -1,7 +1,7 @@
 """A LiveKit agent whose voice is this server. The GPT-Live protocol is full duplex: interruptions are the model's.
 
 Needs livekit-agents and livekit-plugins-openai 1.8 or newer. `console` talks through the sound card, `dev` joins the
-rooms of a LiveKit server. The token of personaplex's server, if it wants one, is the API key.
+rooms of a LiveKit server. PERSONAPLEX_LIVE_URL names another server of ours, PERSONAPLEX_TOKEN the token it may want.
 
 personaplex serve --model demo
 python examples/livekit_agent.py console

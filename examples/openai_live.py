@@ -15,8 +15,10 @@ from base64 import b64decode, b64encode
 
 from openai import AsyncOpenAI
 from openai.resources.live.live import AsyncLiveConnection
+from websockets.exceptions import WebSocketException
 
 BLOCK_SECONDS = 0.08  # the model's own step: smaller blocks gain nothing, larger ones are heard later
+SILENCE_SECONDS = 5  # after the question: the server hears silence where none is sent
 RATE = 24_000
 TALK = {
     "model": "personaplex",  # the server has one; the name does not matter
@@ -26,12 +28,13 @@ TALK = {
 
 
 async def speak(connection: AsyncLiveConnection, sound: bytes) -> None:
-    """Send sound as fast as it would come from a microphone, then end the session."""
+    """Send sound as fast as it would come from a microphone, then wait for the answer and end the session."""
     size = 2 * round(RATE * BLOCK_SECONDS)
     began = time.monotonic()
     for number, start in enumerate(range(0, len(sound), size)):
         await asyncio.sleep(began + number * BLOCK_SECONDS - time.monotonic())
         await connection.session.input_audio.append(audio=b64encode(sound[start : start + size]).decode())
+    await asyncio.sleep(SILENCE_SECONDS)
     await connection.session.close()
 
 
@@ -65,4 +68,7 @@ async def talk(url: str, question: str, answer: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit(__doc__)
-    asyncio.run(talk(*sys.argv[1:]))
+    try:
+        asyncio.run(talk(*sys.argv[1:]))
+    except (OSError, WebSocketException, wave.Error) as error:  # such as HTTP 401: the key is not the token; 503: busy
+        sys.exit(str(error))

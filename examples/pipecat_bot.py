@@ -1,7 +1,7 @@
 """A Pipecat bot whose voice is this server. The GPT-Live protocol is full duplex: interruptions are the model's.
 
-Needs pipecat-ai[local,openai] 1.14 or newer, and earphones: on loudspeakers the model would hear itself. The server's
-token, if it wants one, is the API key.
+Needs pipecat-ai[local,openai] 1.14 or newer (on Debian first apt-get install gcc python3-dev portaudio19-dev), and
+earphones: on loudspeakers the model would hear itself. The server's token, if it wants one, is the API key.
 
 personaplex serve --model demo
 python examples/pipecat_bot.py ws://127.0.0.1:8998/v1/live/sessions

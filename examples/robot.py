@@ -81,6 +81,8 @@ def main(usage: str, act: Act = nothing) -> None:
         sys.exit(f"The server does not let us in: {error.status} {reason}".rstrip())
     except ClientError as error:
         sys.exit(f"The server cannot be reached: {error}")
+    except (OSError, wave.Error) as error:
+        sys.exit(f"A recording cannot be read or written: {error}")
 
 
 if __name__ == "__main__":

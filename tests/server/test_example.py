@@ -42,6 +42,12 @@ def test_it_prints_the_words_and_keeps_the_sound(server: RunningServer, tmp_path
         assert any(sound) and answer.readframes(len(QUESTION)) == sound
 
 
+def test_it_says_which_recording_it_has_not(tmp_path: Path) -> None:
+    command = [sys.executable, EXAMPLE, "ws://127.0.0.1:1/pcm", "nothing.wav", "answer.wav"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "nothing.wav" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_it_says_why_it_is_refused(server: RunningServer, tmp_path: Path) -> None:
     async def meanwhile() -> subprocess.CompletedProcess[str]:
         async with connected(server.socket("/pcm")) as socket:

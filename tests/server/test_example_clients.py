@@ -38,6 +38,19 @@ def test_openai_live(server: RunningServer, tmp_path: Path) -> None:
         assert any(answer.readframes(answer.getnframes()))
 
 
+def test_openai_live_says_why_it_does_not_talk(server: RunningServer, tmp_path: Path) -> None:
+    pytest.importorskip("openai.resources.live", reason="needs openai[realtime]")
+    wav(tmp_path / "question.wav", speech(1))
+    for base, question, reason in (
+        (f"{server.url}/v1", "nothing.wav", "nothing.wav"),
+        (f"{server.url}/v2", "question.wav", "404"),
+        ("http://127.0.0.1:1/v1", "question.wav", "127.0.0.1"),
+    ):
+        command = [sys.executable, EXAMPLES / "openai_live.py", base, question, "answer.wav"]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert run.returncode == 1 and reason in run.stderr and "Traceback" not in run.stderr
+
+
 def test_livekit_agent(server: RunningServer, example: Any) -> None:
     pytest.importorskip("livekit.plugins.openai", reason="needs livekit-agents and livekit-plugins-openai")
     from livekit import rtc
