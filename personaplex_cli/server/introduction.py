@@ -35,6 +35,8 @@ async def introduction(
                     return LEFT
                 outs = [out async for out in connection.share.fairly(adapter.decode(message.data))]
                 for out in outs:
+                    if isinstance(out, Closing):
+                        return LEFT
                     if isinstance(out, Credentials):
                         return outs if is_token(access, out.token) else STRANGER
     except TimeoutError:

@@ -126,6 +126,9 @@ def test_without_the_token_a_call_is_not_let_in_and_takes_no_place(
         for _ in range(introduction.MAX_FIRST_MESSAGES):
             await say(socket, "connected")
 
+    async def hung_up(socket: Socket) -> None:
+        await say(socket, "stop")
+
     async def eager(socket: Socket) -> None:
         await say(socket, "media", media={"payload": ""})
 
@@ -137,6 +140,7 @@ def test_without_the_token_a_call_is_not_let_in_and_takes_no_place(
         with monkeypatch.context() as patch:
             patch.setattr(introduction, "INTRODUCTION_SECONDS", 0.1)
             assert await turned_away(server, silent) == (1008, "silent")
+        assert await turned_away(server, hung_up) == (1000, "left")
         assert await turned_away(server, eager) == (1007, "nonsense")
         async with connected(server.socket("/twilio?token=geheimís")) as waiting:  # which Twilio would not send
             await say(waiting, "connected")
