@@ -173,3 +173,28 @@ def test_gpt_live_talks_and_closes(answering: RunningServer, microphone: Any) ->
                 assert (await ear.until("session.closed"))[-1].reason == "close_requested"
 
     asyncio.run(talk())
+
+
+def test_whatever_gpt_live_is_sent_is_answered_by_one_of_its_types(answering: RunningServer) -> None:
+    from openai.types.live.server_event import ServerEvent
+
+    sent = [
+        ("session.start", {"session": {"model": "gpt-live-1"}}, "session.started"),
+        ("session.start", {"session": {"model": "gpt-live-1"}}, "error"),
+        ("session.input_audio.mute", {}, "session.input_audio.muted"),
+        ("session.input_audio.unmute", {}, "session.input_audio.unmuted"),
+        ("session.update", {"session": {"delegation": {"type": "client"}}}, "session.updated"),
+        ("session.commentary.append", {"content": "Hi", "delegation_id": None}, "error"),
+        *[("session.sing", {}, "error")] * 2 * session.MAX_MISTAKES,
+        ("session.close", {}, "session.closed"),
+    ]
+
+    async def talk() -> None:
+        async with asyncio.timeout(SAFETY_SECONDS), client(answering).live.connect() as connection:
+            ear = Ear(connection, ServerEvent)
+            for number, (kind, values, answer) in enumerate(sent):
+                await connection.send({"type": kind, "event_id": str(number), **values})
+                told = (await ear.until(answer))[-1]
+                assert told.client_event_id == str(number)
+
+    asyncio.run(talk())
