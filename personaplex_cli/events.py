@@ -271,6 +271,14 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """So many samples of a data set are measured, of all that are to be."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Failed:
     """One recording of several could not be answered, and why; the others go on."""
 
@@ -318,6 +326,7 @@ Event = (
     | Glitch
     | Started
     | Finished
+    | Scoring
     | Failed
     | Favourites
     | Muted

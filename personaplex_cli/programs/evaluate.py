@@ -21,7 +21,7 @@ from personaplex_cli.evaluation.dataset import HUMAN, Sample, human_listeners, r
 from personaplex_cli.evaluation.heard import can_hear, heard
 from personaplex_cli.evaluation.scores import Figures, Scored, Scorer, summary
 from personaplex_cli.evaluation.turn_taking import Spoken
-from personaplex_cli.events import Listener, Note
+from personaplex_cli.events import Listener, Note, Scoring
 from personaplex_cli.files import atomic_file, check_writable
 from personaplex_cli.library.whisper_files import find_whisper
 from personaplex_cli.options import WORDS, EvalOptions, OutputOptions
@@ -92,7 +92,8 @@ class Evaluation:
         runs = {Path(source).parent: error for source, error in failed}
         with self._words(listen) as words:
             scorer = Scorer(self.task, words, human)
-            for sample in self.samples:
+            for done, sample in enumerate(self.samples):
+                listen(Scoring(done, len(self.samples)))
                 if sample.name in self.failures:
                     continue
                 try:

@@ -31,6 +31,7 @@ from personaplex_cli.events import (
     Note,
     Notice,
     Phase,
+    Scoring,
     Started,
     State,
     Step,
@@ -57,6 +58,7 @@ TITLE, BAR = progress.TextColumn("{task.description}", markup=False), progress.B
 SPEED = progress.TextColumn("{task.fields[speed]}")
 DOWNLOAD = (TITLE, BAR, progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
 METER = (TITLE, BAR, SPEED)
+SCORES = (TITLE, BAR, progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
 VISITORS = (TITLE,)
 ANSWER = (TITLE, BAR, progress.TaskProgressColumn(), SPEED)
 
@@ -238,6 +240,11 @@ class ProgressScreen(Sentences):
             case Downloading(done, total):
                 bar = self._bar or self._open(DOWNLOAD, "Downloading", total)
                 bar.update(bar.task_ids[0], completed=done, total=total)
+            case Scoring(done, total):
+                if not done:  # after the answers
+                    self._close()
+                bar = self._bar or self._open(SCORES, "Scoring", total)
+                bar.update(bar.task_ids[0], completed=done)
             case Visitors():  # one line below all others, which is written anew only when it changes
                 bar = self._bar or self._open(VISITORS, "", 1, auto_refresh=False)
                 bar.update(bar.task_ids[0], description=visitors(event), refresh=True)

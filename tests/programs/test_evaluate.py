@@ -23,8 +23,10 @@ from personaplex_cli.evaluation.benchmark import TASKS, V1, V1_5
 from personaplex_cli.evaluation.dataset import Sample, samples, task_of
 from personaplex_cli.evaluation.scores import Scored, Scorer
 from personaplex_cli.evaluation.turn_taking import divergence
+from personaplex_cli.events import Event, Scoring
 from personaplex_cli.lookup import find_character
-from personaplex_cli.options import CharacterOptions
+from personaplex_cli.options import CharacterOptions, EvalOptions
+from personaplex_cli.programs.evaluate import prepare
 from personaplex_cli.samples import SAMPLE_RATE
 
 detects = pytest.mark.skipif(not speech.can_be_found(), reason="silero-vad is not installed")
@@ -85,6 +87,14 @@ def test_what_others_have_said_is_scored(capsys: pytest.CaptureFixture[str]) -> 
         ["latency, s: median", "0.250", "", "", ""],
         ["latency, s: 95 % below", "0.475", "", "", ""],
     ]
+
+
+def test_how_many_are_scored_is_told_meanwhile_and_those_that_fail_count() -> None:
+    told("1", turn_taking=at(2.0, 2.4))
+    told("2")
+    events: list[Event] = []
+    prepare(Path("set"), "smooth_turn_taking", EvalOptions(run=False)).score(events.append)
+    assert [each for each in events if isinstance(each, Scoring)] == [Scoring(0, 2), Scoring(1, 2)]
 
 
 def test_only_words_after_an_interruption_count() -> None:

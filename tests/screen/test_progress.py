@@ -18,6 +18,7 @@ from personaplex_cli.events import (
     Finished,
     Note,
     Phase,
+    Scoring,
     Started,
     State,
     Step,
@@ -37,6 +38,8 @@ EVENTS: list[Event] = [
     Step(0, " [a] b.", -20, -30, Timings(1, 2, 3)),
     Step(1, "", -20, -30, Timings(1, 2, 3)),
     Finished("folder/a[1].wav", ("b[1].wav", "b[1].json"), 0.16, 3.5, "[a] b."),
+    Scoring(0, 2),
+    Scoring(1, 2),
 ]
 
 
@@ -110,7 +113,7 @@ def test_what_both_said_is_told_in_order() -> None:
 
 def test_on_a_terminal_bars_come_and_go() -> None:
     text = shown(terminal=True)
-    assert "Downloading" in text and "a[1].wav" in text and "x real time" in text
+    assert "Downloading" in text and "a[1].wav" in text and "x real time" in text and "1/2" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0  # the cursor is back
     assert all(sentence in text for sentence in shown(terminal=False).splitlines())
 
