@@ -94,7 +94,8 @@ class Recorder:
         self._has_news = False  # not written yet
         self._pieces = 0  # of the agent's words
         self._seconds = 0  # since the words were written
-        # A program that is interrupted while it ends may never close this: it would wait for it.
+        # A program that is interrupted while it ends may never close this: it would wait for it. Else nothing is lost:
+        # whoever ends a program closes this, which waits until all is written.
         self._writer = threading.Thread(target=self._write, name="recorder", daemon=True)
 
     @property
@@ -166,7 +167,10 @@ class Recorder:
             self._transcript.mark(self._recorded, what)
 
     def close(self) -> None:
-        """Write what is left. Of a talk in which no frame was answered nothing stays."""
+        """Write what is left, and wait for it; from any thread, more than once does no harm.
+
+        Of a talk in which no frame was answered nothing stays.
+        """
         self._waiting.put(None)
         if self.folder:
             self._writer.join()

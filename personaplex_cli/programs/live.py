@@ -53,6 +53,7 @@ class Live(ABC):
         self._listen = listen
         self._engine: Engine | None = None
         self._worker: ModelWorker | None = None
+        self._recorder: Recorder | None = None
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
         self._wakeup = Wakeup()
@@ -92,9 +93,16 @@ class Live(ABC):
             self._engine.close()
 
     def end(self) -> bool:
-        """Stop, and wait a moment; False if the model's thread is too busy loading to end."""
+        """Stop, and wait a moment; False if the model's thread is too busy loading to end.
+
+        A disk is waited for, however slow it is: nothing that was said is lost, unless Ctrl-C comes meanwhile.
+        """
         self.stop()
-        return self._worker is None or self._worker.join(END_TIMEOUT)
+        if self._worker is None or self._worker.join(END_TIMEOUT):
+            return True
+        if self._recorder:
+            self._recorder.close()
+        return self._worker.join(END_TIMEOUT)
 
     def _open(self) -> Engine:
         self._engine = self._start()

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import threading
+import time
 import wave
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,6 +32,7 @@ from personaplex_cli.loader.load import load
 from personaplex_cli.lookup import find_character
 from personaplex_cli.options import CharacterOptions, ModelOptions
 from personaplex_cli.programs.chat import Chat
+from personaplex_cli.recorder import Recorder
 from personaplex_cli.samples import FRAME, SAMPLE_RATE, Samples
 
 CHARACTER = find_character(CharacterOptions(), Sampling(seed=3))
@@ -218,6 +220,27 @@ def test_q_ends_it(plug: Callable[..., FakeCard], random_folder: Path) -> None:
     held.run()
     assert len(held.of(Step)) == 7 and held.chat.error is None
     assert held.of(State)[-1] == State("ended")
+
+
+def test_a_slow_disk_is_waited_for(
+    plug: Callable[..., FakeCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that writes is a daemon: who ended the program before it was done would lose what was said."""
+    append = Recorder._append
+    monkeypatch.setattr("personaplex_cli.programs.live.END_TIMEOUT", 0.0)
+    held = Held(plug(microphone=speech(20)), lambda _: Parrot(1), chef(), tmp_path)
+
+    def slowly(self: Recorder, *rest: Any) -> None:
+        held.chat._stopping.wait()
+        time.sleep(0.1)
+        append(self, *rest)
+
+    monkeypatch.setattr(Recorder, "_append", slowly)
+    held.chat.run(Nothing(), Nothing())
+    ended = held.chat.end()
+    assert len(kept_sound(tmp_path)) == 20 * FRAME
+    while not ended:
+        ended = held.chat.end()
 
 
 def test_ctrl_c_ends_every_thread(plug: Callable[..., FakeCard], random_folder: Path, tmp_path: Path) -> None:
