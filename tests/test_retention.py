@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_recorded import BEGAN, Given, noise
 
-from personaplex_cli.events import ignore
+from personaplex_cli.events import Step, ignore
 from personaplex_cli.files import GIGABYTE, is_locked, lock
 from personaplex_cli.recorder import Recorder
 from personaplex_cli.retention import DAY, delete_old
@@ -72,7 +72,9 @@ def test_the_oldest_go_and_as_few_as_must(
 @pytest.mark.skipif(os.name == "nt", reason="there the system keeps what is open")
 def test_a_talk_is_kept_until_it_is_over(tmp_path: Path) -> None:
     with Recorder(Given(noise(1, 1)), tmp_path, ignore) as recorder:
+        list(recorder.frames(lambda: None))
         recorder.hear(BEGAN)
+        recorder.hear(Step(0, "", 0, 0, None))
         assert recorder.folder
         while not (recorder.folder / "transcript.md").exists():
             time.sleep(0.001)
