@@ -47,8 +47,8 @@ def personas(
 def show_persona(name: Name) -> None:
     """Show one persona: its voice and its whole prompt."""
     persona = catalog.find_persona(name)
-    head = f"{persona.name}: {persona.description}\nvoice: {persona.voice}\nfile: {persona.path}"
-    show_text(f"{head}\n\n{persona.prompt}")
+    head = ": ".join(filter(None, (persona.name, persona.description)))
+    show_text(f"{head}\nvoice: {persona.voice}\nfile: {persona.path}\n\n{persona.prompt}")
 
 
 def new_persona(

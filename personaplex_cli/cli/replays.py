@@ -61,6 +61,7 @@ def replay(
 
     With other settings, or with --out, a model hears the same user again, and both answers are laid side by side.
     --persona speaks in place of all who spoke, with its own voice unless --voice is given.
+    A server elsewhere answers the same user by: personaplex run TALK/conversation.wav --server HOST
     """
     if changes or out:
         _hold_again(talk, out or Path("replays"), options, changes)
