@@ -15,7 +15,7 @@ from base64 import b64decode, b64encode
 
 from openai import AsyncOpenAI
 from openai.resources.live.live import AsyncLiveConnection
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import InvalidStatus, WebSocketException
 
 BLOCK_SECONDS = 0.08  # the model's own step: smaller blocks gain nothing, larger ones are heard later
 SILENCE_SECONDS = 5  # after the question: the server hears silence where none is sent
@@ -44,25 +44,34 @@ async def talk(url: str, question: str, answer: str) -> None:
             sys.exit(f"{question} is not 16-bit mono at {RATE} Hz.")
         sound = file.readframes(file.getnframes())
     client = AsyncOpenAI(base_url=url, api_key=os.environ.get("PERSONAPLEX_TOKEN", "none"))
-    heard = []
+    heard, speaking, complaint = [], None, ""
     async with client.live.connect() as connection, asyncio.TaskGroup() as tasks:
         await connection.session.start(session=TALK)
         async for event in connection:
             match event.type:
                 case "session.started":  # the model does not hear what is said before
-                    tasks.create_task(speak(connection, sound))
+                    speaking = tasks.create_task(speak(connection, sound))
                 case "session.output_audio.delta":
                     heard.append(b64decode(event.delta))  # a program with a loudspeaker would play it
                 case "session.output_transcript.delta":
                     print(event.delta, end="", flush=True)
                 case "error":
-                    sys.exit(event.error.message)
+                    complaint = event.error.message
+                    if not speaking:  # nothing will begin
+                        break
                 case "session.closed":
+                    if event.reason != "close_requested":
+                        complaint = complaint or f"The server ended the session: {event.reason}."
                     break
+        if speaking:
+            speaking.cancel()  # the server may have ended it before the end of the question
     print()
-    with wave.open(answer, "wb") as file:
-        file.setparams((1, 2, RATE, 0, "NONE", ""))
-        file.writeframes(b"".join(heard))
+    if heard:
+        with wave.open(answer, "wb") as file:
+            file.setparams((1, 2, RATE, 0, "NONE", ""))
+            file.writeframes(b"".join(heard))
+    if complaint:
+        sys.exit(complaint)
 
 
 if __name__ == "__main__":
@@ -70,5 +79,8 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         asyncio.run(talk(*sys.argv[1:]))
-    except (OSError, WebSocketException, wave.Error) as error:  # such as HTTP 401: the key is not the token; 503: busy
+    except InvalidStatus as error:  # as `token`: set PERSONAPLEX_TOKEN; `loading`; `busy`: others talk
+        reason = error.response.headers.get("X-Personaplex-Error", "")
+        sys.exit(f"The server does not let us in: {error.response.status_code} {reason}".rstrip())
+    except (OSError, WebSocketException, wave.Error) as error:  # of the connection, or of a file
         sys.exit(str(error))

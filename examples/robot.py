@@ -41,7 +41,7 @@ async def talk(url: str, question: str, answer: str, act: Act = nothing) -> None
             sys.exit(f"{question} is not 16-bit mono.")
         rate = file.getframerate()  # any will do: the server converts, both ways
         sound = file.readframes(file.getnframes()) + bytes(2 * rate * SILENCE_SECONDS)
-    heard = []
+    heard, complaint = [], ""
     async with (
         ClientSession() as session,
         session.ws_connect(url, params={"sample_rate": rate}) as socket,
@@ -58,14 +58,17 @@ async def talk(url: str, question: str, answer: str, act: Act = nothing) -> None
                 case "transcript":
                     print(said["text"], end="", flush=True)
                     tasks.create_task(act(socket, said))
-                case "error":
-                    sys.exit(f"{said['message']} {said['hint']}")
+                case "error":  # the talk may go on; if not, the server hangs up
+                    complaint = f"{said['message']} {said['hint']}"
     print()
-    if socket.close_code != WSCloseCode.OK:
-        sys.exit("The connection broke off.")
-    with wave.open(answer, "wb") as file:
-        file.setparams((1, 2, rate, 0, "NONE", ""))
-        file.writeframes(b"".join(heard))
+    if heard:
+        with wave.open(answer, "wb") as file:
+            file.setparams((1, 2, rate, 0, "NONE", ""))
+            file.writeframes(b"".join(heard))
+    if not complaint and socket.close_code != WSCloseCode.OK:
+        complaint = "The connection broke off."
+    if complaint:
+        sys.exit(complaint)
 
 
 def main(usage: str, act: Act = nothing) -> None:
@@ -74,9 +77,7 @@ def main(usage: str, act: Act = nothing) -> None:
         sys.exit(usage)
     try:
         asyncio.run(talk(*sys.argv[1:], act))
-    except (
-        WSServerHandshakeError
-    ) as error:  # such as `token`: the URL needs token=TOKEN; `loading`; `busy`: others talk
+    except WSServerHandshakeError as error:  # `token`: the URL needs token=TOKEN; `loading`; `busy`: others talk
         reason = error.headers.get("X-Personaplex-Error", "") if error.headers else ""
         sys.exit(f"The server does not let us in: {error.status} {reason}".rstrip())
     except ClientError as error:

@@ -10,6 +10,7 @@ import pytest
 from runningserver import RunningServer, connected, frames, next_json, speech, talk_pcm
 
 from personaplex_cli.audio.recording import write_wav
+from personaplex_cli.options import ServeOptions
 from personaplex_cli.samples import SAMPLE_RATE
 
 EXAMPLE = Path(__file__).parents[2] / "examples/robot.py"
@@ -60,3 +61,12 @@ def test_it_says_why_it_is_refused(server: RunningServer, tmp_path: Path) -> Non
     ):
         assert done.returncode == 1 and reason in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "answer.wav").exists()
+
+
+def test_what_was_heard_is_kept_when_the_server_ends_the_talk(random_folder: Path, tmp_path: Path) -> None:
+    with RunningServer(random_folder, ServeOptions(max_minutes=0.05)) as server:  # 3 s; the robot would talk for 6
+        done = robot(server.socket(f"/pcm?{SEED}"), tmp_path)
+    assert done.returncode == 1 and done.stdout.endswith("\n")
+    assert done.stderr.strip() == "A conversation may last 0.05 minutes here. Connect again."
+    with wave.open(str(tmp_path / "answer.wav")) as answer:
+        assert any(answer.readframes(answer.getnframes()))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from runningserver import RunningServer, frames, speech, wav
 
+from personaplex_cli.options import AccessOptions, ServeOptions
 from personaplex_cli.samples import SAMPLE_RATE
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -27,11 +28,16 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
     return import_module
 
 
-def test_openai_live(server: RunningServer, tmp_path: Path) -> None:
+def openai_live(server: RunningServer, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Asks for 3.2 s; the answer is in `answer.wav`."""
     pytest.importorskip("openai.resources.live", reason="needs openai[realtime]")
-    wav(tmp_path / "question.wav", speech(40))
+    wav(folder / "question.wav", speech(40))
     command = [sys.executable, EXAMPLES / "openai_live.py", f"{server.url}/v1", "question.wav", "answer.wav"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+def test_openai_live(server: RunningServer, tmp_path: Path) -> None:
+    run = openai_live(server, tmp_path)
     assert (run.returncode, run.stderr) == (0, "") and run.stdout.strip()
     with wave.open(str(tmp_path / "answer.wav")) as answer:
         assert answer.getframerate() == SAMPLE_RATE
@@ -49,6 +55,21 @@ def test_openai_live_says_why_it_does_not_talk(server: RunningServer, tmp_path: 
         command = [sys.executable, EXAMPLES / "openai_live.py", base, question, "answer.wav"]
         run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert run.returncode == 1 and reason in run.stderr and "Traceback" not in run.stderr
+
+
+def test_openai_live_says_why_it_is_refused(random_folder: Path, tmp_path: Path) -> None:
+    with RunningServer(random_folder, access=AccessOptions(port=0, token="t")) as server:
+        run = openai_live(server, tmp_path)
+    assert (run.returncode, run.stderr) == (1, "The server does not let us in: 401 token\n")
+
+
+def test_openai_live_keeps_what_it_heard_when_the_server_ends_the_talk(random_folder: Path, tmp_path: Path) -> None:
+    with RunningServer(random_folder, ServeOptions(max_minutes=0.03)) as server:  # 1.8 s
+        run = openai_live(server, tmp_path)
+    assert run.returncode == 1 and run.stdout.endswith("\n")
+    assert run.stderr.strip() == "A conversation may last 0.03 minutes here. Connect again."
+    with wave.open(str(tmp_path / "answer.wav")) as answer:
+        assert any(answer.readframes(answer.getnframes()))
 
 
 def test_livekit_agent(server: RunningServer, example: Any) -> None:
