@@ -1,7 +1,8 @@
 """A LiveKit agent whose voice is this server. The GPT-Live protocol is full duplex: interruptions are the model's.
 
 Needs livekit-agents and livekit-plugins-openai 1.8 or newer. `console` talks through the sound card, `dev` joins the
-rooms of a LiveKit server. PERSONAPLEX_LIVE_URL names another server of ours, PERSONAPLEX_TOKEN the token it may want.
+rooms of a LiveKit server, which LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET name. personaplex's own server is
+at PERSONAPLEX_LIVE_URL (http://127.0.0.1:8998/v1 unless set); its token, if it wants one, in PERSONAPLEX_TOKEN.
 
 personaplex serve --model demo
 python examples/livekit_agent.py console

@@ -1,6 +1,6 @@
 """OpenAI's own Python client talks with this server: the GPT-Live protocol, full duplex and without turns.
 
-Needs openai[realtime] 3.57 or newer. The server's token, if it wants one, is the API key.
+Needs openai[realtime] 3.57 or newer. The server's token, if it wants one, is the API key, in PERSONAPLEX_TOKEN.
 
 personaplex serve --model demo
 python examples/openai_live.py http://127.0.0.1:8998/v1 examples/question.wav answer.wav
