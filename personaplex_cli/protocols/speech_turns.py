@@ -80,6 +80,8 @@ class SpeechTurns:
         self._agent_quiet = 0 if speaks else self._agent_quiet + 1
         if self.rules:
             yield from self._user(step, self.rules)
+        else:
+            self._user_talks, self._user_loud = False, 0
         if self._to_drop:
             self._to_drop = self._to_drop - 1 if self._agent_quiet < DROPPED_PAUSE else 0
         elif self.agent_talks:

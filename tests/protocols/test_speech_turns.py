@@ -119,6 +119,15 @@ def test_an_answer_ends_the_users_turn_unless_they_still_speak() -> None:
     assert kinds(changes) == [UserBegan(0), AgentBegan()]
 
 
+def test_once_turns_are_not_wanted_any_more_the_one_that_goes_on_has_no_end() -> None:
+    turns = SpeechTurns(Rules())
+    assert kinds(hear(turns, "####", "----")) == [UserBegan(0)]
+    turns.rules = None
+    assert kinds(hear(turns, "----", "---#", 4)) == [AgentBegan()]
+    turns.rules = Rules()
+    assert kinds(hear(turns, "-" * 9, "#" * 9, 8)) == []
+
+
 def test_a_user_who_begins_in_a_pause_ends_the_agents_turn_as_a_whole_one() -> None:
     changes = hear(SpeechTurns(Rules()), "-----###", "###-----")
     assert kinds(changes) == [AgentBegan(), AgentEnded(interrupted=False), UserBegan(5)]
