@@ -47,8 +47,6 @@ NO_SOUND: Samples = np.zeros(0, dtype=np.float32)
 
 
 class OpenAIRealtime(OpenAIAdapter):
-    subprotocols = ("realtime",)
-
     def __init__(self) -> None:
         super().__init__()
         self._beta = False

@@ -65,6 +65,7 @@ class Rejected(PersonaplexError):
 class OpenAIAdapter(Adapter):
     """A protocol writes `_obey`, `encode` and `_error`."""
 
+    subprotocols = ("realtime",)  # browsers hang up where none of those that they offer is taken
     says_who = True
     fills_silence = True  # clients are muted, push buttons to talk, or wait to be greeted
 

@@ -33,7 +33,8 @@ MAX_PER_ADDRESS = 192  # also all that come through one web server before this o
 HEAD_SECONDS = 10.0
 ANSWER_SECONDS = 120.0  # for the files of another client (--static) over a slow network
 TLS_CLOSING_SECONDS = 2.0
-MAX_UNFINISHED = 3 << 19  # bytes since the last request or message: one of the longest, and what may wait behind it
+# Bytes since the last request or message: of who talks, one of the longest and what may wait behind it.
+MAX_UNFINISHED, MAX_ASKING = 3 << 19, 1 << 17
 REQUESTS, REQUESTS_PER_SECOND = 500, 100  # of one connection
 PIECE = 1 << 13  # bytes that are read in one go, then others may come first: thousands of empty messages fit into it
 
@@ -215,7 +216,7 @@ class Connection(asyncio.Protocol):
             del self._unread[:PIECE]
             self._unfinished += len(piece)
             pause = self.share.do(partial(self._handler.data_received, piece))
-            if self._unfinished > MAX_UNFINISHED:
+            if self._unfinished > (MAX_UNFINISHED if self.stage is Stage.TALKING else MAX_ASKING):
                 self._deaf = True
                 self.too_big()
             elif pause and not self._over:
@@ -249,7 +250,7 @@ class Connection(asyncio.Protocol):
             self._begin(transport)
 
     def _forget(self) -> None:
-        self._lost = True
+        self._lost = self.share.over = True
         if self._clock:
             self._clock.cancel()
         self._all.forget(self)

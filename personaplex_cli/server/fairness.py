@@ -40,6 +40,7 @@ class Share:
     def __init__(self, all_time: LoopTime) -> None:
         self._all = all_time
         self._own: Budget | None = None
+        self.over = False  # it is gone: nothing more is done for it
 
     def talk(self, places: int) -> None:
         """From now on it has a part of its own, as one of so many."""
@@ -47,10 +48,12 @@ class Share:
 
     async def fairly(self, work: Iterator[T]) -> AsyncIterator[T]:
         """What the work yields, each piece done when this client's turn has come."""
-        while True:
+        while not self.over:
             if (account := self._account) is self._all.common:
                 async with self._all.turn:
-                    await asyncio.sleep(account.debt)
+                    await asyncio.sleep(0 if self.over else account.debt)
+            if self.over:
+                return
             began = self._all.worked()
             try:
                 piece = next(work)

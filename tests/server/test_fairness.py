@@ -113,6 +113,21 @@ def test_who_shares_takes_turns(costs: list[float]) -> None:
     in_imaginary_time(crowd)
 
 
+def test_for_who_is_gone_nothing_is_done_and_nobody_waits() -> None:
+    async def crowd() -> None:
+        _, everyone = loop_time()
+        gone, done = [Share(everyone) for _ in range(1_000)], list[int]()
+        waiting = [asyncio.create_task(work(share, [1.0], done, 0)) for share in gone]
+        await asyncio.sleep(0)
+        for share in gone:
+            share.over = True
+        await work(Share(everyone), [0.001], done, 1, 20.0)
+        await asyncio.gather(*waiting)
+        assert done.count(0) <= 1 and done.count(1) > 1
+
+    in_imaginary_time(crowd)
+
+
 def test_what_cannot_wait_is_made_up_for() -> None:
     now = worked = 0.0
     share = Share(LoopTime(lambda: now, lambda: worked))

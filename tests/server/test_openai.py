@@ -92,6 +92,7 @@ def test_the_token_is_the_key_by_header_query_or_sub_protocol(random_folder: Pat
         offered = ("realtime", "openai-insecure-api-key.sk-x", "openai-beta.realtime-v1")
         for more in ({"headers": {"Authorization": "Bearer sk-x"}}, {"protocols": offered}):
             async with connected(server.socket(LIVE), **more) as socket:
+                assert socket.protocol == ("realtime" if "protocols" in more else None)  # else browsers hang up
                 await say(socket, "session.start", session={})
                 await next_json(socket, "session.started")
         status, *_ = await refused(
