@@ -123,18 +123,27 @@ class Demo:
 
     def talk(self, character: Character, *sound: Samples, hush_at: int | None = None) -> Talk:
         """A talk in which the user is heard like that, and wants silence in a frame."""
+        (talk,) = self.talks([character], *sound, hush_at=hush_at)
+        return talk
+
+    def talks(self, characters: Sequence[Character], *sound: Samples, hush_at: int | None = None) -> list[Talk]:
+        """The same with each of them, at once, which costs less: what one says does not depend on the others."""
         watched = Watched(self._engine)
-        conversation = Conversation(character, Recording(np.concatenate(sound)))
-        steps: list[Step] = []
-        for _, event in converse_all(watched, [conversation]):
+        heard = np.concatenate(sound)
+        conversations = [Conversation(character, Recording(heard)) for character in characters]
+        steps: dict[Conversation, list[Step]] = {each: [] for each in conversations}
+        for conversation, event in converse_all(watched, conversations):
             if isinstance(event, Ended) and event.error:
                 raise event.error
             if isinstance(event, Step):
-                steps.append(event)
+                steps[conversation].append(event)
                 if event.index == hush_at:
                     conversation.hush()
-        texts, codes = [step.text for step in steps], [reply.tokens[1] for reply in watched.replies]
-        return Talk(steps, watched.replies, list(self._utterances(texts, codes)))
+        return [self._talk(*both) for both in zip(steps.values(), watched.replies, strict=True)]
+
+    def _talk(self, steps: Sequence[Step], replies: Sequence[Reply]) -> Talk:
+        texts, codes = [step.text for step in steps], [reply.tokens[1] for reply in replies]
+        return Talk(steps, replies, list(self._utterances(texts, codes)))
 
     def _utterances(self, texts: Sequence[str], codes: Sequence[int]) -> Iterator[Utterance]:
         before, first = 0, None
@@ -151,20 +160,27 @@ class Demo:
 
 
 class Watched:
-    """An engine of which all replies are kept."""
-
-    slots = 1
+    """An engine of which all replies are kept, talk by talk as they were begun."""
 
     def __init__(self, engine: LocalEngine) -> None:
-        self.replies: list[Reply] = []
-        self.begin, self.prefill, self.end, self.close = engine.begin, engine.prefill, engine.end, engine.close
+        self.replies: list[list[Reply]] = []
+        self.slots = engine.slots
+        self.prefill, self.end, self.close = engine.prefill, engine.end, engine.close
         self._engine = engine
+        self._now: dict[int, list[Reply]] = {}
+
+    def begin(self, slot: int, character: Character) -> int:
+        self._now[slot] = []
+        self.replies.append(self._now[slot])
+        return self._engine.begin(slot, character)
 
     def step(
         self, frames: Mapping[int, Samples], silent: Mapping[int, int] = NO_ONE
     ) -> Mapping[int, Reply | Exception]:
         replies = self._engine.step(frames, silent)
-        self.replies += [reply for reply in replies.values() if isinstance(reply, Reply)]
+        for slot, reply in replies.items():
+            if isinstance(reply, Reply):
+                self._now[slot].append(reply)
         return replies
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,18 +36,23 @@ everyone = pytest.mark.parametrize("name", WHO)
 
 @pytest.fixture(scope="module")
 def demo(demo_folder: Path) -> Demo:
-    return Demo(load(ModelOptions(str(demo_folder), device="cpu")), demo_folder)
+    return Demo(load(ModelOptions(str(demo_folder), device="cpu"), slots=6), demo_folder)
 
 
 def character(persona: str = "teacher", voice: str = "NATF2", sampling: Sampling = GREEDY) -> Character:
     return find_character(CharacterOptions(voice, persona), sampling)
 
 
+def with_everyone(demo: Demo, *sound: Samples) -> dict[str, Talk]:
+    """Everyone hears the same."""
+    return dict(zip(WHO, demo.talks([character(*who) for who in WHO.values()], *sound), strict=True))
+
+
 @cache
-def asked(demo: Demo, name: str) -> Talk:
+def asked(demo: Demo) -> dict[str, Talk]:
     """Somebody who waits for the greeting, asks, waits for the answer, and asks again."""
     pause = silence(PAUSE)
-    return demo.talk(character(*WHO[name]), silence(GREETING), question(), pause, question(), pause)
+    return with_everyone(demo, silence(GREETING), question(), pause, question(), pause)
 
 
 def answers(talk: Talk) -> list[list[Utterance]]:
@@ -59,7 +65,7 @@ def answers(talk: Talk) -> list[list[Utterance]]:
 @pytest.mark.slow
 @everyone
 def test_it_speaks_whole_sentences(demo: Demo, name: str) -> None:
-    talk = asked(demo, name)
+    talk = asked(demo)[name]
     assert len(talk.utterances) == 3
     for each in talk.utterances:
         assert each.whole, each
@@ -71,7 +77,7 @@ def test_it_speaks_whole_sentences(demo: Demo, name: str) -> None:
 @everyone
 def test_its_words_are_those_that_sound_and_come_a_little_before(demo: Demo, name: str) -> None:
     leads = []
-    for each in asked(demo, name).utterances:
+    for each in asked(demo)[name].utterances:
         assert each.printed == each.sentence["text"]
         leads += each.leads
     assert max(leads) <= demo.leads_by + 1
@@ -90,7 +96,7 @@ def test_it_greets_if_nobody_speaks(demo: Demo, name: str) -> None:
 @pytest.mark.slow
 @everyone
 def test_it_listens_and_answers_once(demo: Demo, name: str) -> None:
-    talk = asked(demo, name)
+    talk = asked(demo)[name]
     assert len(talk.turns) == 2
     for (start, end), said in zip(talk.turns, answers(talk), strict=True):
         assert not talk.audible[start + QUIET_WITHIN : end].any()
@@ -98,56 +104,52 @@ def test_it_listens_and_answers_once(demo: Demo, name: str) -> None:
 
 
 @pytest.mark.slow
-@everyone
-def test_it_does_not_greet_who_speaks_first(demo: Demo, name: str) -> None:
+def test_it_does_not_greet_who_speaks_first(demo: Demo) -> None:
     """As when a recording is answered that begins with the first word."""
-    talk = demo.talk(character(*WHO[name]), question(), silence(ANSWERED_WITHIN + 4))
-    ((start, end),) = talk.turns
-    assert not talk.audible[start + QUIET_WITHIN : end].any()
-    assert talk.audible[end : end + ANSWERED_WITHIN].any()
-    assert [each.first >= end for each in talk.utterances] == [True]
+    for name, talk in with_everyone(demo, question(), silence(ANSWERED_WITHIN + 4)).items():
+        ((start, end),) = talk.turns
+        assert not talk.audible[start + QUIET_WITHIN : end].any(), name
+        assert talk.audible[end : end + ANSWERED_WITHIN].any(), name
+        assert [each.first >= end for each in talk.utterances] == [True], name
 
 
 @pytest.mark.slow
-@everyone
-def test_it_can_be_interrupted(demo: Demo, name: str) -> None:
-    talk = demo.talk(character(*WHO[name]), silence(24), question(), silence(ANSWERED_WITHIN + 4))
-    ((start, end),) = talk.turns
-    assert talk.audible[start - 2 : start].any(), "it was speaking"
-    assert not talk.audible[start + QUIET_WITHIN : end].any()
-    assert not talk.utterances[0].whole and talk.utterances[0].in_order
-    assert talk.audible[end : end + ANSWERED_WITHIN].any()
+def test_it_can_be_interrupted(demo: Demo) -> None:
+    for name, talk in with_everyone(demo, silence(24), question(), silence(ANSWERED_WITHIN + 4)).items():
+        ((start, end),) = talk.turns
+        assert talk.audible[start - 2 : start].any(), f"{name} was speaking"
+        assert not talk.audible[start + QUIET_WITHIN : end].any(), name
+        assert not talk.utterances[0].whole and talk.utterances[0].in_order, name
+        assert talk.audible[end : end + ANSWERED_WITHIN].any(), name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=4)], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("room", [silence(200), noise(200, -52, 1), noise(200, -42, 2)], ids=["none", "quiet", "loud"])
-def test_into_silence_and_noise_it_greets_and_says_no_more(demo: Demo, room: Samples, sampling: Sampling) -> None:
-    talk = demo.talk(character("astronaut", "VARM2", sampling), room)
-    assert [each.sentence["text"] for each in talk.utterances if each.whole] == [demo.greeting("astronaut")]
-    assert len(talk.utterances) == 1
-    assert not talk.idle.any(), "its silence is digital"
+def test_into_silence_and_noise_it_greets_and_says_no_more(demo: Demo, room: Samples) -> None:
+    who = [character("astronaut", "VARM2", sampling) for sampling in (GREEDY, Sampling(seed=4))]
+    for talk in demo.talks(who, room):
+        assert [each.sentence["text"] for each in talk.utterances if each.whole] == [demo.greeting("astronaut")]
+        assert len(talk.utterances) == 1
+        assert not talk.idle.any(), "its silence is digital"
 
 
 @pytest.mark.slow
 @everyone
 def test_its_silence_is_digital_zero_in_a_talk(demo: Demo, name: str) -> None:
-    idle = asked(demo, name).idle
+    idle = asked(demo)[name].idle
     assert len(idle) > SAMPLE_RATE and not idle.any()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=5)], ids=["greedy", "sampled"])
-def test_told_to_stop_it_stops_and_does_not_resume(demo: Demo, sampling: Sampling) -> None:
+def test_told_to_stop_it_stops_and_does_not_resume(demo: Demo) -> None:
     at, asked_at = 24, 60
-    talk = demo.talk(
-        character(sampling=sampling), silence(asked_at), question(), silence(ANSWERED_WITHIN + 20), hush_at=at
-    )
-    ((_, end),) = talk.turns
-    stopped, *others = talk.utterances
-    assert stopped.first < at and not stopped.whole
-    assert not talk.audible[at + HUSHED_WITHIN : end].any()
-    assert len(others) == 1 and others[0].first >= end and others[0].in_order
+    who = [character(sampling=sampling) for sampling in (GREEDY, Sampling(seed=5))]
+    for talk in demo.talks(who, silence(asked_at), question(), silence(ANSWERED_WITHIN + 20), hush_at=at):
+        ((_, end),) = talk.turns
+        stopped, *others = talk.utterances
+        assert stopped.first < at and not stopped.whole
+        assert not talk.audible[at + HUSHED_WITHIN : end].any()
+        assert len(others) == 1 and others[0].first >= end and others[0].in_order
 
 
 @pytest.mark.slow
@@ -156,22 +158,24 @@ def test_told_to_stop_and_left_alone_it_stays_silent(demo: Demo) -> None:
     assert len(talk.utterances) == 1 and not talk.audible[24 + HUSHED_WITHIN :].any()
 
 
-def greeting(demo: Demo, who: Character) -> Utterance:
-    (first,) = demo.talk(who, silence(GREETED_BY + 3)).utterances
-    return first
+def greetings(demo: Demo, who: list[Character]) -> list[dict[str, Any]]:
+    """The sentence that each begins with."""
+    talks = demo.talks(who, silence(GREETED_BY + 3))
+    return [dict(said.sentence) for talk in talks for said in talk.utterances]
 
 
 def test_personas_differ_and_other_prompts_get_the_neutral_greeting(demo: Demo) -> None:
-    greetings = {persona: greeting(demo, character(persona)).sentence for persona in PERSONAS}
-    assert {each["persona"]: each["kind"] for each in greetings.values()} == dict.fromkeys(PERSONAS, "greeting")
-    for prompt in ("", "You are a pirate who talks about the sea."):
-        assert greeting(demo, replace(character(), prompt=prompt)).sentence["text"] == demo.greeting(None)
+    own = greetings(demo, [character(persona) for persona in PERSONAS])
+    assert [(each["persona"], each["kind"]) for each in own] == [(persona, "greeting") for persona in PERSONAS]
+    prompts = ("", "You are a pirate who talks about the sea.")
+    others = greetings(demo, [replace(character(), prompt=prompt) for prompt in prompts])
+    assert [each["text"] for each in others] == [demo.greeting(None)] * 2
 
 
 @pytest.mark.slow
 def test_answers_are_the_personas_own_or_common_ones(demo: Demo) -> None:
     for name, (persona, *_) in WHO.items():
-        for each in asked(demo, name).utterances:
+        for each in asked(demo)[name].utterances:
             assert each.sentence["persona"] in (persona, None)
     anyone = demo.talk(replace(character(), prompt=""), question(), silence(ANSWERED_WITHIN + 4))
     assert [each.sentence["persona"] for each in anyone.utterances] == [None]
@@ -181,8 +185,8 @@ def test_answers_are_the_personas_own_or_common_ones(demo: Demo) -> None:
 def test_each_voice_is_its_own(demo: Demo) -> None:
     """By its code, which is what the decoder makes a voice of."""
     assert set(demo.voices) == {voice.name for voice in voices()}
-    for name, about in demo.voices.items():
-        talk = demo.talk(character(voice=name), silence(GREETED_BY + 3))
+    talks = demo.talks([character(voice=name) for name in demo.voices], silence(GREETED_BY + 3))
+    for (name, about), talk in zip(demo.voices.items(), talks, strict=True):
         (said,) = talk.utterances
         assert {reply.tokens[2] for reply in talk.replies[said.first : said.end]} == {about["code"]}, name
 
@@ -202,10 +206,11 @@ def pitch(sound: Samples) -> float:
 
 @pytest.mark.slow
 def test_women_and_men_sound_like_that_and_no_two_kinds_alike(demo: Demo) -> None:
-    sounds = {}
-    for name in ("NATF2", "NATM1", "VARF1", "VARM2"):
-        replies = demo.talk(character(voice=name), silence(45)).replies
-        sounds[name] = np.concatenate([reply.pcm for reply in replies])
+    names = ("NATF2", "NATM1", "VARF1", "VARM2")
+    talks = demo.talks([character(voice=name) for name in names], silence(45))
+    sounds = {
+        name: np.concatenate([each.pcm for each in talk.replies]) for name, talk in zip(names, talks, strict=True)
+    }
     pitches = {name: pitch(sound) for name, sound in sounds.items()}
     assert pitches["NATM1"] < 0.8 * pitches["NATF2"] and pitches["VARM2"] < 0.8 * pitches["VARF1"], pitches
     for one, other in combinations(sounds.values(), 2):
