@@ -52,7 +52,7 @@ def packed() -> tuple[str, dict[str, bytes]]:
     """The name of the demo's folder, which is that of its content, and its files. Raises ModelError."""
     try:
         content = ARCHIVE.read_bytes()
-        with tarfile.open(fileobj=io.BytesIO(lzma.decompress(content))) as archive:
+        with tarfile.open(fileobj=io.BytesIO(lzma.decompress(content, lzma.FORMAT_XZ))) as archive:
             members = [(each.name, archive.extractfile(each)) for each in archive]
             files = {name: file.read() for name, file in members if file}
     except (OSError, lzma.LZMAError, tarfile.TarError) as error:

@@ -1,7 +1,5 @@
-"""The fused steps against the plain ones: in Triton's interpreter, which runs them on the CPU, line by line."""
+"""The fused steps against the plain ones: in Triton's interpreter; and who uses them."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -10,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from interpreted import hold
 from torch import Tensor
 
 from personaplex_cli import engine
@@ -21,17 +20,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 @pytest.mark.slow
 def test_their_laws_hold_in_the_interpreter() -> None:
-    """It must be asked for before Triton is imported, hence the process of its own."""
-    pytest.importorskip("triton", reason="there is no Triton for this system")
-    laws = Path(__file__).with_name("interpreted_steps.py")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider", "--durations=5", laws],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    print(done.stdout)  # seen with pytest -rP
-    assert done.returncode == 0, done.stdout + done.stderr
+    hold(Path(__file__).with_name("interpreted_steps.py"))
 
 
 def spoiled(step: Callable[..., Any]) -> Callable[..., Any]:
