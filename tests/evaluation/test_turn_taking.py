@@ -167,6 +167,7 @@ def test_our_own_figures() -> None:
     )
     silent = manner([], [], [], 10.0)
     assert silent["longest_wait"] is silent["words_a_minute"] is None and silent["speaking_share"] == 0.0
-    short_answer = manner([(0.0, 2.0)], [(3.0, 3.5)], [], 10.0)
+    short_answer = manner([(0.0, 2.0)], [(3.0, 3.5)], words((3.0, 3.5)), 10.0)
+    assert short_answer["words_a_minute"] is None  # a rate of half a second's speech says nothing
     assert short_answer["false_starts_a_minute"] == 0.0  # nobody speaks after it: it is an answer
     assert manner([(0.0, 2.0)], [(1.5, 4.0)], [], 10.0)["longest_wait"] == 0.0
