@@ -36,6 +36,7 @@ NARROW = 72  # columns
 DISTURBING_ECHO = -40.0  # dB: speech at -20 dBFS comes back at -60, below which it does not disturb the model
 SLOW_CARD = 250.0  # milliseconds; above it people begin to talk at the same time
 NOISY_ROOM = -40.0  # dBFS
+NOISELESS = -90.0  # dBFS: less than any microphone in a room has
 COMMON_LOGINS = {"", "root", "user", "admin", "ubuntu", "debian", "fedora", "pi", "nvidia"}  # of no one in particular
 
 # For each command the options that settings files and the environment may set, with their environment variables.
@@ -262,6 +263,9 @@ def _echo(card: SoundCardOptions, listen: Listener) -> Iterator[Finding]:
     if not result.heard:
         yield Finding(OK, "echo", "none heard: headphones, or the microphone is muted", figures=figures)
         return
+    if result.noise < NOISELESS:
+        found = "the input is the speaker's own sound: it comes back without any noise, as in no room"
+        yield Finding(WARNING, "input", found, "Choose a microphone: --input-device.")
     found = f"the speaker comes back at {round(result.level)} dB of what was played"
     advice = "The microphone hears the speaker: use headphones or --echo-cancel."
     yield warn_if(result.level > DISTURBING_ECHO, "echo", found, advice, figures)

@@ -314,6 +314,9 @@ def test_the_chirps_are_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     none = told(LoopbackResult((), (), -60.0))
     assert none["echo"].found.startswith("none heard") and "round trip" not in none
     assert told(LoopbackResult((), (), -100.0, silent=True))["noise"].kind == WARNING
+    copy = told(LoopbackResult((40.0,) * 5, (3.0,) * 5, -100.0))  # the monitor of the speaker
+    assert "speaker's own sound" in copy["input"].found and "--input-device" in copy["input"].advice
+    assert copy["input"].kind == WARNING and "input" not in loud
 
 
 # Settings, and what is nobody's business.
