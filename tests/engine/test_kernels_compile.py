@@ -128,16 +128,12 @@ def check_is_lean(name: str, case: Case, arch: int, dtype: str, folder: Path) ->
     if not CUOBJDUMP.exists():
         pytest.skip("this Triton brings no cuobjdump: it compiles, and that is all that can be said")
     (folder / "kernel.cubin").write_bytes(done.asm["cubin"])
-
-    def shown(what: str) -> str:
-        ran = subprocess.run([CUOBJDUMP, what, folder / "kernel.cubin"], capture_output=True, text=True, check=True)
-        return ran.stdout
-
-    usage = shown("--dump-resource-usage")
-    registers, stack, local = (int(re.search(rf"{each}:(\d+)", usage)[1]) for each in ("REG", "STACK", "LOCAL"))  # type: ignore[index]
+    command = [CUOBJDUMP, "--dump-resource-usage", *(["-sass"] if case.numbers else []), folder / "kernel.cubin"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack, local = (int(re.search(rf"{each}:(\d+)", shown)[1]) for each in ("REG", "STACK", "LOCAL"))  # type: ignore[index]
     about = f"sm_{arch} {dtype} {name}: {registers} registers"
     if case.numbers:
-        (body,) = loops(shown("-sass"))
+        (body,) = loops(shown)
         loads = [each for each in body if re.search(r"LDG(STS)?\.", each)]
         wide = [each for each in loads if re.search(r"LDG.*\.128", each)]
         about += f", {len(body) / case.numbers:.2f} instructions a number, {len(wide)} loads of 16 bytes"

@@ -149,7 +149,6 @@ def test_who_leaves_no_time_for_an_answer_is_told(random_folder: Path, capsys: p
         (["a.wav"], "The recording ends with your last word: --tail 4 gives time to answer."),
         (["a.wav", "whole.wav", "b.wav"], "2 recordings end with their last word: --tail 4 gives time to answer."),
         (["a.wav", "--tail", "1.2"], ""),
-        (["whole.wav"], ""),
     ):
         assert run(random_folder, *arguments, "-o", "out/", "--overwrite") == 0
         said = capsys.readouterr().err.splitlines()
