@@ -130,6 +130,15 @@ def check_folder(path: Path) -> None:
             raise UsageError(f"{place} is a file, not a folder.", "Choose another folder.")
 
 
+def file_below(folder: Path, name: str) -> Path | None:
+    """The file that a stranger names in a folder; None if there is none, or it lies elsewhere."""
+    try:
+        file = (folder / name).resolve()
+        return file if file.is_file() and file.is_relative_to(folder.resolve()) else None
+    except (OSError, ValueError, RuntimeError):  # names that cannot be, loops of links
+        return None
+
+
 def lock(file: IO[bytes]) -> bool:
     """Take a file, open for writing, until it is closed or the program ends; returns whether it could be taken.
 

@@ -274,6 +274,12 @@ class ServeOptions(VoiceOptions, AsrOptions):
         None, "Days after which a recording is deleted.", "none is deleted", min=0.001
     )
 
+    def terms(self, slots: int) -> str:
+        """What clients find, as sentences."""
+        waiting = f"{self.queue} more may wait" if self.queue else "nobody can wait"
+        kept = f" What is said is kept in {self.record}." if self.record else ""
+        return f"{f'{slots} may talk at once' if slots > 1 else 'One may talk'}, {waiting}.{kept}"
+
 
 @dataclass(frozen=True)
 class AccessOptions:

@@ -92,6 +92,7 @@ class Response:
 
     def say(self, sound: str, text: str) -> Iterator[Told]:
         """A piece of sound, as base64, and the text that came with it."""
+        text = text if self._transcript else text.lstrip()  # pieces of words bring their spaces along
         if text:
             self._transcript += text
             yield "response.output_audio_transcript.delta", {**self._at, "delta": text}

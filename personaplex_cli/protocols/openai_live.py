@@ -74,7 +74,7 @@ class OpenAILive(OpenAIAdapter):
                 reason = REASONS.get(reason, "connection_lost")
                 yield self._told("session.closed", self._close_id, reason=reason, usage=usage)
             case PersonaplexError():
-                yield self._error("server_error", "failed", f"{event} {event.hint}".strip(), None, None)
+                yield self._complaint(event)
 
     def _obey(self, event: Mapping[str, Any]) -> Iterator[Out]:
         kind, event_id = event.get("type"), text_of(event, "event_id")
@@ -111,7 +111,7 @@ class OpenAILive(OpenAIAdapter):
         if session.get("input"):
             yield from self._note("sent what was said before, which this model cannot hear.")
         if session.get("delegation"):
-            yield from self._note("offered to do work for the model, which cannot ask for any.")
+            yield from self._note("offered GPT-Live's delegation, which this model makes no use of; nothing to do.")
         yield self._begin()
 
     def _told(self, kind: str, event_id: str | None, **values: Any) -> str:

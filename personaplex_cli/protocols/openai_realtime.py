@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from personaplex_cli.errors import PersonaplexError, UsageError
+from personaplex_cli.errors import PersonaplexError
 from personaplex_cli.events import Began, Step, UserWords
 from personaplex_cli.protocols.adapter import Out, ServerEvent, StopSpeaking, Upgrade
 from personaplex_cli.protocols.openai_items import Items, Response, Told, as_beta, message, metadata_of
 from personaplex_cli.protocols.openai_session import Settings
 from personaplex_cli.protocols.openai_transcription import Transcription
 from personaplex_cli.protocols.openai_wire import (
-    INVALID,
     OpenAIAdapter,
     Rejected,
     event_json,
@@ -38,7 +37,6 @@ from personaplex_cli.protocols.speech_turns import (
     UserBegan,
     UserEnded,
 )
-from personaplex_cli.protocols.wire import WireError
 from personaplex_cli.samples import Samples
 
 SETTLED, UNSETTLED = 0.3, 1.0  # seconds without an update, and with ever new ones, after which the model may begin
@@ -51,7 +49,7 @@ class OpenAIRealtime(OpenAIAdapter):
         super().__init__()
         self._beta = False
         self._settings = Settings()
-        self._voice: str | None = None  # as asked for until the model has begun, then the one that speaks
+        self._voice: str | None = None  # the one that speaks, once the model hears
         self._items = Items()
         self._turns = SpeechTurns(self._settings.rules)
         self._transcription = Transcription()
@@ -92,8 +90,7 @@ class OpenAIRealtime(OpenAIAdapter):
                     self._voice = voice
                     yield from self._send([("session.updated", {"session": self._session()})])
             case PersonaplexError():
-                kind = INVALID if isinstance(event, UsageError | WireError) else "server_error"
-                yield self._error(kind, None, f"{event} {event.hint}".strip(), None, None)
+                yield self._complaint(event)
 
     def tick(self, now: float) -> Iterator[Out]:
         if self._unsettled:
@@ -157,7 +154,7 @@ class OpenAIRealtime(OpenAIAdapter):
         settings = self._settings.updated(session)
         voice = voice_of(object_of(session, "audio", "output")) or voice_of(session)
         if not self._spoken and self._ask(prose_of(session, "instructions"), voice):
-            self._unsettled, self._voice = True, self._asked.voice or self._voice
+            self._unsettled, self._voice = True, None
         self._news = True
         self._settings = settings
         self._listen_in(settings.heard_in)

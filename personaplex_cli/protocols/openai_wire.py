@@ -15,7 +15,7 @@ from typing import Any
 from personaplex_cli.audio.g711 import A_LAW, MU_LAW, PhoneReader, PhoneWriter
 from personaplex_cli.audio.g711 import RATE as PHONE_RATE
 from personaplex_cli.audio.pcm import PcmReader, PcmWriter
-from personaplex_cli.errors import PersonaplexError
+from personaplex_cli.errors import PersonaplexError, UsageError, either
 from personaplex_cli.protocols.adapter import Adapter, Begin, Did, Out, Upgrade, pieces
 from personaplex_cli.protocols.wire import MAX_NAME, MAX_PROMPT, Request, WireError, json_object
 from personaplex_cli.samples import FRAME_SECONDS, SAMPLE_RATE, Samples
@@ -51,6 +51,7 @@ _LAWS = {"audio/pcmu": MU_LAW, "audio/pcma": A_LAW}
 _PHONE = {name: Format(name, PHONE_RATE) for name in _LAWS}
 _OLD_NAMES = {"pcm16": PCM, "g711_ulaw": _PHONE["audio/pcmu"], "g711_alaw": _PHONE["audio/pcma"]}  # of the beta
 _FORMATS = {"audio/pcm": PCM, **_PHONE, **_OLD_NAMES}
+_FORMAT_NAMES = f"audio/pcm with a rate of {either(map(str, PCM_RATES))}, {' and '.join(_PHONE)} with {PHONE_RATE}"
 
 
 class Rejected(PersonaplexError):
@@ -71,6 +72,7 @@ class OpenAIAdapter(Adapter):
 
     def __init__(self) -> None:
         self._asked = Request()  # who shall talk
+        self._voice_of_query: str | None = None
         self._model = MODEL
         self._format_in = self._format_out = PCM
         self._reader, self._writer = PCM.reader(), PCM.writer()
@@ -78,6 +80,7 @@ class OpenAIAdapter(Adapter):
 
     def open(self, upgrade: Upgrade) -> Iterator[Out]:
         self._asked = Request.from_query(upgrade.query)
+        self._voice_of_query = self._asked.voice
         self._model = upgrade.query.get("model", MODEL)[:MAX_NAME]
         yield from ()
 
@@ -101,20 +104,25 @@ class OpenAIAdapter(Adapter):
         """The event that says that something went wrong with another one."""
 
     def _ask(self, instructions: str | None, voice: str | None) -> bool:
-        """Take on who shall talk; None leaves it. Returns whether that is news. Raises Rejected."""
+        """Take on who shall talk; None leaves it. Returns whether that is news. Raises UsageError."""
         asked = self._asked
         if instructions is not None:
             asked = replace(asked, prompt=instructions.strip() or None)
         if voice is not None:
             asked = replace(asked, voice=voice[:MAX_NAME].removesuffix(".pt") or None)
-        if (length := len(asked.prompt or "")) > MAX_PROMPT:
-            what = f"The instructions have {length} characters: the model takes {MAX_PROMPT}."
-            raise Rejected(what, "string_above_max_length", "session.instructions")
+        if (length := len(asked.prompt or "")) > MAX_PROMPT:  # nobody else shall speak in their place
+            raise UsageError(f"The instructions have {length} characters.", f"The model takes {MAX_PROMPT}.")
         before, self._asked = self._asked, asked
         return before != asked
 
     def _begin(self) -> Begin:
-        return Begin(self._asked, any_voice=True)
+        """A voice of OpenAI's may be asked for in events; the query is ours."""
+        return Begin(self._asked, any_voice=not self._voice_of_query or self._asked.voice != self._voice_of_query)
+
+    def _complaint(self, error: PersonaplexError) -> str:
+        """The event for an error that ends the session, or for a message that is none."""
+        kind = INVALID if isinstance(error, UsageError | WireError) else "server_error"
+        return self._error(kind, None, f"{error} {error.hint}".strip(), None, None)
 
     def _heard(self, text: object) -> Iterator[Samples]:
         """The user's sound in an event, [n] at 24 kHz, a second at a time. Raises Rejected."""
@@ -203,7 +211,7 @@ def format_of(values: Mapping[str, Any], name: str) -> Format | None:
     kind, rate = (value.get("type"), value.get("rate")) if isinstance(value, dict) else (value, None)
     usual = _FORMATS.get(kind) if isinstance(kind, str) else None
     if usual is None or rate not in (None, *(PCM_RATES if usual == PCM else (usual.rate,))):
-        raise Rejected("There is no such format of sound here.", "invalid_value", name)
+        raise Rejected(f"There is no such format of sound here: there are {_FORMAT_NAMES}.", "invalid_value", name)
     return replace(usual, rate=rate or usual.rate)
 
 

@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import IntEnum
 from typing import Any, TypeVar
 
@@ -28,6 +29,8 @@ MAX_NAME = 80  # characters of a voice's or persona's name, and of what else str
 MAX_PROMPT = 4_000  # characters: some thousand frames of the 3,000 that the model remembers
 # Of the fields of a `Request`, where they differ.
 QUERY_NAMES = {"voice": "voice_prompt", "prompt": "text_prompt", "text_top_k": "text_topk", "audio_top_k": "audio_topk"}
+_CHANCE = ("seed", "text_temperature", "text_topk", "audio_temperature", "audio_topk")
+_NAMES = ("voice", "voice_prompt", "persona", "prompt", "text_prompt", *_CHANCE)
 T = TypeVar("T")
 
 
@@ -155,11 +158,15 @@ class Request:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> "Request":
-        """What the query of a URL asks for. An empty value counts as none, an unknown name is ignored.
+        """What the query of a URL asks for. An empty value counts as none, an unknown name is ignored: others' clients
+        send many.
 
-        Raises UsageError for a number that is none, and for text that is too long or no text; whether names and ranges
-        are right is not known here.
+        Raises UsageError for a name that is nearly a known one, for a number that is none, and for text that is too
+        long or no text; whether voices, personas and ranges are right is not known here.
         """
+        for name in query:
+            if name not in _NAMES and (near := get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.85)):
+                raise UsageError(f"{name[:MAX_NAME]!r} means nothing here.", f"Did you mean {near[0]!r}?")
         for name in ("voice", "voice_prompt", "persona"):
             _check_text(name.removesuffix("_prompt"), query.get(name, ""), MAX_NAME)
         for name in ("prompt", "text_prompt"):

@@ -38,6 +38,15 @@ def warning(options: AccessOptions) -> Note | None:
     return Note(f"Others can reach this server, and it runs without {' and without '.join(lacks)}.")
 
 
+def urls(options: AccessOptions, port: int) -> tuple[str, str]:
+    """Where the server is found: from this machine, and from others if --host is all of its addresses (else empty)."""
+    scheme, host = "https" if options.ssl_cert else "http", options.host
+    address = parsed(host)
+    if address and address.is_unspecified:
+        return f"{scheme}://localhost:{port}", f"{scheme}://{socket.gethostname()}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", ""
+
+
 def admits(options: AccessOptions, request: web.Request) -> bool:
     """Whether a request has the token: in its header, its query, or as OpenAI's clients in browsers send a key."""
     if options.token is None:

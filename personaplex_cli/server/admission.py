@@ -77,7 +77,7 @@ class Admission:
             return self.closed
         staying = [place for place in self.places if not place.going]
         if len(self.places) >= MAX_PLACES or len(staying) >= self.room + self._queue:
-            return SLOW if len(staying) < self.slots else BUSY
+            return SLOW if self.room < self.slots and len(self.places) < MAX_PLACES else BUSY
         share = (self.slots + 1) // 2 if self.slots > 1 else MAX_PLACES
         if address and sum(place.address == address for place in staying) >= share:
             return GREEDY

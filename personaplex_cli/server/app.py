@@ -19,6 +19,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from aiohttp import web
 from personaplex_cli.conversation import Audio, Engine
 from personaplex_cli.errors import NetworkError, PersonaplexError
 from personaplex_cli.events import Event, Listener, Note, Phase, State, Visitors
-from personaplex_cli.files import check_folder, check_writable
+from personaplex_cli.files import check_folder, check_writable, file_below
 from personaplex_cli.lookup import find_character
 from personaplex_cli.options import AccessOptions, CharacterOptions, ModelOptions, ServeOptions
 from personaplex_cli.protocols.adapter import Adapter, Closing, Out, Upgrade
@@ -41,7 +42,7 @@ from personaplex_cli.protocols.twilio import Twilio
 from personaplex_cli.protocols.wire import PATH
 from personaplex_cli.recogniser import Recogniser, open_recogniser
 from personaplex_cli.retention import delete_old
-from personaplex_cli.server.access import client_address, tls_context, warning
+from personaplex_cli.server.access import client_address, tls_context, urls, warning
 from personaplex_cli.server.admission import GREEDY, LOADING, SHUTDOWN, Admission, ConversationQueue, Place, Refusal
 from personaplex_cli.server.answers import RETRY, Answers
 from personaplex_cli.server.closings import GOODBYE, LEFT, closing_after
@@ -165,6 +166,8 @@ class App:
             self._connections.close()
         if worker.error:
             raise worker.error
+        if self.ended:
+            self._listen(Note("Stopped."))
 
     async def _open(self) -> asyncio.Server:
         host, port = self._access.host, self._access.port
@@ -173,10 +176,11 @@ class App:
         except OSError as error:
             what = f"{host} port {port} cannot be opened ({error.strerror})."
             raise NetworkError(what, "Choose another --port or --host.") from error
-        scheme = "https" if self._access.ssl_cert else "http"
-        name = f"[{host}]" if ":" in host else host
-        self.url = f"{scheme}://{name}:{listening.sockets[0].getsockname()[1]}"
+        port = listening.sockets[0].getsockname()[1]
+        self.url, elsewhere = urls(self._access, port)
         self._listen(State(Phase.LISTENING, self.url))
+        if elsewhere:
+            self._listen(Note(f"From other machines it is {elsewhere}, or by another name or address of this one."))
         if note := warning(self._access):
             self._listen(note)
         return listening
@@ -245,6 +249,7 @@ class App:
         if self._admission.closed is LOADING:
             self._admission.closed = None
         self._ready = True
+        self._listen(Note(self._host.options.terms(slots)))
         self._listen(State(Phase.READY, self.url))
         self._show_visitors()
 
@@ -273,7 +278,7 @@ class App:
             app.router.add_get(path, partial(self._introduce if adapter.shows_token_later else self._visit, adapter))
         app.router.add_get("/", self._get_front)
         self._answers.add(app)
-        app.router.add_static("/", self._page)
+        app.router.add_get("/{file:.+}", self._get_file)
         return app
 
     @property
@@ -285,6 +290,12 @@ class App:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._visit(Pcm, request)
         return web.FileResponse(self._page / "index.html")
+
+    async def _get_file(self, request: web.Request) -> web.FileResponse:
+        """What belongs to the page."""
+        if file := await asyncio.to_thread(file_below, self._page, request.match_info["file"]):
+            return web.FileResponse(file)
+        raise web.HTTPNotFound
 
     async def _visit(self, kind: type[Adapter], request: web.Request) -> web.StreamResponse:
         """Refuse, or let in and stay with the client to the end."""
@@ -313,8 +324,7 @@ class App:
                 return socket
             wants = Closing(place.reason, 1013, PersonaplexError(place.what, place.hint))
         if wants is not LEFT:
-            self._host.metrics.turned_away(wants.reason)
-            self._site.note_once(f"{request.remote}, {request.path}: not let in: {wants.error}")
+            self._site.turned_away(request, wants.reason, wants.error)
         await socket.close(code=wants.code, message=wants.reason.encode())
         return socket
 
@@ -331,7 +341,9 @@ class App:
         )
         if not socket.can_prepare(request):
             hint = "Connect with a WebSocket client."
-            raise self._site.refusal(web.HTTPUpgradeRequired, "http", "This is the address of a WebSocket.", hint)
+            raise self._site.refusal(
+                request, web.HTTPUpgradeRequired, "http", "This is the address of a WebSocket.", hint
+            )
         if self._host.options.record is not None:
             socket.headers["X-Personaplex-Recorded"] = "true"  # not every protocol has a place for it
         return socket
@@ -340,7 +352,8 @@ class App:
         if refusal is GREEDY:
             remedy = "If it is a web server before this one, have it send X-Forwarded-For."
             self._site.note_once(f"{request.remote} has its share of the conversations, and wants more. {remedy}")
-        return self._site.refusal(web.HTTPServiceUnavailable, refusal.reason, refusal.what, refusal.hint, RETRY)
+        reason, what, hint = refusal.reason, refusal.what, refusal.hint
+        return self._site.refusal(request, web.HTTPServiceUnavailable, reason, what, hint, RETRY)
 
     async def _stay(
         self,
@@ -355,7 +368,8 @@ class App:
                 await socket.prepare(request)
             if connection := Connection.of(request):
                 connection.enter(Stage.TALKING)
-                session = Session(socket, opening, adapter, place, self._host, connection)
+                host = replace(self._host, guest=f"{request.remote}, {request.path}")
+                session = Session(socket, opening, adapter, place, host, connection)
                 await self._attend(session, request)
         finally:
             place.leave()

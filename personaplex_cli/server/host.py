@@ -1,5 +1,6 @@
 """What all sessions of a server share, and what a client may have of it."""
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -15,6 +16,8 @@ from personaplex_cli.protocols.wire import Request
 from personaplex_cli.server.metrics import Metrics
 from personaplex_cli.transcriber import Transcriber
 
+_COMMAND = re.compile("`personaplex [a-z]+`")
+
 
 @dataclass(frozen=True)
 class Host:
@@ -26,6 +29,7 @@ class Host:
     hold: Callable[[Conversation], None]  # on the model; it ends with the event `Ended`
     note_once: Callable[[str], None] = lambda text: None  # for the owner's eyes
     transcriber: Callable[[Audio, Listener], Transcriber | None] = lambda audio, listen: None
+    guest: str = "A client"  # of one session: where it comes from
 
     def character(self, request: Request, any_voice: bool = False) -> Character:
         """What a client asks for. Raises UsageError for names that do not exist and numbers out of range.
@@ -46,6 +50,8 @@ class Host:
             raise self.private(f"The {error.kind} {error.name}", error) from None
         except AudioError as error:
             raise self.private(f"The voice {names.voice or 'of this persona'}", error) from None
+        except UsageError as error:  # the client is on another machine, with other names or without our commands
+            raise UsageError(str(error), _COMMAND.sub("`/api/info`", error.hint)) from None
 
     def private(self, what: str, error: PersonaplexError) -> UsageError:
         """Show the owner why something cannot be used, which may name files; the error for the client does not."""

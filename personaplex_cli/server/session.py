@@ -210,7 +210,7 @@ class Session:
             if self._recorder:
                 self._recorder.hear(event)
         except PersonaplexError as error:  # a disk that fails does not end the talk
-            self._host.listen(Note(f"A conversation is not recorded: {error}"))
+            self._host.listen(Note(f"{self._host.guest}: not recorded: {error}"))
         self._hand_over(event)
         if self._transcriber:
             self._transcriber.hear(event)
@@ -269,7 +269,7 @@ class Session:
                 if self._conversation:
                     self._conversation.hush()
             case Did(text):
-                self._host.listen(Note(f"A client: {text}"))
+                self._host.listen(Note(f"{self._host.guest}: {text}"))
                 if self._recorder:
                     self._recorder.mark(text)
             case Closing():

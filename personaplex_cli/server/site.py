@@ -1,11 +1,12 @@
 """What holds for every request: who may ask, how one is refused, and what every answer carries.
 
-What strangers can make happen as often as they like is shown to the server's owner once.
+What strangers can make happen as often as they like is shown to the server's owner now and then.
 """
 
 import json
 import logging
 import re
+import time
 from collections.abc import Mapping
 
 from aiohttp import web
@@ -14,12 +15,14 @@ from aiohttp.typedefs import Handler
 from personaplex_cli import __version__
 from personaplex_cli.events import Listener, Note
 from personaplex_cli.options import AccessOptions
+from personaplex_cli.protocols.budget import Budget
 from personaplex_cli.protocols.wire import MAX_NAME
 from personaplex_cli.server.access import admits, is_listed, knows_host, knows_origin
 from personaplex_cli.server.connections import Connection
 from personaplex_cli.server.metrics import Metrics
 
-MAX_NOTED = 50  # refusals that are explained on the server's screen, each once
+# Lines on the server's screen that strangers can cause: so many, then one in ten seconds, and the same once an hour.
+MAX_NOTED, NOTED_PER_SECOND, AGAIN_SECONDS = 50, 0.1, 3600.0
 SHARED = ("/health", "/ready", "/livez", "/api/info")  # what the page of an --origin may read
 
 
@@ -30,7 +33,8 @@ class Site:
         self._access = access
         self._metrics = metrics
         self._listen = listen
-        self._noted: set[str] = set()
+        self._noted: dict[str, float] = {}  # when
+        self._lines = Budget(MAX_NOTED, NOTED_PER_SECOND)
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._let_in, self._answer_for_errors])
@@ -39,9 +43,17 @@ class Site:
 
     def note_once(self, text: str) -> None:
         """Show the owner what strangers can make happen as often as they like."""
-        if text not in self._noted and len(self._noted) < MAX_NOTED:
-            self._noted.add(text)
+        now = time.monotonic()
+        self._noted = {each: at for each, at in self._noted.items() if now - at < AGAIN_SECONDS}
+        if text not in self._noted and self._lines.spend():
+            self._noted[text] = now
             self._listen(Note(text))
+
+    def turned_away(self, request: web.Request, reason: str, what: object) -> None:
+        """Somebody who wanted to talk is not let in: that counts, and the owner shall know."""
+        self._metrics.turned_away(reason)
+        if _wants_socket(request):
+            self.note_once(f"{request.remote}, {request.path:.100}: not let in: {what}")
 
     @web.middleware
     async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -54,9 +66,11 @@ class Site:
             scheme = "https" if self._access.ssl_cert else "http"
             self.note_once(f"A request for {host!r} is refused. If this server is meant: --origin {scheme}://NAME.")
             hint = "Use its IP address, or start it with --origin and this name."
-            raise self.refusal(web.HTTPMisdirectedRequest, "host", f"This server is not called {host!r}.", hint)
+            raise self.refusal(
+                request, web.HTTPMisdirectedRequest, "host", f"This server is not called {host!r}.", hint
+            )
         if _NO_FILE.search(request.path.encode(errors="replace")):
-            raise web.HTTPNotFound
+            raise _explained(web.HTTPNotFound(), *self._unknown(request))
         if request.method == "OPTIONS" and is_listed(self._access, request) and request.path in SHARED:
             return web.Response(status=204)
         return await handler(request)
@@ -65,13 +79,15 @@ class Site:
     async def _answer_for_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
+        except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:  # aiohttp's own
+            raise _explained(error, *self._unknown(request)) from None
         except (web.HTTPException, ConnectionError):
             raise
         except Exception as error:  # which may name files of this machine: for its owner only
             _LOG.debug("A request failed", exc_info=error)
             self.note_once(f"{request.path!r:.100} failed: {type(error).__name__}: {error}")
             what, hint = "The server failed.", "Its screen says why."
-            raise self.refusal(web.HTTPInternalServerError, "failed", what, hint) from error
+            raise self.refusal(request, web.HTTPInternalServerError, "failed", what, hint) from error
 
     async def _add_headers(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """For our own page, which loads nothing from elsewhere; another client may."""
@@ -94,7 +110,9 @@ class Site:
         """Raises the refusal for a request without the token."""
         if not admits(self._access, request):
             hint, challenge = "Send ?token=TOKEN.", {"WWW-Authenticate": "Bearer"}
-            raise self.refusal(web.HTTPUnauthorized, "token", "The token is missing or wrong.", hint, challenge)
+            raise self.refusal(
+                request, web.HTTPUnauthorized, "token", "The token is missing or wrong.", hint, challenge
+            )
 
     def check_origin(self, request: web.Request) -> None:
         """Raises the refusal for a WebSocket that a page from elsewhere opens."""
@@ -103,17 +121,38 @@ class Site:
             remedy = "add it by --origin; if it is this server's own page, have the reverse proxy keep the Host header."
             self.note_once(f"A web page of {origin!r} may not connect. If you trust it, {remedy}")
             hint = "Its origin needs an --origin, or the reverse proxy has to keep the Host header."
-            raise self.refusal(web.HTTPForbidden, "origin", "This page may not connect here.", hint)
+            raise self.refusal(request, web.HTTPForbidden, "origin", "This page may not connect here.", hint)
 
     def refusal(
-        self, kind: type[web.HTTPError], reason: str, what: str, hint: str, headers: Mapping[str, str] | None = None
+        self,
+        request: web.Request,
+        kind: type[web.HTTPError],
+        reason: str,
+        what: str,
+        hint: str,
+        headers: Mapping[str, str] | None = None,
     ) -> web.HTTPError:
-        self._metrics.turned_away(reason)
-        answer = json.dumps({"error": reason, "message": what, "hint": hint})
+        self.turned_away(request, reason, what)
         # Clients of WebSockets often see the headers of a refusal only.
-        return kind(
-            headers={"X-Personaplex-Error": reason, **(headers or {})}, text=answer, content_type="application/json"
-        )
+        return _explained(kind(headers={"X-Personaplex-Error": reason, **(headers or {})}), reason, what, hint)
+
+    def _unknown(self, request: web.Request) -> tuple[str, str, str]:
+        """Why nothing is here, for the client; for the owner if it wanted to talk."""
+        what = f"{request.method} {request.path!r:.100} means nothing here."
+        if _wants_socket(request):
+            self.note_once(f"{request.remote}: {what}")
+        return "path", what, "/api/info lists the addresses."
+
+
+def _explained(error: web.HTTPError, reason: str, what: str, hint: str) -> web.HTTPError:
+    """The same with a body that says why."""
+    error.text = json.dumps({"error": reason, "message": what, "hint": hint})
+    error.content_type = "application/json"
+    return error
+
+
+def _wants_socket(request: web.Request) -> bool:
+    return request.headers.get("Upgrade", "").lower() == "websocket"
 
 
 _LOG = logging.getLogger(__name__)

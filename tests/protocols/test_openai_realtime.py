@@ -17,7 +17,9 @@ from personaplex_cli.errors import UsageError
 from personaplex_cli.events import Began, Step, UserWords
 from personaplex_cli.protocols.adapter import Begin, Did, StopSpeaking, Upgrade
 from personaplex_cli.protocols.openai_items import MAX_CONTENT, MAX_ITEMS, MAX_KEPT
+from personaplex_cli.protocols.openai_live import OpenAILive
 from personaplex_cli.protocols.openai_realtime import ANSWER_SECONDS, SETTLED, UNSETTLED, OpenAIRealtime
+from personaplex_cli.protocols.openai_wire import OpenAIAdapter
 from personaplex_cli.protocols.wire import MAX_PROMPT, Request, WireError
 from personaplex_cli.samples import FRAME, SILENT_FRAME
 
@@ -98,7 +100,7 @@ def test_a_turn_of_each_in_the_order_that_clients_expect() -> None:
     done = by_kind["response.done"]["response"]
     assert (done["status"], done["status_details"], done["metadata"]) == ("completed", None, None)
     (item,) = done["output"]
-    assert item["content"] == [{"type": "output_audio", "transcript": " word" * 4}]
+    assert item["content"] == [{"type": "output_audio", "transcript": "word word word word"}]
     deltas = [event for event in told if event["type"] == "response.output_audio.delta"]
     assert sum(len(b64decode(event["delta"])) for event in deltas) == (2 + 4 + 10) * 2 * FRAME
     assert {event["item_id"] for event in deltas} == {item["id"]}
@@ -158,7 +160,8 @@ def test_the_model_begins_when_updates_have_settled() -> None:
     adapter = OpenAIRealtime()
     list(adapter.open(Upgrade({"seed": "3"})))
     assert list(adapter.tick(10.0)) == []
-    say(adapter, "session.update", session={"audio": {"output": {"voice": "marin"}}})
+    (told,) = sent(say(adapter, "session.update", session={"audio": {"output": {"voice": "marin"}}}))
+    assert "voice" not in told["session"]["audio"]["output"]  # told when the model hears: which one it is
     assert list(adapter.tick(10.2)) == list(adapter.tick(10.4)) == []
     say(adapter, "session.update", session={"instructions": "You cook."})
     assert list(adapter.tick(10.5)) == []
@@ -177,10 +180,11 @@ def test_who_talks_can_change_until_the_first_word_and_stays_then() -> None:
     assert talk.begin == Begin(Request(prompt="You cook."), any_voice=True)
     assert talk.updated["session"]["audio"]["output"]["voice"] == "NATM1"
     (told,) = talk.say("session.update", session={"instructions": "You sing."})
-    assert told["session"]["instructions"] == "You sing."
+    assert told["session"]["instructions"] == "You sing." and "voice" not in told["session"]["audio"]["output"]
     assert talk.hear("---", "###") == []  # of one who has been replaced
     assert [*talk.adapter.tick(200.0), *talk.adapter.tick(201.0)] == [Begin(Request(prompt="You sing."), True)]
-    assert not list(talk.adapter.encode(BEGAN))  # its voice is known
+    (told,) = sent(talk.adapter.encode(BEGAN))
+    assert told["session"]["audio"]["output"]["voice"] == "NATM1"
     assert talk.hear("---", "###")
     (told,) = talk.say("session.update", session={"instructions": "You sew.", "voice": "NATF1"})
     assert told["session"]["instructions"] == "You sing."
@@ -280,7 +284,6 @@ def test_what_cannot_be_is_an_error_that_names_the_event() -> None:
         ("session.sing", {}, "unknown_event"),
         ("session.update", {"session": 5}, "invalid_type"),
         ("session.update", {"session": {"audio": {"input": {"format": {"type": "opus"}}}}}, "invalid_value"),
-        ("session.update", {"session": {"instructions": "x" * (MAX_PROMPT + 1)}}, "string_above_max_length"),
         ("input_audio_buffer.append", {"audio": "?"}, "invalid_base64"),
         ("input_audio_buffer.append", {"audio": b64encode(bytes(1_000_001)).decode()}, "string_above_max_length"),
     ):
@@ -290,6 +293,33 @@ def test_what_cannot_be_is_an_error_that_names_the_event() -> None:
         assert error["message"]
     (told,) = sent(talk.adapter.encode(UsageError("There is no persona named 'x'.", "Take another.")))
     assert told["error"]["message"] == "There is no persona named 'x'. Take another."
+
+
+@pytest.mark.parametrize(("kind", "event"), [(OpenAIRealtime, "session.update"), (OpenAILive, "session.start")])
+def test_in_place_of_instructions_that_are_too_long_nobody_speaks(kind: type[OpenAIAdapter], event: str) -> None:
+    adapter = kind()
+    with pytest.raises(UsageError, match=str(MAX_PROMPT + 1)) as refused:
+        say(adapter, event, session={"instructions": "x" * (MAX_PROMPT + 1)})
+    (told,) = sent(adapter.encode(refused.value))
+    assert told["error"]["type"] == "invalid_request_error" and str(MAX_PROMPT) in told["error"]["message"]
+
+
+@pytest.mark.parametrize("kind", [OpenAIRealtime, OpenAILive])
+def test_a_voice_of_openais_is_any_one_and_one_of_the_query_that_one(kind: type[OpenAIAdapter]) -> None:
+    def begin(**session: Any) -> Begin:
+        adapter = kind()
+        list(adapter.open(Upgrade({"voice": "NATX9"})))
+        said = say(adapter, "session.update" if kind is OpenAIRealtime else "session.start", session=session)
+        (begin,) = [each for each in [*said, *adapter.tick(1.0), *adapter.tick(9.0)] if isinstance(each, Begin)]
+        return begin
+
+    assert begin() == Begin(Request("NATX9"), any_voice=False)
+    assert begin(audio={"output": {"voice": "marin"}}) == Begin(Request("marin"), any_voice=True)
+
+
+def test_formats_that_there_are_are_named() -> None:
+    (told,) = Talk().say("session.update", session={"input_audio_format": "opus"})
+    assert all(each in told["error"]["message"] for each in ("audio/pcm", "16000", "24000", "audio/pcma", "8000"))
 
 
 def test_items_take_no_more_memory_than_their_text() -> None:

@@ -126,6 +126,15 @@ def test_the_official_client_is_understood() -> None:
     assert Request.from_query(query) == Request("NATF0", None, prompt, None, 0.7, 25, 0.8, 250)
 
 
+@pytest.mark.parametrize(
+    ("slip", "meant"), [("persna", "persona"), ("voce", "voice"), ("text_top_k", "text_topk"), ("Prompt", "prompt")]
+)
+def test_a_slip_in_a_name_is_an_error(slip: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=slip) as error:
+        Request.from_query({slip: "chef"})
+    assert f"{meant!r}" in error.value.hint
+
+
 def test_nothing_empty_and_no_seed_count_as_nothing_asked() -> None:
     names = ("voice", "voice_prompt", "text_prompt", "persona", "seed", "text_topk", "audio_temperature")
     assert Request.from_query(dict.fromkeys(names, "")) == Request()

@@ -30,7 +30,7 @@ from personaplex_cli.errors import UsageError
 from personaplex_cli.options import AccessOptions
 from personaplex_cli.protocols.wire import PATH, Handshake
 from personaplex_cli.samples import FRAME
-from personaplex_cli.server.access import warning
+from personaplex_cli.server.access import urls, warning
 from personaplex_cli.server.session import MAX_MISTAKES
 
 HEALTH_CHECK = Path(__file__).parents[2] / "deploy/health_check.py"
@@ -47,10 +47,13 @@ def test_only_with_the_token_one_gets_in(random_folder: Path) -> None:
             assert (await fetched(f"{server.url}{path}?token=geheim%C3%ADs"))[0] == shown
         async with connected(server.socket(f"/pcm?{SEED}&token=geheim%C3%ADs")) as socket:
             await next_json(socket, "ready")
+            assert (await refused(server.socket("/v1/realtime?token=geheim%C3%ADs")))[0] == 503
 
     with RunningServer(random_folder, access=AccessOptions(port=0, token="geheimís")) as server:
         asyncio.run(knock(server))
         assert is_healthy(server.url)
+        for path, why in (("/pcm", "token"), ("/ws", "token"), ("/v1/realtime", "places")):
+            assert sum(f", {path}: not let in: " in note and why in note for note in server.notes) == 1
 
 
 def test_the_token_may_come_in_the_header(random_folder: Path) -> None:
@@ -254,6 +257,20 @@ def test_a_listed_page_may_read_what_there_is_to_choose(random_folder: Path) -> 
 
     with RunningServer(random_folder, access=AccessOptions(port=0, origin=("https://friend.example",))) as server:
         asyncio.run(look(server))
+
+
+@pytest.mark.parametrize(
+    ("options", "here", "is_elsewhere"),
+    [
+        (AccessOptions(), "http://127.0.0.1:5", False),
+        (AccessOptions("::1"), "http://[::1]:5", False),
+        (AccessOptions("0.0.0.0"), "http://localhost:5", True),
+        (AccessOptions("::", ssl_cert=Path("c"), ssl_key=Path("k")), "https://localhost:5", True),
+    ],
+)
+def test_the_address_that_is_shown_can_be_opened(options: AccessOptions, here: str, is_elsewhere: bool) -> None:
+    shown, elsewhere = urls(options, 5)
+    assert shown == here and bool(elsewhere) is is_elsewhere
 
 
 @pytest.mark.parametrize("origin", ["foo", "https://", "ftp://host", "https://host/page", "*", ""])

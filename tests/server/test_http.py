@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from aiohttp import ClientSession
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runningserver import (
@@ -107,6 +108,21 @@ def test_no_path_is_a_failure(server: RunningServer, part: str, times: int) -> N
     """Such as one with a name that no file can have."""
     path = URL(f"{server.url}/" + quote(part * times, safe=""), encoded=True)
     assert asyncio.run(fetched(path))[0] in (200, 403, 404)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_wrong_address_is_told_in_json(server: RunningServer, method: str) -> None:
+    async def ask() -> None:
+        path = f"/v2/{method}"
+        async with ClientSession() as session, session.request(method, f"{server.url}{path}") as answer:
+            assert answer.status == (404 if method == "GET" else 405)
+            told = await answer.json()
+            assert (told["error"], told["message"]) == ("path", f"{method} '{path}' means nothing here.")
+        assert not any(path in note for note in server.notes)
+        assert (await refused(server.socket(path)))[0] == 404
+        assert sum(path in note for note in server.notes) == 1  # somebody wanted to talk
+
+    asyncio.run(ask())
 
 
 def test_what_strangers_ask_for_is_not_logged(server: RunningServer, capfd: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,16 @@ def test_a_request_for_what_does_not_exist_is_refused(server: RunningServer, que
     server.wait(lambda: any(said in note for note in server.notes))  # the operator learns why
 
 
+def test_a_client_is_not_sent_to_commands_of_this_machine(server: RunningServer) -> None:
+    async def ask(query: str) -> str:
+        async with connected(server.socket(f"/pcm?{query}")) as socket:
+            return str((await next_json(socket, "error"))["hint"])
+
+    for query in ("voice=NATF9", "persona=nobody"):
+        hint = asyncio.run(ask(query))
+        assert "/api/info" in hint and "personaplex" not in hint
+
+
 @pytest.mark.model
 def test_a_file_is_no_voice_and_text_with_an_at_sign_is_text(
     server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

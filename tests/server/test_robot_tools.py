@@ -52,7 +52,7 @@ def test_a_phrase_makes_it_act_and_the_recording_says_so(random_folder: Path, tm
         asyncio.run(talk(server))
     assert done == ["look left", "dance", "dance"]
     told = [f"Did {each}\ufffd.\ufffd[2J" for each in done]
-    assert [each for each in server.notes if "Did" in each] == [f"A client: {each}" for each in told]
+    assert [each for each in server.notes if "Did" in each] == [f"127.0.0.1, /pcm: {each}" for each in told]
     (transcript,) = tmp_path.glob("*/transcript.json")
     marks = json.loads(transcript.read_text("utf-8"))["marks"]
     assert [each["text"] for each in marks] == told

@@ -166,6 +166,14 @@ def test_a_single_slot_is_given_at_once_however_slow_it_is() -> None:
         place.leave()
 
 
+def test_one_who_is_refused_beside_a_place_that_is_free_learns_that_steps_are_slow() -> None:
+    crowd = Crowd(slots=2, queue=1)
+    assert isinstance(crowd.come(), Place)
+    crowd.measure(SLOWLY)
+    assert isinstance(crowd.come(), Place) and crowd.admission.waiting == 1
+    assert crowd.come() is SLOW
+
+
 def test_those_who_come_together_join_one_after_the_other() -> None:
     """So that what each costs is seen before the next one joins."""
     crowd = Crowd()

@@ -59,6 +59,8 @@ def test_a_signal_ends_it_cleanly(
         said += process.stderr.readlines()
         assert process.wait(30) == code, said
     assert not any("Traceback" in line for line in said)
+    assert said[-1] == "Stopped.\n"
+    assert f"One may talk, nobody can wait. What is said is kept in {tmp_path}." in " ".join("".join(said).split())
     (kept,) = tmp_path.glob("*/conversation.wav")
     with wave.open(str(kept)) as file:
         assert file.getnframes() >= 19 * 1920
