@@ -236,5 +236,6 @@ def test_a_visit_is_one_line_on_the_servers_screen(random_folder: Path) -> None:
         before = len(server.notes)
         asyncio.run(pcm(server, 5))
         server.wait(lambda: len(server.notes) > before)
-    (note,) = server.notes[before:]
+    note, last_word = server.notes[before:]
+    assert last_word == "Stopped."
     assert re.fullmatch(r"127\.0\.0\.1, /pcm: 0\.4 s with teacher, NATF2, slowest step [\d.]+ ms; left\.", note)
