@@ -125,8 +125,10 @@ def fail(text: str) -> None:
 
 
 def trace(text: str) -> None:
-    with traces(True):
-        logging.getLogger("personaplex_cli").error(text, exc_info=OSError(text))
+    log = logging.getLogger("personaplex_cli")
+    with traces(True), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "propagate", False)  # to pytest's report, which cannot hold every text
+        log.error(text, exc_info=OSError(text))
 
 
 @pytest.mark.parametrize(
