@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,15 +46,15 @@ def test_a_clock_that_is_set_back_gives_every_recording_a_folder(
 ) -> None:
     from datetime import UTC, datetime
 
+    from test_recorder import Ramp
+
     moments = iter(now)
     clock = SimpleNamespace(now=lambda: datetime.fromtimestamp(next(moments), UTC))
     monkeypatch.setattr("personaplex_cli.recorder.datetime", clock)
-    for _ in now:
-        from test_recorder import Ramp
-
-        with Recorder(Ramp(0), tmp_path, lambda event: None) as recorder:
-            recorder.hear(BEGAN)
-    assert len(list(tmp_path.iterdir())) == len(now)
+    with ExitStack() as recorders:  # all at once: one in which nothing was said leaves nothing
+        for _ in now:
+            recorders.enter_context(Recorder(Ramp(0), tmp_path, lambda event: None)).hear(BEGAN)
+        assert len(list(tmp_path.iterdir())) == len(now)
 
 
 @pytest.mark.parametrize("jump", [-1e6, -60.0, 60.0])
