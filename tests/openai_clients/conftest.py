@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import answerer
 import pytest
@@ -28,10 +28,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @contextmanager
 def answering_with(access: AccessOptions) -> Iterator[RunningServer]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "personaplex_cli.loader.load", answerer)
-        with RunningServer("demo", access=access, slots=4) as running:
-            yield running
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "personaplex_cli.loader.load", answerer)
+            running = stack.enter_context(RunningServer("demo", access=access, slots=4))
+        yield running  # the tests after these have the real model
 
 
 @pytest.fixture(scope="session")
