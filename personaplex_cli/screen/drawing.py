@@ -389,13 +389,7 @@ class Pen:
 
     def page(self, texts: Sequence[str], count: int) -> list[str]:
         """`count` lines of these texts; what does not fit together takes turns, and nothing is cut."""
-        pages = [list[str]()]
-        for wrapped in map(self.wrapped, texts):
-            for at in range(0, len(wrapped), count):
-                part = wrapped[at : at + count]
-                if len(pages[-1]) + len(part) > count:
-                    pages.append([])
-                pages[-1] += part
+        pages = lines.paged(map(self.wrapped, texts), count)
         return pages[int(self.now / PAGE_SECONDS) % len(pages)]
 
     def wrapped(self, text: str) -> list[str]:

@@ -181,3 +181,15 @@ def spans(stages: Stages, cells: int) -> Iterator[tuple[str, float, int, int]]:
         end = min(max(round(reached / total(stages) * cells), start + 1), cells - left)
         yield stage, milliseconds, start, end
         start = end
+
+
+def paged(paragraphs: Iterable[Sequence[str]], count: int) -> list[list[str]]:
+    """Pages of at most `count` lines, one at least; a paragraph is only divided where it has more lines than that."""
+    pages = [list[str]()]
+    for paragraph in paragraphs:
+        for at in range(0, len(paragraph), count):
+            part = paragraph[at : at + count]
+            if len(pages[-1]) + len(part) > count:
+                pages.append([])
+            pages[-1] += part
+    return pages
